@@ -1,0 +1,2 @@
+//! imgx
+fn main() {}

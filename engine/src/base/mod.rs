@@ -1,0 +1,11 @@
+//! What every layer shares: errors, units, events, limits and byte reading. No I/O happens here.
+
+pub mod bytes;
+pub mod error;
+pub mod event;
+pub mod limits;
+pub mod units;
+
+pub use error::{Error, ErrorContext, ErrorKind, Result};
+pub use event::{Event, Observer, Phase, Progress, Silent};
+pub use units::{BlockCount, BlockIndex, BlockSize, ByteCount, ByteOffset, ByteRange};

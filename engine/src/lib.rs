@@ -1,0 +1,14 @@
+//! The imgx engine: whole disks in, whole disks out, never silently wrong.
+//!
+//! Layers, each a folder, each importing only those before it: [`base`] (errors, units, events;
+//! no I/O), [`sys`] (the kernel: rings, ioctls; the only unsafe code), [`block`] (bytes at an
+//! offset: disks, buffers, streams), then [`store`] (the repository) and [`volume`] (partition
+//! tables, signatures), which never import one another, and [`job`] (capture, restore, verify).
+//! The engine prints nothing: it speaks through [`base::Observer`].
+
+pub mod base;
+pub mod block;
+pub mod job;
+pub mod store;
+pub mod sys;
+pub mod volume;
