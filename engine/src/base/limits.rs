@@ -18,3 +18,23 @@ pub const MAX_LOCK_SIZE: u64 = 64 * 1024;
 pub const MAX_UNREADABLE_RANGES: usize = 65_536;
 /// Partitions that one disk lists at most.
 pub const MAX_PARTITIONS: usize = 1024;
+/// Bytes that a pack holds before its table, at most; places are 32-bit.
+pub const MAX_PACK_SIZE: u64 = 256 * 1024 * 1024;
+/// Entries of one pack's table at most, which bounds it to 3 MiB.
+pub const MAX_PACK_ENTRIES: usize = 65_536;
+/// Children of one tree node.
+pub const NODE_FANOUT: u64 = 512;
+/// Bytes of one encoded tree node at most.
+pub const MAX_NODE_SIZE: usize = 4 * 1024 * 1024;
+/// Levels of a tree at most: 512^7 blocks of 16 KiB exceed [`MAX_DISK_SIZE`].
+pub const MAX_TREE_LEVEL: u8 = 6;
+/// Decoded tree nodes that one open image keeps in memory at most.
+pub const CACHED_NODES: usize = 64;
+/// Pack files that one reader keeps open at most.
+pub const OPEN_PACKS: usize = 64;
+/// Entries of finished packs that the index keeps on the heap before it writes a segment.
+pub const INDEX_HEAP_ENTRIES: usize = 131_072;
+/// Index segments above which the smallest are merged.
+pub const INDEX_SEGMENTS: usize = 8;
+/// Contents of one frame at most: 64 blocks of 16 KiB are a frame's 1 MiB.
+pub const MAX_FRAME_MEMBERS: u16 = 64;

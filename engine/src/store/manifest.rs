@@ -1,0 +1,216 @@
+//! An image's manifest: the small JSON object that makes an image of a tree.
+//!
+//! Its name is its content's digest, so a damaged manifest is noticed before it is believed.
+
+use serde::{Deserialize, Serialize};
+
+use super::digest::{Digest, DigestKeys, ImageId, PackId, RepositoryId};
+use super::frame::Place;
+use super::node::{Entry, StoredEntry};
+use super::tree::{disk_digest, root_level};
+use crate::base::limits::MAX_DISK_SIZE;
+use crate::base::{BlockCount, BlockSize, ByteCount, Error, ErrorKind, Result};
+
+/// A manifest's `imgx` member.
+const MARK: &str = "image";
+
+/// The root of an image's tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum TreeRoot {
+    /// The whole disk reads as zeros.
+    Zero,
+    /// No block of the disk is used.
+    Unallocated,
+    /// No block of the disk could be read.
+    Unreadable,
+    /// There is a root node.
+    Stored {
+        /// Its level; zero for a leaf.
+        level: u8,
+        /// Its digest.
+        digest: Digest,
+        /// The pack that holds it.
+        pack: PackId,
+        /// Its frame's first byte there.
+        offset: u32,
+        /// Its frame's length.
+        length: u32,
+    },
+}
+
+impl TreeRoot {
+    /// The root that a tree's builder returned.
+    ///
+    /// # Panics
+    /// For a partial block, which is never a root.
+    #[must_use]
+    pub fn new(level: u8, entry: &Entry) -> Self {
+        match entry {
+            Entry::Zero => Self::Zero,
+            Entry::Unallocated => Self::Unallocated,
+            Entry::Unreadable => Self::Unreadable,
+            Entry::Stored(StoredEntry { digest, place }) => Self::Stored {
+                level,
+                digest: *digest,
+                pack: place.pack,
+                offset: place.offset,
+                length: place.length,
+            },
+            Entry::Partial(..) => unreachable!("a root is never a partial block"),
+        }
+    }
+
+    /// The root as a tree's entry.
+    #[must_use]
+    pub fn entry(&self) -> Entry {
+        match self {
+            Self::Zero => Entry::Zero,
+            Self::Unallocated => Entry::Unallocated,
+            Self::Unreadable => Entry::Unreadable,
+            Self::Stored { digest, pack, offset, length, .. } => Entry::Stored(StoredEntry {
+                digest: *digest,
+                place: Place { pack: *pack, offset: *offset, length: *length, member: 0 },
+            }),
+        }
+    }
+}
+
+/// What an image cost. All counts are bytes of the disk, but for `stored`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Read from the source.
+    pub read: u64,
+    /// Zero, or holes.
+    pub zero: u64,
+    /// Stored before, here or in another image.
+    pub duplicate: u64,
+    /// Stored by this image.
+    pub fresh: u64,
+    /// Could not be read.
+    pub unreadable: u64,
+    /// What the repository grew by: frames of blocks and nodes.
+    pub stored: u64,
+    /// Frames of nodes among them.
+    pub nodes: u64,
+    /// How long it took, milliseconds.
+    pub milliseconds: u64,
+}
+
+/// Sectors that could not be read, as bytes of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadableRange {
+    /// The first byte.
+    pub offset: u64,
+    /// How many.
+    pub length: u64,
+}
+
+/// A manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// What this file is: `image`.
+    pub imgx: String,
+    /// The format's version.
+    pub format: u32,
+    /// The repository that it belongs to.
+    pub repository: RepositoryId,
+    /// The name of the disk's history.
+    pub name: String,
+    /// When the capture began, RFC 3339, UTC.
+    pub created: String,
+    /// The machine that captured it.
+    pub host: String,
+    /// The version that wrote it.
+    pub version: String,
+    /// The disk's size.
+    pub size: ByteCount,
+    /// The size of its blocks, bytes.
+    pub block_size: BlockSize,
+    /// The disk's identity: a digest of its size and content, the same wherever it is stored.
+    pub content: Digest,
+    /// The tree's root.
+    pub tree: TreeRoot,
+    /// The image that this one was compared with.
+    pub parent: Option<ImageId>,
+    /// How changes were found.
+    pub tracker: String,
+    /// The source, as [`crate::block`] describes it.
+    pub source: serde_json::Value,
+    /// What the disk holds, as [`crate::volume`] describes it.
+    pub layout: serde_json::Value,
+    /// What could not be read.
+    pub unreadable: Vec<UnreadableRange>,
+    /// What it cost.
+    pub cost: Cost,
+}
+
+impl Manifest {
+    /// The value of [`imgx`](Self::imgx).
+    #[must_use]
+    pub fn mark() -> String {
+        MARK.to_owned()
+    }
+
+    /// The file's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = serde_json::to_vec_pretty(self).expect("a manifest is plain JSON");
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// Reads and checks the manifest that is stored as `id`.
+    ///
+    /// # Errors
+    /// `Corrupt` when its bytes do not have that id, or say what cannot be; `Unsupported` for a
+    /// later format.
+    pub fn decode(bytes: &[u8], id: ImageId, keys: &DigestKeys) -> Result<Self> {
+        let found = keys.image_id(bytes);
+        if found != id {
+            return Err(Error::corrupt("manifest's digest", id, found));
+        }
+        let manifest: Self = serde_json::from_slice(bytes)
+            .map_err(|error| Error::corrupt("manifest", "an image's", error))?;
+        manifest.check(keys)?;
+        Ok(manifest)
+    }
+
+    fn check(&self, keys: &DigestKeys) -> Result<()> {
+        if self.imgx != MARK {
+            return Err(Error::corrupt("manifest", MARK, &self.imgx));
+        }
+        if self.format != super::config::FORMAT {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("image format {}: this version knows {}", self.format, 1),
+            ));
+        }
+        if self.size.0 > MAX_DISK_SIZE {
+            return Err(Error::new(ErrorKind::Limit, format!("image of {} bytes", self.size)));
+        }
+        let level = root_level(self.blocks());
+        if let TreeRoot::Stored { level: stored, .. } = self.tree {
+            if stored != level {
+                return Err(Error::corrupt("root's level", level, stored));
+            }
+        }
+        let content = disk_digest(keys, (self.size, self.block_size), (level, &self.tree.entry()));
+        if content != self.content {
+            return Err(Error::corrupt("image's content digest", self.content, content));
+        }
+        Ok(())
+    }
+
+    /// Blocks of the disk.
+    #[must_use]
+    pub fn blocks(&self) -> BlockCount {
+        self.block_size.count(self.size)
+    }
+
+    /// The tree's root: level and entry.
+    #[must_use]
+    pub fn root(&self) -> (u8, Entry) {
+        (root_level(self.blocks()), self.tree.entry())
+    }
+}

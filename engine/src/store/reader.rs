@@ -1,0 +1,288 @@
+//! Reading frames, nodes and whole images, every content checked against its digest.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::codec::{Decoder, check_digest};
+use super::digest::{Digest, DigestKeys, PackId};
+use super::frame::{Frame, FrameKind, HEADER_LENGTH, Member, Place};
+use super::manifest::Manifest;
+use super::node::{Entry, Node, SECTOR, StoredEntry};
+use super::pack;
+use super::storage::{ObjectReader, Storage};
+use super::tree::{NodeSource, TreeRun, TreeVisitor, TreeWalk};
+use crate::base::limits::{CACHED_NODES, OPEN_PACKS};
+use crate::base::{BlockIndex, ByteCount, ByteOffset, ByteRange, Error, ErrorKind, Result};
+use crate::block::ReadAt;
+
+/// Reads frames by their place. Shared by threads; packs stay open while they are in use.
+pub struct FrameReader {
+    storage: Arc<dyn Storage>,
+    keys: DigestKeys,
+    packs: Mutex<VecDeque<(PackId, Arc<dyn ObjectReader>)>>,
+    nodes: Mutex<VecDeque<(Digest, Arc<Node>)>>,
+    decoder: Mutex<Decoder>,
+}
+
+impl FrameReader {
+    /// A reader of the packs in `storage`, whose digests are made with `keys`.
+    #[must_use]
+    pub fn new(storage: Arc<dyn Storage>, keys: DigestKeys) -> Self {
+        let decoder = Mutex::new(Decoder::new(keys.clone()));
+        Self { storage, keys, packs: Mutex::default(), nodes: Mutex::default(), decoder }
+    }
+
+    /// The keys of the repository's digests.
+    #[must_use]
+    pub fn keys(&self) -> &DigestKeys {
+        &self.keys
+    }
+
+    /// An open pack.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is missing; `Io`.
+    pub fn pack(&self, id: PackId) -> Result<Arc<dyn ObjectReader>> {
+        let mut packs = lock(&self.packs);
+        if let Some(found) = packs.iter().position(|(open, _)| *open == id) {
+            let entry = packs.remove(found).expect("its position was just found");
+            packs.push_front(entry.clone());
+            return Ok(entry.1);
+        }
+        let name = pack::object_name(id);
+        let opened = self.storage.open(&name).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Error::corrupt(&name, "a pack", "nothing: it is missing"),
+            _ => error,
+        })?;
+        let opened: Arc<dyn ObjectReader> = Arc::from(opened);
+        packs.push_front((id, Arc::clone(&opened)));
+        packs.truncate(OPEN_PACKS);
+        Ok(opened)
+    }
+
+    /// The bytes of the frame at `place`, unchecked.
+    ///
+    /// # Errors
+    /// `Corrupt` when the place is none of its pack's; `Io`.
+    pub fn frame(&self, kind: FrameKind, place: &Place) -> Result<Vec<u8>> {
+        let length = place.length as usize;
+        if length < HEADER_LENGTH || length > kind.max_length() {
+            let name = kind.name();
+            return Err(Error::corrupt(place, format!("a {name} frame's length"), length));
+        }
+        let mut frame = vec![0; length];
+        self.pack(place.pack)?
+            .read_exact_at(u64::from(place.offset), &mut frame)
+            .map_err(|error| error.within(place))?;
+        Ok(frame)
+    }
+
+    /// Reads the frame that holds the block `stored`, and all blocks beside it.
+    ///
+    /// # Errors
+    /// `Corrupt` with the place when anything differs; `Io`.
+    pub fn blocks(&self, stored: &StoredEntry) -> Result<DecodedBlocks> {
+        let bytes = self.frame(FrameKind::Block, &stored.place)?;
+        let decode = || {
+            let frame = Frame::open(&bytes)?;
+            frame.expect(FrameKind::Block, stored.place.member, &stored.digest)?;
+            let mut content = Vec::new();
+            lock(&self.decoder).decode_blocks(&frame, &mut content)?;
+            Ok(DecodedBlocks { members: frame.members, content })
+        };
+        decode().map_err(|error: Error| error.within(stored.place))
+    }
+
+    fn read_node(&self, stored: &StoredEntry) -> Result<Node> {
+        let bytes = self.frame(FrameKind::Node, &stored.place)?;
+        let frame = Frame::open(&bytes)?;
+        frame.expect(FrameKind::Node, stored.place.member, &stored.digest)?;
+        let mut content = Vec::new();
+        lock(&self.decoder).expand(&frame, &mut content)?;
+        let node = Node::decode(&content)?;
+        check_digest(stored.digest, node.digest(&self.keys))?;
+        Ok(node)
+    }
+}
+
+/// The blocks of one frame, decoded and checked.
+#[derive(Debug, Clone, Default)]
+pub struct DecodedBlocks {
+    members: Vec<Member>,
+    content: Vec<u8>,
+}
+
+impl DecodedBlocks {
+    /// The content with this digest, if it is among them.
+    #[must_use]
+    pub fn get(&self, digest: &Digest) -> Option<&[u8]> {
+        let mut start = 0_usize;
+        for member in &self.members {
+            let end = start.saturating_add(member.length as usize);
+            if member.digest == *digest {
+                return self.content.get(start..end);
+            }
+            start = end;
+        }
+        None
+    }
+}
+
+impl NodeSource for FrameReader {
+    fn node(&self, stored: &StoredEntry) -> Result<Arc<Node>> {
+        if let Some((_, node)) = lock(&self.nodes).iter().find(|(of, _)| *of == stored.digest) {
+            return Ok(Arc::clone(node));
+        }
+        let node = self.read_node(stored).map_err(|error| error.within(stored.place))?;
+        let node = Arc::new(node);
+        let mut nodes = lock(&self.nodes);
+        nodes.push_front((stored.digest, Arc::clone(&node)));
+        nodes.truncate(CACHED_NODES);
+        Ok(node)
+    }
+}
+
+// A thread that panicked while it held one of these locks left a whole cache behind.
+fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An image as bytes at an offset. Opening costs nothing; nodes are read when they are needed.
+pub struct ImageReader {
+    manifest: Manifest,
+    frames: Arc<FrameReader>,
+    last: Mutex<DecodedBlocks>,
+}
+
+impl ImageReader {
+    /// The image of `manifest`.
+    #[must_use]
+    pub fn new(manifest: Manifest, frames: Arc<FrameReader>) -> Self {
+        Self { manifest, frames, last: Mutex::default() }
+    }
+
+    /// Its manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// What its frames are read with.
+    #[must_use]
+    pub fn frames(&self) -> &FrameReader {
+        &self.frames
+    }
+
+    /// Shows the whole tree, or `count` blocks of it from `first`, to `visitor`.
+    ///
+    /// # Errors
+    /// The visitor's own.
+    pub fn walk(
+        &self,
+        only: Option<(BlockIndex, u64)>,
+        visitor: &mut dyn TreeVisitor,
+    ) -> Result<()> {
+        let (level, root) = self.manifest.root();
+        let walk = TreeWalk::new(&*self.frames, self.manifest.blocks());
+        let (first, count) = only.unwrap_or((BlockIndex(0), u64::MAX));
+        walk.only(first, count).run((level, &root), visitor)
+    }
+}
+
+impl ReadAt for ImageReader {
+    fn size(&self) -> ByteCount {
+        self.manifest.size
+    }
+
+    fn read_exact_at(&self, offset: ByteOffset, buffer: &mut [u8]) -> Result<()> {
+        let wanted = ByteRange::new(offset.0, buffer.len() as u64);
+        if wanted.end > self.manifest.size.0 || wanted.len() != buffer.len() as u64 {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("image of {} bytes: {wanted} lie beyond it", self.manifest.size),
+            ));
+        }
+        if buffer.is_empty() {
+            return Ok(());
+        }
+        let block = self.manifest.block_size.bytes();
+        let first = wanted.start / block;
+        let count = wanted.end.div_ceil(block) - first;
+        let mut copy = Copy { image: self, wanted, buffer };
+        self.walk(Some((BlockIndex(first), count)), &mut copy)
+    }
+}
+
+/// Copies what a walk shows into a reader's buffer.
+struct Copy<'a> {
+    image: &'a ImageReader,
+    wanted: ByteRange,
+    buffer: &'a mut [u8],
+}
+
+impl Copy<'_> {
+    /// The part of the buffer that takes `range`, and that part's range.
+    fn part(&mut self, range: ByteRange) -> Option<(&mut [u8], ByteRange)> {
+        let both = range.intersection(&self.wanted)?;
+        let start = usize::try_from(both.start - self.wanted.start).ok()?;
+        let end = usize::try_from(both.end - self.wanted.start).ok()?;
+        Some((self.buffer.get_mut(start..end)?, both))
+    }
+
+    fn copy_block(&mut self, index: BlockIndex, stored: &StoredEntry) -> Result<()> {
+        let manifest = &self.image.manifest;
+        let block = manifest.block_size.range(index, manifest.size);
+        let (image, range) = (self.image, block);
+        let Some((target, both)) = self.part(range) else { return Ok(()) };
+        let mut last = lock(&image.last);
+        if last.get(&stored.digest).is_none() {
+            *last = image.frames.blocks(stored)?;
+        }
+        let content = last.get(&stored.digest).unwrap_or_default();
+        if content.len() as u64 != range.len() {
+            return Err(Error::corrupt("block's length", range.len(), content.len()));
+        }
+        let start = usize::try_from(both.start - range.start).unwrap_or(usize::MAX);
+        match content.get(start..start.saturating_add(target.len())) {
+            Some(part) => target.copy_from_slice(part),
+            None => return Err(Error::corrupt("block's length", range.len(), content.len())),
+        }
+        Ok(())
+    }
+}
+
+impl TreeVisitor for Copy<'_> {
+    fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
+        let manifest = &self.image.manifest;
+        let size = manifest.block_size.bytes();
+        let range = ByteRange {
+            start: run.first.0 * size,
+            end: ((run.first.0 + run.count) * size).min(manifest.size.0),
+        };
+        match run.entry {
+            Entry::Zero | Entry::Unallocated => {
+                if let Some((target, _)) = self.part(range) {
+                    target.fill(0);
+                }
+                Ok(())
+            }
+            Entry::Unreadable => Err(unreadable(range)),
+            Entry::Stored(stored) => (run.first.0..run.first.0 + run.count)
+                .try_for_each(|index| self.copy_block(BlockIndex(index), stored)),
+            Entry::Partial(stored, bad) => {
+                for sectors in bad {
+                    let start = range.start + u64::from(sectors.first) * SECTOR;
+                    let bad = ByteRange::new(start, u64::from(sectors.count) * SECTOR);
+                    if bad.intersection(&self.wanted).is_some() {
+                        return Err(unreadable(bad));
+                    }
+                }
+                self.copy_block(run.first, stored)
+            }
+        }
+    }
+}
+
+fn unreadable(range: ByteRange) -> Error {
+    Error::new(ErrorKind::Io, format!("{range} could not be read when the image was captured"))
+}

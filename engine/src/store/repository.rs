@@ -1,0 +1,305 @@
+//! A repository: its config, its images, and the ways in to read and write.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::config::Config;
+use super::digest::{DigestKeys, ImageId, PackId};
+use super::index::Index;
+use super::lock::{Lock, LockKind};
+use super::manifest::Manifest;
+use super::pack::{self, PackName};
+use super::reader::{FrameReader, ImageReader};
+use super::storage::{Folder, LocalStorage, ObjectName, Storage};
+use crate::base::limits::{MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE};
+use crate::base::{BlockSize, Error, ErrorKind, Event, Observer, Phase, Progress, Result};
+
+const CONFIG: &str = "config";
+const MANIFEST_SUFFIX: &str = ".json";
+const SHORTEST_PREFIX: usize = 4;
+
+/// The name of an image's manifest.
+#[must_use]
+pub fn manifest_name(id: ImageId) -> ObjectName {
+    ObjectName::new(Folder::Images, format!("{id}{MANIFEST_SUFFIX}"))
+}
+
+/// An open repository.
+pub struct Repository {
+    storage: Arc<dyn Storage>,
+    config: Config,
+    cache: Option<PathBuf>,
+}
+
+/// An image: its id and its manifest.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Its id.
+    pub id: ImageId,
+    /// Its manifest.
+    pub manifest: Manifest,
+}
+
+/// What a repository's images' folder holds.
+#[derive(Debug, Default)]
+pub struct Images {
+    /// Sound images, newest first.
+    pub images: Vec<Image>,
+    /// Manifests that are damaged or of a later version, with what is wrong.
+    pub damaged: Vec<(ObjectName, Error)>,
+}
+
+impl Repository {
+    /// Creates a repository in the directory `path`, which must be missing or empty.
+    ///
+    /// # Errors
+    /// `Conflict` when the directory holds anything; `Io`.
+    pub fn create(path: &Path, block_size: BlockSize) -> Result<Self> {
+        Self::create_in(Arc::new(LocalStorage::create(path)?), block_size)
+    }
+
+    /// Creates a repository in empty storage.
+    ///
+    /// # Errors
+    /// `Conflict` when there is one already; `Io`.
+    pub fn create_in(storage: Arc<dyn Storage>, block_size: BlockSize) -> Result<Self> {
+        let config = Config::new(block_size)?;
+        let new = ObjectName::new(Folder::Root, format!("{CONFIG}.new"));
+        let mut writer = storage.create(&new)?;
+        writer.append(&config.encode())?;
+        writer.sync()?;
+        storage.rename(&new, CONFIG)?;
+        storage.sync_folder(Folder::Root)?;
+        Ok(Self { storage, config, cache: None })
+    }
+
+    /// Opens the repository in the directory `path`.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none; `Corrupt`, `Unsupported`, `Io`.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_in(Arc::new(LocalStorage::open(path)?))
+    }
+
+    /// Opens the repository in `storage`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_in(storage: Arc<dyn Storage>) -> Result<Self> {
+        let name = ObjectName::new(Folder::Root, CONFIG);
+        let opened = storage.open(&name).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Error::new(
+                ErrorKind::NotFound,
+                format!("{}: no repository (it has no config)", storage.describe()),
+            ),
+            _ => error,
+        })?;
+        let within = |error: Error| error.within(storage.describe());
+        let config =
+            Config::decode(&opened.read_all(MAX_CONFIG_SIZE).map_err(within)?).map_err(within)?;
+        Ok(Self { storage, config, cache: None })
+    }
+
+    /// Keeps the index in a folder of `caches`, so that later runs need not rebuild it.
+    #[must_use]
+    pub fn with_cache(mut self, caches: &Path) -> Self {
+        self.cache = Some(caches.join(self.config.id.to_string()));
+        self
+    }
+
+    /// Its config.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The keys of its digests.
+    #[must_use]
+    pub fn keys(&self) -> DigestKeys {
+        self.config.keys()
+    }
+
+    /// What it is kept on.
+    #[must_use]
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// Locks it for `purpose`.
+    ///
+    /// # Errors
+    /// `Conflict` naming who is in the way; `Io`.
+    pub fn lock(&self, kind: LockKind, purpose: &str) -> Result<Lock> {
+        Lock::acquire(&*self.storage, kind, purpose)
+    }
+
+    /// A reader of its frames.
+    #[must_use]
+    pub fn frames(&self) -> Arc<FrameReader> {
+        Arc::new(FrameReader::new(Arc::clone(&self.storage), self.keys()))
+    }
+
+    /// Opens an image for reading.
+    #[must_use]
+    pub fn reader(&self, image: &Image) -> ImageReader {
+        ImageReader::new(image.manifest.clone(), self.frames())
+    }
+
+    /// Every image, and every manifest that is none.
+    ///
+    /// # Errors
+    /// `Io` when the folder cannot be listed.
+    pub fn images(&self) -> Result<Images> {
+        let mut found = Images::default();
+        for object in self.storage.list(Folder::Images)? {
+            let Some(digits) = object.name.strip_suffix(MANIFEST_SUFFIX) else { continue };
+            let name = ObjectName::new(Folder::Images, object.name.clone());
+            let outcome = match ImageId::from_hex(digits) {
+                Some(id) => self.image(id),
+                None => Err(Error::corrupt("manifest's name", "32 hexadecimal digits", digits)),
+            };
+            match outcome {
+                Ok(image) => found.images.push(image),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => found.damaged.push((name, error)),
+            }
+        }
+        let key = |image: &Image| (image.manifest.created.clone(), image.id);
+        found.images.sort_by_key(|image| std::cmp::Reverse(key(image)));
+        found.damaged.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(found)
+    }
+
+    /// The image with this id.
+    ///
+    /// # Errors
+    /// `NotFound`; `Corrupt`, `Unsupported`, `Io`.
+    pub fn image(&self, id: ImageId) -> Result<Image> {
+        let name = manifest_name(id);
+        let within = |error: Error| error.within(&name);
+        let bytes = self.storage.open(&name)?.read_all(MAX_MANIFEST_SIZE).map_err(within)?;
+        let manifest = Manifest::decode(&bytes, id, &self.keys()).map_err(within)?;
+        let (owner, block_size) = (manifest.repository, manifest.block_size);
+        if owner != self.config.id || block_size != self.config.block_size {
+            let expected = format!("repository {}'s", self.config.id);
+            return Err(Error::corrupt("manifest", expected, owner).within(&name));
+        }
+        Ok(Image { id, manifest })
+    }
+
+    /// The image that `reference` means: `latest`, a name (its newest), either with `~N` (so many
+    /// before), or an id's first 4 or more digits.
+    ///
+    /// # Errors
+    /// `NotFound` or `Invalid`, saying what there is.
+    pub fn resolve(&self, reference: &str) -> Result<Image> {
+        let images = self.images()?;
+        let (word, back) = split_reference(reference)?;
+        let named = |image: &&Image| word == "latest" || image.manifest.name == word;
+        if images.images.iter().any(|image| named(&image)) {
+            let count = images.images.iter().filter(named).count();
+            return images.images.iter().filter(named).nth(back).cloned().ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, format!("'{reference}': only {count} images"))
+            });
+        }
+        let is_prefix =
+            word.len() >= SHORTEST_PREFIX && word.chars().all(|digit| digit.is_ascii_hexdigit());
+        let word = word.to_ascii_lowercase();
+        let mut found =
+            images.images.iter().filter(|image| image.id.to_string().starts_with(&word));
+        match (is_prefix, found.next(), found.next()) {
+            (true, Some(image), None) if back == 0 => Ok(image.clone()),
+            (true, Some(one), Some(other)) => Err(Error::new(
+                ErrorKind::Invalid,
+                format!("'{reference}' means several images: {}, {}, ...", one.id, other.id),
+            )),
+            _ => Err(Error::new(
+                ErrorKind::NotFound,
+                format!(
+                    "no image '{reference}' in {}: it holds {} (see `imgx images`)",
+                    self.storage.describe(),
+                    images.images.len()
+                ),
+            )),
+        }
+    }
+
+    /// The finished packs and their sizes, and the unfinished ones.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn packs(&self) -> Result<(HashMap<PackId, u64>, Vec<(PackId, u64)>)> {
+        let (mut finished, mut unfinished) = (HashMap::new(), Vec::new());
+        for object in self.storage.list(Folder::Packs)? {
+            match PackName::parse(&object.name) {
+                Some(PackName::Finished(id)) => {
+                    finished.insert(id, object.size);
+                }
+                Some(PackName::Unfinished(id)) => unfinished.push((id, object.size)),
+                None => {}
+            }
+        }
+        Ok((finished, unfinished))
+    }
+
+    /// The index, brought up to the packs that are there now. A pack whose table is damaged is
+    /// left out, with a warning: its blocks are stored again when they are met.
+    ///
+    /// # Errors
+    /// `Io`; `Cancelled`.
+    pub fn index(&self, observer: &dyn Observer) -> Result<Index> {
+        let index = Index::open(self.config.id, self.cache.as_deref());
+        let (packs, _) = self.packs()?;
+        let unknown = index.reconcile(&packs);
+        let total = unknown.iter().filter_map(|id| packs.get(id)).sum();
+        if !unknown.is_empty() {
+            observer.event(&Event::Started { phase: Phase::Index, total });
+        }
+        let mut done = 0;
+        for id in unknown {
+            if observer.cancelled() {
+                return Err(Error::cancelled());
+            }
+            let size = packs.get(&id).copied().unwrap_or_default();
+            if let Err(error) = self.index_pack(&index, id, size) {
+                let message = format!("{error}; its blocks are not used for deduplication");
+                observer.event(&Event::Warning { message: &message });
+            }
+            done += size;
+            observer.event(&Event::Progress(Progress { done, total, ..Progress::default() }));
+        }
+        Ok(index)
+    }
+
+    fn index_pack(&self, index: &Index, id: PackId, size: u64) -> Result<()> {
+        let name = pack::object_name(id);
+        let object = self.storage.open(&name)?;
+        let entries = pack::read_table(&*object).map_err(|error| error.within(&name))?;
+        index.add_pack(id, size, &entries)
+    }
+}
+
+/// Splits `NAME~N` into name and number.
+fn split_reference(reference: &str) -> Result<(&str, usize)> {
+    let Some((word, back)) = reference.rsplit_once('~') else { return Ok((reference, 0)) };
+    match back.parse() {
+        Ok(back) => Ok((word, back)),
+        Err(_) => Err(Error::new(
+            ErrorKind::Invalid,
+            format!("image '{reference}': expected a number after '~', found '{back}'"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_split_at_their_last_tilde() {
+        assert_eq!(split_reference("web~2").ok(), Some(("web", 2)));
+        assert_eq!(split_reference("web").ok(), Some(("web", 0)));
+        assert!(split_reference("web~x").is_err());
+    }
+}

@@ -1,0 +1,238 @@
+//! Reading packs by themselves: adopting what a killed capture left, and finding what can be
+//! had when manifests, tables or nodes are damaged.
+
+use super::digest::{PackId, RepositoryId};
+use super::frame::{Frame, FrameHeader, HEADER_LENGTH as FRAME_HEADER};
+use super::pack::{self, HEADER_LENGTH, TableEntry};
+use super::repository::Repository;
+use super::storage::{Folder, ObjectReader};
+use crate::base::{Error, ErrorKind, Event, Observer, Result};
+
+/// Bytes read at a time.
+const WINDOW: usize = 4 * 1024 * 1024;
+
+/// What a scan found at a place of a pack.
+pub enum Found<'a> {
+    /// A sound frame: where it begins, and its parts.
+    Frame(u32, Frame<'a>),
+    /// A frame whose header is sound, but whose stored bytes are not.
+    BadFrame(u32, FrameHeader, Error),
+    /// Bytes that are no frame; the scan goes on behind them.
+    Garbage(u64, Error),
+}
+
+/// Reads a pack's frames one after another, from their own headers, up to `end`. After damage it
+/// looks for the next sound header.
+///
+/// # Errors
+/// `Io` when the pack cannot be read; the visitor's own, which end the scan.
+pub fn scan(
+    object: &dyn ObjectReader,
+    end: u64,
+    visit: &mut dyn FnMut(Found<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut window = Window { object, end, start: 0, bytes: Vec::new() };
+    let mut at = HEADER_LENGTH as u64;
+    while at < end {
+        let header = window.get(at, FRAME_HEADER)?.map(FrameHeader::decode);
+        let header = match header {
+            Some(Ok(header)) => header,
+            damaged => {
+                let error = damaged.and_then(Result::err).unwrap_or_else(|| {
+                    Error::corrupt("frame header", format!("{FRAME_HEADER} bytes"), end - at)
+                });
+                visit(Found::Garbage(at, error.within(format!("byte {at}"))))?;
+                match window.find_header(at + 1)? {
+                    Some(next) => at = next,
+                    None => return Ok(()),
+                }
+                continue;
+            }
+        };
+        let length = header.frame_length() as usize;
+        let Some(frame) = window.get(at, length)? else {
+            let error =
+                Error::corrupt(format!("frame at {at}"), format!("{length} bytes"), end - at);
+            return visit(Found::Garbage(at, error));
+        };
+        let offset = u32::try_from(at).map_err(|_| {
+            Error::new(ErrorKind::Limit, format!("pack of {end} bytes: frames end at 4 GiB"))
+        })?;
+        match Frame::open(frame) {
+            Ok(frame) => visit(Found::Frame(offset, frame))?,
+            Err(error) => {
+                visit(Found::BadFrame(offset, header, error.within(format!("frame at {at}"))))?;
+            }
+        }
+        at += length as u64;
+    }
+    Ok(())
+}
+
+/// A piece of a pack in memory.
+struct Window<'a> {
+    object: &'a dyn ObjectReader,
+    end: u64,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    /// `length` bytes at `at`; `None` when the pack ends before.
+    fn get(&mut self, at: u64, length: usize) -> Result<Option<&[u8]>> {
+        if at.checked_add(length as u64).is_none_or(|end| end > self.end) {
+            return Ok(None);
+        }
+        let held = self.start..self.start + self.bytes.len() as u64;
+        if at < held.start || at + length as u64 > held.end {
+            let left = usize::try_from(self.end - at).unwrap_or(usize::MAX);
+            self.bytes.resize(length.max(WINDOW).min(left), 0);
+            self.object.read_exact_at(at, &mut self.bytes)?;
+            self.start = at;
+        }
+        let from = usize::try_from(at - self.start).unwrap_or(usize::MAX);
+        Ok(self.bytes.get(from..from + length))
+    }
+
+    /// The next place with a sound frame header.
+    fn find_header(&mut self, from: u64) -> Result<Option<u64>> {
+        let mut at = from;
+        while let Some(bytes) = self.get(at, FRAME_HEADER)? {
+            if FrameHeader::decode(bytes).is_ok() {
+                return Ok(Some(at));
+            }
+            at += 1;
+        }
+        Ok(None)
+    }
+}
+
+/// Finishes the packs that ended captures left unfinished, up to their last sound frame, so that
+/// their blocks need not be stored again. Only for the holder of the repository's only lock:
+/// another's unfinished pack may still grow.
+///
+/// # Errors
+/// `Io`; `Cancelled`.
+pub fn adopt_unfinished(repository: &Repository, observer: &dyn Observer) -> Result<()> {
+    let (_, unfinished) = repository.packs()?;
+    for (id, size) in unfinished {
+        if observer.cancelled() {
+            return Err(Error::cancelled());
+        }
+        adopt(repository, id, size).map_err(|error| error.within(pack::unfinished_name(id)))?;
+    }
+    Ok(())
+}
+
+fn adopt(repository: &Repository, id: PackId, size: u64) -> Result<()> {
+    let storage = repository.storage();
+    let name = pack::unfinished_name(id);
+    let entries = sound_frames(&*storage.open(&name)?, size, repository.config().id, id)?;
+    let Some(end) = entries.last().map(TableEntry::end) else {
+        return storage.remove(&name);
+    };
+    let mut writer = storage.reopen(&name, end)?;
+    writer.append(&pack::encode_end(&entries, end))?;
+    writer.sync()?;
+    drop(writer);
+    storage.rename(&name, &pack::object_name(id).name)?;
+    storage.sync_folder(Folder::Packs)
+}
+
+/// The frames of an unfinished pack, up to the first that is not sound.
+fn sound_frames(
+    object: &dyn ObjectReader,
+    size: u64,
+    repository: RepositoryId,
+    id: PackId,
+) -> Result<Vec<TableEntry>> {
+    let mut header = [0; HEADER_LENGTH];
+    if size < HEADER_LENGTH as u64 {
+        return Ok(Vec::new());
+    }
+    object.read_exact_at(0, &mut header)?;
+    if pack::check_header(&header, repository, id).is_err() {
+        return Ok(Vec::new());
+    }
+    let mut entries = Vec::new();
+    let stop = || Error::new(ErrorKind::Corrupt, "the sound frames' end");
+    let scanned = scan(object, size, &mut |found| match found {
+        Found::Frame(offset, frame) if pack::has_room(0, entries.len(), 0) => {
+            entries.extend(TableEntry::of_frame(&frame, offset));
+            Ok(())
+        }
+        _ => Err(stop()),
+    });
+    match scanned {
+        Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
+        _ => Ok(entries),
+    }
+}
+
+/// Tells of a finished pack whatever is wrong with it, and shows each sound frame, so that the
+/// visitor can say what more is wrong with its contents.
+///
+/// # Errors
+/// `Io`; the visitor's own of kinds other than `Corrupt`, which is a finding.
+pub fn inspect(
+    repository: &Repository,
+    id: PackId,
+    observer: &dyn Observer,
+    visit: &mut dyn FnMut(u32, &Frame<'_>) -> Result<()>,
+) -> Result<PackState> {
+    let name = pack::object_name(id);
+    let object = repository.storage().open(&name)?;
+    let mut state = PackState { size: object.size(), ..PackState::default() };
+    let report = |error: &Error| {
+        observer.event(&Event::Damage { report: &format!("{name}: {error}") });
+    };
+    let mut header = [0; HEADER_LENGTH];
+    let checked = object
+        .read_exact_at(0, &mut header)
+        .and_then(|()| pack::check_header(&header, repository.config().id, id));
+    if let Err(error) = checked {
+        state.damage += 1;
+        report(&error);
+    }
+    let table = pack::read_table(&*object);
+    if let Err(error) = &table {
+        state.damage += 1;
+        report(error);
+    }
+    let table = table.ok();
+    let end = match &table {
+        Some(table) => table.last().map_or(HEADER_LENGTH as u64, TableEntry::end),
+        None => object.size(),
+    };
+    scan(&*object, end, &mut |found| {
+        let outcome = match found {
+            Found::Frame(offset, frame) => visit(offset, &frame).map(|()| {
+                state.sound.extend(TableEntry::of_frame(&frame, offset));
+            }),
+            Found::BadFrame(_, _, error) => Err(error),
+            // Without a table, the table's own bytes look like garbage.
+            Found::Garbage(..) if table.is_none() => Ok(()),
+            Found::Garbage(_, error) => Err(error),
+        };
+        match outcome {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                state.damage += 1;
+                report(&error);
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    })?;
+    Ok(state)
+}
+
+/// What an inspection found.
+#[derive(Debug, Default)]
+pub struct PackState {
+    /// The pack's bytes.
+    pub size: u64,
+    /// The members of its sound frames, in the pack's order.
+    pub sound: Vec<TableEntry>,
+    /// Damages that were reported.
+    pub damage: u64,
+}

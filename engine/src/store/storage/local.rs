@@ -1,0 +1,278 @@
+//! A repository in a directory of a local (or network) filesystem.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind as IoErrorKind, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg, RenameFlags, renameat2};
+
+use super::{Folder, ObjectInfo, ObjectName, ObjectReader, ObjectWriter, Storage};
+use crate::base::{Error, ErrorContext, ErrorKind, Result};
+
+/// Objects as files.
+#[derive(Debug, Clone)]
+pub struct LocalStorage {
+    root: PathBuf,
+}
+
+impl LocalStorage {
+    /// The objects below `root`, which must be a directory.
+    ///
+    /// # Errors
+    /// `NotFound` when it is none.
+    pub fn open(root: &Path) -> Result<Self> {
+        if !root.is_dir() {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("repository {}: no such directory", root.display()),
+            ));
+        }
+        Ok(Self { root: root.to_path_buf() })
+    }
+
+    /// Makes `root` and its folders. `root` may exist if it is empty.
+    ///
+    /// # Errors
+    /// `Conflict` when `root` holds anything; `Io`.
+    pub fn create(root: &Path) -> Result<Self> {
+        let describe = || format!("create repository {}", root.display());
+        fs::create_dir_all(root).context(describe)?;
+        if fs::read_dir(root).context(describe)?.next().is_some() {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("{}: not empty, so no repository is created there", root.display()),
+            ));
+        }
+        let storage = Self { root: root.to_path_buf() };
+        for folder in [Folder::Images, Folder::Packs, Folder::Locks] {
+            fs::create_dir(storage.folder(folder)).context(describe)?;
+        }
+        storage.sync_folder(Folder::Root)?;
+        Ok(storage)
+    }
+
+    fn folder(&self, folder: Folder) -> PathBuf {
+        self.root.join(folder.path())
+    }
+
+    fn path(&self, object: &ObjectName) -> PathBuf {
+        self.folder(object.folder).join(&object.name)
+    }
+}
+
+impl Storage for LocalStorage {
+    fn describe(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    fn list(&self, folder: Folder) -> Result<Vec<ObjectInfo>> {
+        let path = self.folder(folder);
+        let describe = || format!("list {}", path.display());
+        let mut objects = Vec::new();
+        for entry in fs::read_dir(&path).map_err(|error| not_found(error, describe()))? {
+            let entry = entry.context(describe)?;
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == IoErrorKind::NotFound => continue,
+                Err(error) => return Err(Error::io(describe(), error)),
+            };
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if metadata.is_file() {
+                objects.push(ObjectInfo { name, size: metadata.len() });
+            }
+        }
+        Ok(objects)
+    }
+
+    fn create(&self, object: &ObjectName) -> Result<Box<dyn ObjectWriter>> {
+        let path = self.path(object);
+        let describe = format!("create {}", path.display());
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(|error| conflict(error, describe))?;
+        Ok(Box::new(LocalWriter { file, path }))
+    }
+
+    fn reopen(&self, object: &ObjectName, length: u64) -> Result<Box<dyn ObjectWriter>> {
+        let path = self.path(object);
+        let describe = || format!("reopen {}", path.display());
+        let file = OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .map_err(|error| not_found(error, describe()))?;
+        file.set_len(length).context(describe)?;
+        Ok(Box::new(LocalWriter { file, path }))
+    }
+
+    fn open(&self, object: &ObjectName) -> Result<Box<dyn ObjectReader>> {
+        let path = self.path(object);
+        let describe = || format!("open {}", path.display());
+        let file = File::open(&path).map_err(|error| not_found(error, describe()))?;
+        let size = file.metadata().context(describe)?.len();
+        Ok(Box::new(LocalReader { file, path, size }))
+    }
+
+    fn rename(&self, from: &ObjectName, to: &str) -> Result<()> {
+        let (old, new) = (self.path(from), self.folder(from.folder).join(to));
+        let describe = || format!("rename {} to {to}", old.display());
+        let cwd = nix::fcntl::AT_FDCWD;
+        match renameat2(cwd, &old, cwd, &new, RenameFlags::RENAME_NOREPLACE) {
+            // Filesystems without RENAME_NOREPLACE: a hard link is exclusive too.
+            Err(nix::Error::EINVAL) => {
+                fs::hard_link(&old, &new).map_err(|error| conflict(error, describe()))?;
+                fs::remove_file(&old).context(describe)
+            }
+            result => result.map_err(|errno| conflict(errno.into(), describe())),
+        }
+    }
+
+    fn remove(&self, object: &ObjectName) -> Result<()> {
+        let path = self.path(object);
+        fs::remove_file(&path)
+            .map_err(|error| not_found(error, format!("remove {}", path.display())))
+    }
+
+    fn sync_folder(&self, folder: Folder) -> Result<()> {
+        let path = self.folder(folder);
+        let describe = || format!("sync {}", path.display());
+        File::open(&path).context(describe)?.sync_all().context(describe)
+    }
+
+    fn hold(&self, object: &ObjectName, content: &[u8]) -> Result<Box<dyn Send + Sync>> {
+        let new = ObjectName::new(object.folder, format!("{}.new", object.name));
+        let path = self.path(&new);
+        let describe = || format!("lock {}", path.display());
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(|error| conflict(error, describe()))?;
+        // Locked before it gets its name, so that nobody ever sees it unheld.
+        let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, errno)| Error::io(describe(), errno.into()))?;
+        file.write_all(content).context(describe)?;
+        file.sync_all().context(describe)?;
+        self.rename(&new, &object.name)?;
+        Ok(Box::new(Held { path: self.path(object), _file: file }))
+    }
+
+    fn is_held(&self, object: &ObjectName) -> Result<bool> {
+        let path = self.path(object);
+        let describe = || format!("lock {}", path.display());
+        let file = File::open(&path).map_err(|error| not_found(error, describe()))?;
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(_unlocked_again_on_drop) => Ok(false),
+            Err((_, nix::Error::EWOULDBLOCK)) => Ok(true),
+            Err((_, errno)) => Err(Error::io(describe(), errno.into())),
+        }
+    }
+}
+
+fn not_found(error: std::io::Error, context: String) -> Error {
+    match error.kind() {
+        IoErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("{context}: not found")),
+        _ => Error::io(context, error),
+    }
+}
+
+fn conflict(error: std::io::Error, context: String) -> Error {
+    match error.kind() {
+        IoErrorKind::AlreadyExists => {
+            Error::new(ErrorKind::Conflict, format!("{context}: exists already"))
+        }
+        _ => Error::io(context, error),
+    }
+}
+
+struct Held {
+    path: PathBuf,
+    _file: Flock<File>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // A lock that stays behind is recognised as dead by the next run.
+        let _left_behind = fs::remove_file(&self.path);
+    }
+}
+
+struct LocalWriter {
+    file: File,
+    path: PathBuf,
+}
+
+impl ObjectWriter for LocalWriter {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).context(|| format!("write {}", self.path.display()))
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.file.sync_all().context(|| format!("sync {}", self.path.display()))
+    }
+}
+
+struct LocalReader {
+    file: File,
+    path: PathBuf,
+    size: u64,
+}
+
+impl ObjectReader for LocalReader {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(buffer, offset).map_err(|error| {
+            let place = format!("{} at {offset}", self.path.display());
+            if error.kind() == IoErrorKind::UnexpectedEof {
+                Error::corrupt(place, format!("{} bytes", buffer.len()), "its end")
+            } else {
+                Error::io(format!("read {place}"), error)
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_created_and_renamed_exclusively() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let storage = LocalStorage::create(&folder.path().join("repo")).expect("new");
+        let (a, b) = (ObjectName::new(Folder::Packs, "a"), ObjectName::new(Folder::Packs, "b"));
+        storage.create(&a).expect("free").append(b"one").expect("written");
+        storage.create(&b).expect("free").append(b"two").expect("written");
+        assert_eq!(storage.create(&a).err().map(|e| e.kind()), Some(ErrorKind::Conflict));
+        assert_eq!(storage.rename(&a, "b").err().map(|e| e.kind()), Some(ErrorKind::Conflict));
+        storage.rename(&a, "c").expect("free");
+        let c = storage.open(&ObjectName::new(Folder::Packs, "c")).expect("renamed");
+        assert_eq!(c.read_all(10).expect("read"), b"one");
+        assert_eq!(c.read_all(2).err().map(|e| e.kind()), Some(ErrorKind::Limit));
+        assert_eq!(storage.open(&a).err().map(|e| e.kind()), Some(ErrorKind::NotFound));
+    }
+
+    #[test]
+    fn a_repository_is_never_made_over_files() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        fs::write(folder.path().join("precious"), "x").expect("written");
+        let error = LocalStorage::create(folder.path()).expect_err("holds a file");
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+    }
+
+    #[test]
+    fn a_held_object_is_seen_as_held_until_dropped() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let storage = LocalStorage::create(&folder.path().join("repo")).expect("new");
+        let lock = ObjectName::new(Folder::Locks, "l");
+        let held = storage.hold(&lock, b"me").expect("free");
+        assert!(storage.is_held(&lock).expect("there"));
+        drop(held);
+        assert_eq!(storage.is_held(&lock).err().map(|e| e.kind()), Some(ErrorKind::NotFound));
+    }
+}

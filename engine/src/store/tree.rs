@@ -1,0 +1,423 @@
+//! An image's block map: a Merkle tree, built as the disk streams by and walked on demand.
+//!
+//! Every node has 512 children; the root is the lowest level that spans the disk. A child whose
+//! blocks are all zero (or unallocated, or unreadable) has no node: its parent's run says so.
+//! The shape follows from the disk's content and size alone.
+
+use std::sync::Arc;
+
+use super::digest::{Digest, DigestKeys};
+use super::node::{Entry, FANOUT, Node, StoredEntry};
+use crate::base::limits::{MAX_TREE_LEVEL, NODE_FANOUT};
+use crate::base::{BlockCount, BlockIndex, BlockSize, ByteCount, Error, ErrorKind, Result};
+
+/// Blocks that one child of a node at `level` spans.
+#[must_use]
+pub fn child_span(level: u8) -> u64 {
+    NODE_FANOUT.saturating_pow(u32::from(level))
+}
+
+/// The level of the root over `blocks` blocks.
+#[must_use]
+pub fn root_level(blocks: BlockCount) -> u8 {
+    (0..MAX_TREE_LEVEL).find(|level| child_span(level + 1) >= blocks.0).unwrap_or(MAX_TREE_LEVEL)
+}
+
+/// The digest of a whole disk: its size, and everything below its tree's root.
+#[must_use]
+pub fn disk_digest(
+    keys: &DigestKeys,
+    (size, block): (ByteCount, BlockSize),
+    (level, root): (u8, &Entry),
+) -> Digest {
+    let mut canonical = b"disk".to_vec();
+    canonical.extend_from_slice(&size.0.to_le_bytes());
+    canonical.extend_from_slice(&block.bytes().to_le_bytes());
+    canonical.push(level);
+    root.canonical(&mut canonical);
+    keys.node(&canonical)
+}
+
+/// Takes finished nodes and says where they are stored.
+pub trait NodeSink {
+    /// Stores `node`, or finds it stored.
+    ///
+    /// # Errors
+    /// The store's own.
+    fn put_node(&mut self, node: &Node) -> Result<StoredEntry>;
+}
+
+/// Finds nodes by digest and place.
+pub trait NodeSource {
+    /// The node of `stored`, checked against its digest.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is damaged or missing; `Io`.
+    fn node(&self, stored: &StoredEntry) -> Result<Arc<Node>>;
+}
+
+/// Builds a tree from a disk's entries in order, holding one node of each level.
+#[derive(Debug)]
+pub struct TreeBuilder {
+    levels: Vec<Node>,
+    blocks: BlockCount,
+    next: u64,
+}
+
+impl TreeBuilder {
+    /// A builder for a disk of `blocks` blocks.
+    #[must_use]
+    pub fn new(blocks: BlockCount) -> Self {
+        Self { levels: (0..=root_level(blocks)).map(Node::new).collect(), blocks, next: 0 }
+    }
+
+    /// Adds the next `count` blocks. Long runs cost no more than short ones.
+    ///
+    /// # Errors
+    /// `Invalid` beyond the disk's last block; the sink's own.
+    pub fn push(&mut self, entry: &Entry, count: u64, sink: &mut dyn NodeSink) -> Result<()> {
+        let end = self.next.saturating_add(count);
+        if end > self.blocks.0 {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("tree of {} blocks: block {end} is beyond its end", self.blocks),
+            ));
+        }
+        self.next = end;
+        self.push_at(0, entry, count, sink)
+    }
+
+    fn push_at(
+        &mut self,
+        level: usize,
+        entry: &Entry,
+        mut count: u64,
+        sink: &mut dyn NodeSink,
+    ) -> Result<()> {
+        let is_root = level + 1 == self.levels.len();
+        while count > 0 {
+            let node = &mut self.levels[level];
+            let whole = count / NODE_FANOUT;
+            if !is_root && entry.is_uniform() && node.children() == 0 && whole > 0 {
+                self.push_at(level + 1, entry, whole, sink)?;
+                count -= whole * NODE_FANOUT;
+                continue;
+            }
+            let taken = u16::try_from(count).unwrap_or(FANOUT).min(node.room());
+            node.push(entry.clone(), taken);
+            count -= u64::from(taken);
+            if node.room() == 0 && !is_root {
+                self.seal(level, sink)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a level's node to the sink and its entry to the level above.
+    fn seal(&mut self, level: usize, sink: &mut dyn NodeSink) -> Result<()> {
+        let entry = self.take(level, sink)?;
+        self.push_at(level + 1, &entry, 1, sink)
+    }
+
+    fn take(&mut self, level: usize, sink: &mut dyn NodeSink) -> Result<Entry> {
+        let empty = Node::new(self.levels[level].level);
+        let node = std::mem::replace(&mut self.levels[level], empty);
+        match node.uniform() {
+            Some(entry) => Ok(entry),
+            None => Ok(Entry::Stored(sink.put_node(&node)?)),
+        }
+    }
+
+    /// Completes the tree and returns its root's level and entry.
+    ///
+    /// # Errors
+    /// `Invalid` when blocks are missing; the sink's own.
+    pub fn finish(mut self, sink: &mut dyn NodeSink) -> Result<(u8, Entry)> {
+        if self.next != self.blocks.0 {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("tree of {} blocks: only {} were given", self.blocks, self.next),
+            ));
+        }
+        let root = self.levels.len() - 1;
+        for level in 0..root {
+            if self.levels[level].children() > 0 {
+                self.seal(level, sink)?;
+            }
+        }
+        let level = self.levels[root].level;
+        if self.levels[root].children() == 0 {
+            return Ok((level, Entry::Zero));
+        }
+        Ok((level, self.take(root, sink)?))
+    }
+}
+
+/// Blocks of which a tree says the same.
+#[derive(Debug, Clone, Copy)]
+pub struct TreeRun<'a> {
+    /// The first.
+    pub first: BlockIndex,
+    /// How many.
+    pub count: u64,
+    /// What it says of each.
+    pub entry: &'a Entry,
+}
+
+/// Sees a tree in the disk's order.
+pub trait TreeVisitor {
+    /// A node is about to be read; false skips it and all below.
+    ///
+    /// # Errors
+    /// The visitor's own; it ends the walk.
+    fn enter(&mut self, _stored: &StoredEntry) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Everything below the node was seen; `whole` if no damage was met there.
+    fn leave(&mut self, _stored: &StoredEntry, _whole: bool) {}
+
+    /// A run of blocks.
+    ///
+    /// # Errors
+    /// The visitor's own; it ends the walk.
+    fn run(&mut self, run: TreeRun<'_>) -> Result<()>;
+
+    /// A node could not be read, so nothing is known of these blocks.
+    ///
+    /// # Errors
+    /// By default the damage itself, which ends the walk.
+    fn damaged(&mut self, _first: BlockIndex, _count: u64, error: Error) -> Result<()> {
+        Err(error)
+    }
+}
+
+/// A walk over a tree, or over a part of it.
+pub struct TreeWalk<'a> {
+    source: &'a dyn NodeSource,
+    start: u64,
+    end: u64,
+    total: u64,
+}
+
+impl<'a> TreeWalk<'a> {
+    /// A walk over all `blocks` blocks.
+    #[must_use]
+    pub fn new(source: &'a dyn NodeSource, blocks: BlockCount) -> Self {
+        Self { source, start: 0, end: blocks.0, total: blocks.0 }
+    }
+
+    /// Narrows the walk to `count` blocks from `first`; only nodes on their way are read.
+    #[must_use]
+    pub fn only(mut self, first: BlockIndex, count: u64) -> Self {
+        self.start = first.0.min(self.total);
+        self.end = first.0.saturating_add(count).min(self.total);
+        self
+    }
+
+    /// Shows everything to `visitor`.
+    ///
+    /// # Errors
+    /// The visitor's own.
+    pub fn run(&self, (level, root): (u8, &Entry), visitor: &mut dyn TreeVisitor) -> Result<()> {
+        match root {
+            Entry::Stored(stored) => {
+                self.descend(stored, level, 0, visitor)?;
+                Ok(())
+            }
+            uniform => self.show(0, self.total, uniform, visitor),
+        }
+    }
+
+    /// Visits a node and all below; says whether no damage was met.
+    fn descend(
+        &self,
+        stored: &StoredEntry,
+        level: u8,
+        first: u64,
+        visitor: &mut dyn TreeVisitor,
+    ) -> Result<bool> {
+        if !visitor.enter(stored)? {
+            return Ok(true);
+        }
+        let span = child_span(level);
+        let left = self.total.saturating_sub(first);
+        let expected = left.div_ceil(span).min(NODE_FANOUT);
+        let node = match self.source.node(stored).and_then(|node| check(node, level, expected)) {
+            Ok(node) => node,
+            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+            Err(error) => {
+                visitor.damaged(BlockIndex(first), left.min(span * NODE_FANOUT), error)?;
+                visitor.leave(stored, false);
+                return Ok(false);
+            }
+        };
+        let mut whole = true;
+        let mut at = first;
+        for run in node.runs() {
+            let end = at.saturating_add(span.saturating_mul(u64::from(run.count))).min(self.total);
+            if end > self.start && at < self.end {
+                match &run.entry {
+                    Entry::Stored(child) if level > 0 => {
+                        for number in 0..u64::from(run.count) {
+                            let child_first = at + number * span;
+                            if child_first < self.end && child_first + span > self.start {
+                                whole &= self.descend(child, level - 1, child_first, visitor)?;
+                            }
+                        }
+                    }
+                    entry => self.show(at, end, entry, visitor)?,
+                }
+            }
+            at = end;
+        }
+        visitor.leave(stored, whole);
+        Ok(whole)
+    }
+
+    fn show(
+        &self,
+        start: u64,
+        end: u64,
+        entry: &Entry,
+        visitor: &mut dyn TreeVisitor,
+    ) -> Result<()> {
+        let (start, end) = (start.max(self.start), end.min(self.end));
+        if start >= end {
+            return Ok(());
+        }
+        visitor.run(TreeRun { first: BlockIndex(start), count: end - start, entry })
+    }
+}
+
+fn check(node: Arc<Node>, level: u8, children: u64) -> Result<Arc<Node>> {
+    if node.level != level || u64::from(node.children()) != children {
+        return Err(Error::corrupt(
+            "tree node",
+            format!("level {level} with {children} children"),
+            format!("level {} with {}", node.level, node.children()),
+        ));
+    }
+    Ok(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::store::digest::PackId;
+    use crate::store::frame::Place;
+
+    #[derive(Default)]
+    struct Memory(Mutex<HashMap<Digest, Vec<u8>>>);
+
+    impl NodeSink for &Memory {
+        fn put_node(&mut self, node: &Node) -> Result<StoredEntry> {
+            let digest = node.digest(&DigestKeys::derive(&[0; 32]));
+            self.0.lock().expect("lock").insert(digest, node.encode());
+            let place = Place { pack: PackId([0; 16]), offset: 0, length: 0, member: 0 };
+            Ok(StoredEntry { digest, place })
+        }
+    }
+
+    impl NodeSource for Memory {
+        fn node(&self, stored: &StoredEntry) -> Result<Arc<Node>> {
+            let nodes = self.0.lock().expect("lock");
+            let bytes = nodes.get(&stored.digest).ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, format!("node {}", stored.digest))
+            })?;
+            Node::decode(bytes).map(Arc::new)
+        }
+    }
+
+    #[derive(Default)]
+    struct Collect(Vec<(u64, u64, Entry)>);
+
+    impl TreeVisitor for Collect {
+        fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
+            match self.0.last_mut() {
+                Some((first, count, entry))
+                    if *entry == *run.entry && *first + *count == run.first.0 =>
+                {
+                    *count += run.count;
+                }
+                _ => self.0.push((run.first.0, run.count, run.entry.clone())),
+            }
+            Ok(())
+        }
+    }
+
+    fn stored(number: u64) -> Entry {
+        let mut digest = [0; 32];
+        digest[..8].copy_from_slice(&number.to_le_bytes());
+        let place = Place { pack: PackId([1; 16]), offset: 48, length: 64, member: 0 };
+        Entry::Stored(StoredEntry { digest: Digest(digest), place })
+    }
+
+    fn build(runs: &[(u64, Entry)]) -> (Memory, BlockCount, (u8, Entry)) {
+        let blocks = BlockCount(runs.iter().map(|(count, _)| count).sum());
+        let memory = Memory::default();
+        let mut builder = TreeBuilder::new(blocks);
+        for (count, entry) in runs {
+            builder.push(entry, *count, &mut &memory).expect("within the disk");
+        }
+        let root = builder.finish(&mut &memory).expect("complete");
+        (memory, blocks, root)
+    }
+
+    #[test]
+    fn a_walk_shows_what_was_pushed() {
+        let runs: Vec<(u64, Entry)> = vec![
+            (1, stored(1)),
+            (700, Entry::Zero),
+            (3, Entry::Unreadable),
+            (600_000, Entry::Unallocated),
+            (1, stored(2)),
+            (1, stored(3)),
+            (511, Entry::Zero),
+        ];
+        let (memory, blocks, (level, root)) = build(&runs);
+        let mut seen = Collect::default();
+        TreeWalk::new(&memory, blocks).run((level, &root), &mut seen).expect("whole");
+        let counts: Vec<(u64, Entry)> =
+            seen.0.into_iter().map(|(_, n, entry)| (n, entry)).collect();
+        assert_eq!(counts, runs);
+
+        let mut part = Collect::default();
+        let walk = TreeWalk::new(&memory, blocks).only(BlockIndex(600_704), 2);
+        walk.run((level, &root), &mut part).expect("whole");
+        assert_eq!(part.0, vec![(600_704, 1, stored(2)), (600_705, 1, stored(3))]);
+    }
+
+    #[test]
+    fn a_sparse_disk_of_16_tib_has_a_handful_of_nodes() {
+        let blocks = 1_u64 << 27;
+        let (memory, _, (level, _)) =
+            build(&[(blocks / 2, Entry::Zero), (1, stored(1)), (blocks / 2 - 1, Entry::Zero)]);
+        assert_eq!(level, 2);
+        assert_eq!(memory.0.lock().expect("lock").len(), 3);
+        let (memory, _, (_, root)) = build(&[(blocks, Entry::Zero)]);
+        assert_eq!(root, Entry::Zero);
+        assert!(memory.0.lock().expect("lock").is_empty());
+    }
+
+    #[test]
+    fn the_same_content_has_the_same_root_however_it_was_pushed() {
+        let (_, _, once) = build(&[(2000, Entry::Zero), (100, stored(4))]);
+        let mut pieces = vec![(1, Entry::Zero); 2000];
+        pieces.extend(vec![(1, stored(4)); 100]);
+        let (_, _, piecemeal) = build(&pieces);
+        assert_eq!(once, piecemeal);
+    }
+
+    #[test]
+    fn too_many_or_too_few_blocks_are_refused() {
+        let memory = Memory::default();
+        let mut builder = TreeBuilder::new(BlockCount(4));
+        assert!(builder.push(&Entry::Zero, 5, &mut &memory).is_err());
+        let builder = TreeBuilder::new(BlockCount(4));
+        assert!(builder.finish(&mut &memory).is_err());
+    }
+}

@@ -1,0 +1,245 @@
+//! Writing an image: frames into packs, nodes beside blocks, and the commit that makes it one.
+//!
+//! Commit order: every pack is written, synced and renamed, the packs' folder is synced; only then
+//! the manifest is written, synced, renamed, and its folder synced.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::codec::{Compression, Encoder};
+use super::digest::{DigestKeys, ImageId, PackId, RepositoryId};
+use super::frame::{Frame, FrameKind, Member, Place};
+use super::index::Index;
+use super::manifest::Manifest;
+use super::node::{Node, StoredEntry};
+use super::pack::{self, TableEntry};
+use super::repository::{Repository, manifest_name};
+use super::storage::{Folder, ObjectName, ObjectWriter, Storage};
+use super::tree::NodeSink;
+use crate::base::{Error, ErrorKind, Result};
+
+/// Packs that may be syncing while the next is written.
+const SYNCING_PACKS: usize = 2;
+/// Digests do not compress; the level takes what the rest of a node gives.
+const NODE_COMPRESSION: Compression = Compression::Level(3);
+
+/// Writes one image's frames. Dropped without a commit, it leaves finished packs, which are
+/// reused, and at most one unfinished one, which the next writer adopts.
+pub struct StoreWriter {
+    storage: Arc<dyn Storage>,
+    repository: RepositoryId,
+    keys: DigestKeys,
+    index: Arc<Index>,
+    encoder: Encoder,
+    open: Option<OpenPack>,
+    syncing: Vec<JoinHandle<Result<()>>>,
+    stored: u64,
+    nodes: u64,
+}
+
+struct OpenPack {
+    id: PackId,
+    writer: Box<dyn ObjectWriter>,
+    length: u64,
+    entries: Vec<TableEntry>,
+}
+
+impl StoreWriter {
+    /// A writer into `repository`, which must be locked, using its `index`.
+    ///
+    /// # Errors
+    /// `Unsupported` when this version may not write there.
+    pub fn new(repository: &Repository, index: Arc<Index>) -> Result<Self> {
+        repository.config().check_writable()?;
+        Ok(Self {
+            storage: Arc::clone(repository.storage()),
+            repository: repository.config().id,
+            keys: repository.keys(),
+            index,
+            encoder: Encoder::new(),
+            open: None,
+            syncing: Vec::new(),
+            stored: 0,
+            nodes: 0,
+        })
+    }
+
+    /// Stores an encoded frame, unless all its contents are stored already, and says where its
+    /// first member is and whether it was new. The others' places differ in `member` alone, but
+    /// for contents that were stored before: their earlier places are as good.
+    ///
+    /// # Errors
+    /// `Io`, also of packs that were synced in the background.
+    pub fn put(&mut self, frame: &[u8]) -> Result<(Vec<Place>, bool)> {
+        let parts = Frame::open(frame)?;
+        let known: Option<Vec<Place>> =
+            parts.members.iter().map(|member| self.index.lookup(&member.digest)).collect();
+        if let Some(places) = known {
+            return Ok((places, false));
+        }
+        let mut open = self.pack_with_room(frame.len() as u64)?;
+        let outcome = open.append(frame, &parts);
+        let added = outcome.map(|first| {
+            let (id, added) = (open.id, &open.entries[first..]);
+            let places: Vec<Place> = added.iter().map(|entry| entry.place(id)).collect();
+            for (entry, place) in added.iter().zip(&places) {
+                self.index.note(entry.digest, *place);
+            }
+            self.stored += frame.len() as u64;
+            (places, true)
+        });
+        self.open = Some(open);
+        added
+    }
+
+    /// Bytes of frames stored so far: all of them, and those of nodes.
+    #[must_use]
+    pub fn stored(&self) -> (u64, u64) {
+        (self.stored, self.nodes)
+    }
+
+    fn pack_with_room(&mut self, more: u64) -> Result<OpenPack> {
+        match self.open.take() {
+            Some(open) if pack::has_room(open.length, open.entries.len(), more) => Ok(open),
+            full => {
+                if let Some(full) = full {
+                    self.finish_pack(full)?;
+                }
+                OpenPack::create(&*self.storage, self.repository)
+            }
+        }
+    }
+
+    /// Ends a pack and syncs it in the background.
+    fn finish_pack(&mut self, mut open: OpenPack) -> Result<()> {
+        while self.syncing.len() >= SYNCING_PACKS {
+            join(self.syncing.remove(0))?;
+        }
+        let end = pack::encode_end(&open.entries, open.length);
+        let (storage, index) = (Arc::clone(&self.storage), Arc::clone(&self.index));
+        let finish = move || {
+            open.writer.append(&end)?;
+            open.writer.sync()?;
+            drop(open.writer);
+            let name = pack::object_name(open.id).name;
+            storage.rename(&pack::unfinished_name(open.id), &name)?;
+            let _rebuilt = index.finish_pack(open.id, open.length + end.len() as u64);
+            Ok(())
+        };
+        let thread = std::thread::Builder::new().name("imgx-sync".to_owned());
+        let handle = thread
+            .spawn(finish)
+            .map_err(|error| Error::io("start a thread to sync packs", error))?;
+        self.syncing.push(handle);
+        Ok(())
+    }
+
+    /// Commits an image: everything it needs is made to last, then its manifest appears.
+    ///
+    /// # Errors
+    /// `Io`; the image does not exist then.
+    pub fn commit(mut self, manifest: &Manifest) -> Result<ImageId> {
+        let bytes = manifest.encode();
+        let id = self.keys.image_id(&bytes);
+        let digest = self.keys.manifest(&bytes);
+        let mut frame = Vec::new();
+        let member = Member { digest, length: u32::try_from(bytes.len()).unwrap_or(u32::MAX) };
+        let kind = (FrameKind::Manifest, &[member][..]);
+        self.encoder.encode(kind, &bytes, Compression::Level(3), &mut frame)?;
+        self.put(&frame)?;
+        self.finish()?;
+        publish_manifest(&*self.storage, id, &bytes)?;
+        Ok(id)
+    }
+
+    /// Finishes and syncs every pack.
+    fn finish(&mut self) -> Result<()> {
+        if let Some(open) = self.open.take() {
+            self.finish_pack(open)?;
+        }
+        for handle in std::mem::take(&mut self.syncing) {
+            join(handle)?;
+        }
+        self.storage.sync_folder(Folder::Packs)?;
+        // The index is derived: what could not be written is read from the packs next time.
+        let _rebuilt = self.index.flush();
+        Ok(())
+    }
+}
+
+impl Drop for StoreWriter {
+    fn drop(&mut self) {
+        for handle in std::mem::take(&mut self.syncing) {
+            // Whoever drops an uncommitted writer has an error of its own to report.
+            let _outcome = handle.join();
+        }
+    }
+}
+
+impl NodeSink for StoreWriter {
+    fn put_node(&mut self, node: &Node) -> Result<StoredEntry> {
+        let digest = node.digest(&self.keys);
+        if let Some(place) = self.index.lookup(&digest) {
+            return Ok(StoredEntry { digest, place });
+        }
+        let mut frame = Vec::new();
+        let content = node.encode();
+        let member = Member { digest, length: u32::try_from(content.len()).unwrap_or(u32::MAX) };
+        let kind = (FrameKind::Node, &[member][..]);
+        self.encoder.encode(kind, &content, NODE_COMPRESSION, &mut frame)?;
+        let (places, new) = self.put(&frame)?;
+        if new {
+            self.nodes += frame.len() as u64;
+        }
+        let place = places.into_iter().next().expect("a node's frame has one member");
+        Ok(StoredEntry { digest, place })
+    }
+}
+
+impl OpenPack {
+    fn create(storage: &dyn Storage, repository: RepositoryId) -> Result<Self> {
+        let id = PackId::random()?;
+        let mut writer = storage.create(&pack::unfinished_name(id))?;
+        let header = pack::encode_header(repository, id);
+        writer.append(&header)?;
+        Ok(Self { id, writer, length: header.len() as u64, entries: Vec::new() })
+    }
+
+    /// Adds a frame, and returns the number of its first table entry.
+    fn append(&mut self, bytes: &[u8], frame: &Frame<'_>) -> Result<usize> {
+        let offset = u32::try_from(self.length).map_err(|_| {
+            Error::new(ErrorKind::Limit, format!("pack {} outgrew 32-bit offsets", self.id))
+        })?;
+        self.writer.append(bytes)?;
+        let first = self.entries.len();
+        self.entries.extend(TableEntry::of_frame(frame, offset));
+        self.length += bytes.len() as u64;
+        Ok(first)
+    }
+}
+
+/// Writes a manifest so that it either exists whole and lasts, or not at all.
+///
+/// # Errors
+/// `Io`; `Conflict` when it exists.
+pub fn publish_manifest(storage: &dyn Storage, id: ImageId, bytes: &[u8]) -> Result<()> {
+    let name = manifest_name(id);
+    let new = ObjectName::new(Folder::Images, format!("{id}.new"));
+    match storage.remove(&new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut writer = storage.create(&new)?;
+    writer.append(bytes)?;
+    writer.sync()?;
+    drop(writer);
+    storage.rename(&new, &name.name)?;
+    storage.sync_folder(Folder::Images)
+}
+
+fn join(handle: JoinHandle<Result<()>>) -> Result<()> {
+    match handle.join() {
+        Ok(outcome) => outcome,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
