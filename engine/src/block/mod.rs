@@ -1,4 +1,29 @@
-//! Bytes at an offset: the one view that disks, files and images share.
+//! Bytes at an offset: the one view that disks, files and images share. And the disks themselves:
+//! [`Disk`] to read from, [`Target`] to write to, both with many large operations in flight.
+
+mod disk;
+mod extents;
+mod files;
+mod held;
+mod info;
+mod queue;
+mod recover;
+mod stream;
+mod target;
+mod window;
+mod writer;
+mod zero;
+
+pub use crate::sys::{Buffer, BufferPool};
+pub use disk::{Disk, OpenOptions};
+pub use extents::{Extent, ExtentKind};
+pub use info::{SourceInfo, SourceKind};
+pub use queue::IoMode;
+pub use stream::{Chunk, ReadRequest};
+pub use target::{FileMode, Target};
+pub use window::Window;
+pub use writer::TargetWriter;
+pub use zero::Zeroing;
 
 use crate::base::{ByteCount, ByteOffset, Result};
 

@@ -1,1 +1,15 @@
-//! sys.
+//! The kernel: I/O rings, aligned memory, device ioctls, mounts. The only layer with unsafe code,
+//! and that only in [`ring`] and [`ioctl`].
+
+pub mod buffer;
+pub mod device;
+pub mod ioctl;
+pub mod loops;
+pub mod mounts;
+pub mod ring;
+pub mod sparse;
+
+pub use buffer::{Buffer, BufferPool};
+pub use device::DeviceFacts;
+pub use loops::LoopBacking;
+pub use ring::{Completion, Ring};

@@ -1,0 +1,121 @@
+//! A disk to read from: a block device, or a regular file that holds one's bytes.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::extents::{self, Extent};
+use super::files::{Access, Files};
+use super::queue::{self, IoMode};
+use super::{ReadAt, SourceInfo};
+use crate::base::{ByteCount, ByteOffset, Result};
+use crate::sys::{DeviceFacts, device};
+
+/// How a disk is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenOptions {
+    /// What keeps reads in flight.
+    pub io: IoMode,
+    /// Whether to bypass the page cache where that is possible.
+    pub direct: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { io: IoMode::Auto, direct: true }
+    }
+}
+
+/// An open, read-only disk.
+#[derive(Debug)]
+pub struct Disk {
+    pub(super) files: Arc<Files>,
+    pub(super) mode: IoMode,
+    warnings: Vec<String>,
+}
+
+impl Disk {
+    /// Opens the block device or regular file `path`.
+    ///
+    /// What was written to it through the page cache, or to the disk's partitions, is written
+    /// back first, so that direct reads see it.
+    ///
+    /// # Errors
+    /// `NotFound`; `Invalid` if it is something else than a device or file; `Io` if it cannot be
+    /// opened, or io_uring is demanded and not to be had; `Limit` if it is too large.
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
+        let files = Files::open(path, Access::Read, options.direct)?;
+        let mut warnings = Vec::new();
+        if let Err(error) = files.buffered.sync_all() {
+            warnings.push(format!("{}: cannot write its cache back: {error}", path.display()));
+        }
+        if let Some(facts) = &files.facts {
+            write_back_family(facts, &mut warnings);
+        }
+        if files.direct.is_none() {
+            files.drop_cache();
+        }
+        let mode = options.io.resolve(&files)?;
+        Ok(Self { files: Arc::new(files), mode, warnings })
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn info(&self) -> &SourceInfo {
+        &self.files.info
+    }
+
+    /// What the kernel says about it; `None` for a regular file.
+    #[must_use]
+    pub fn facts(&self) -> Option<&DeviceFacts> {
+        self.files.facts.as_ref()
+    }
+
+    /// What reads really go through: `io_uring` or `threads`, `direct` or `buffered`.
+    #[must_use]
+    pub fn io_engine(&self) -> &'static str {
+        queue::engine_name(self.mode, &self.files)
+    }
+
+    /// What went wrong on opening without being fatal: cached writes that could not be written
+    /// back, which reads may then miss.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Where it has data and where it is known to read as zero: sorted, adjoining, covering it
+    /// exactly. Holes come from a file's own, or from those of the file behind a loop device;
+    /// what cannot be told is data. Data is rounded outward to 4096 bytes.
+    ///
+    /// # Errors
+    /// None today; the kernel's refusals to tell are not errors.
+    pub fn extents(&self) -> Result<Vec<Extent>> {
+        Ok(extents::extents(&self.files))
+    }
+}
+
+impl ReadAt for Disk {
+    fn size(&self) -> ByteCount {
+        self.files.info.size
+    }
+
+    fn read_exact_at(&self, offset: ByteOffset, buffer: &mut [u8]) -> Result<()> {
+        self.files.read_exact_at(offset, buffer)
+    }
+}
+
+/// Writes back what the page cache holds of the whole disk and of each partition: every one has
+/// a cache of its own, which direct reads of another do not see.
+fn write_back_family(facts: &DeviceFacts, warnings: &mut Vec<String>) {
+    let mut names = facts.partitions();
+    names.extend(facts.parent_disk.clone());
+    for name in names {
+        let node = device::node(&name);
+        // A node that is not there was not written through either.
+        let Ok(file) = File::open(&node) else { continue };
+        if let Err(error) = file.sync_all() {
+            warnings.push(format!("{}: cannot write its cache back: {error}", node.display()));
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Many reads or writes at once, by io_uring or by threads, behind one face.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::files::Files;
+use crate::base::{Error, ErrorContext, ErrorKind, Result};
+use crate::sys::{Buffer, BufferPool, Completion, Ring};
+
+/// Most threads of a queue.
+const MAX_THREADS: usize = 32;
+
+/// How reads and writes are kept in flight.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IoMode {
+    /// io_uring with direct I/O where both are to be had, else threads.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    Ring,
+    /// A thread for each operation in flight.
+    Threads,
+}
+
+impl IoMode {
+    /// What `Auto` comes to on this machine; `Ring` fails where there is none.
+    pub(super) fn resolve(self, files: &Files) -> Result<Self> {
+        match self {
+            Self::Threads => Ok(Self::Threads),
+            Self::Ring => Ring::probe().map(|()| Self::Ring).context(|| "set up io_uring"),
+            // Buffered reads block inside the ring, where threads of ours do it better.
+            Self::Auto if files.direct.is_none() || Ring::probe().is_err() => Ok(Self::Threads),
+            Self::Auto => Ok(Self::Ring),
+        }
+    }
+}
+
+/// Operations in flight on one disk. They end in any order.
+pub(super) struct Queue {
+    files: Arc<Files>,
+    engine: Engine,
+    /// What ended without the engine.
+    ended: Vec<Completion>,
+}
+
+enum Engine {
+    Ring(Box<Ring>),
+    Threads(Threads),
+}
+
+impl Queue {
+    /// A queue for `depth` operations. In mode `Auto` it does with threads if it must.
+    pub fn new(files: &Arc<Files>, mode: IoMode, depth: usize, pool: &BufferPool) -> Result<Self> {
+        let depth = depth.max(1);
+        let engine = match mode.resolve(files)? {
+            IoMode::Threads => Engine::Threads(Threads::start(files, depth)?),
+            _ => match Ring::new(files.bulk(), depth, pool) {
+                Ok(ring) => Engine::Ring(Box::new(ring)),
+                Err(_) if mode == IoMode::Auto => Engine::Threads(Threads::start(files, depth)?),
+                Err(error) => return Err(Error::io("set up io_uring", error)),
+            },
+        };
+        Ok(Self { files: files.clone(), engine, ended: Vec::new() })
+    }
+
+    /// Begins filling `buffer`, in its length, from `offset`. At most the depth may be in flight.
+    pub fn read(&mut self, offset: u64, buffer: Buffer, tag: u64) {
+        self.begin(Job { is_write: false, offset, buffer, tag });
+    }
+
+    /// Begins writing `buffer` at `offset`. At most the depth may be in flight.
+    pub fn write(&mut self, offset: u64, buffer: Buffer, tag: u64) {
+        self.begin(Job { is_write: true, offset, buffer, tag });
+    }
+
+    /// Waits for at least `want` operations (of those in flight) to end; returns all that have.
+    pub fn wait(&mut self, want: usize) -> Result<Vec<Completion>> {
+        let mut ended = std::mem::take(&mut self.ended);
+        let want = want.saturating_sub(ended.len());
+        match &mut self.engine {
+            Engine::Ring(ring) => {
+                ended.append(&mut ring.submit_and_wait(want).context(|| "wait for io_uring")?);
+            }
+            Engine::Threads(threads) => threads.wait(want, &mut ended)?,
+        }
+        Ok(ended)
+    }
+
+    /// Hands what was begun to the kernel, without waiting.
+    pub fn submit(&mut self) -> Result<()> {
+        if let Engine::Ring(ring) = &mut self.engine {
+            let mut ended = ring.submit_and_wait(0).context(|| "submit to io_uring")?;
+            self.ended.append(&mut ended);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, job: Job) {
+        match &mut self.engine {
+            Engine::Threads(threads) => threads.begin(job),
+            // The odd end of a disk: a ring serves one descriptor only, and that is direct.
+            Engine::Ring(_) if !self.files.is_aligned(job.offset, &job.buffer) => {
+                let ended = job.run(&self.files);
+                self.ended.push(ended);
+            }
+            Engine::Ring(ring) if job.is_write => ring.write(job.offset, job.buffer, job.tag),
+            Engine::Ring(ring) => ring.read(job.offset, job.buffer, job.tag),
+        }
+    }
+}
+
+struct Job {
+    is_write: bool,
+    offset: u64,
+    buffer: Buffer,
+    tag: u64,
+}
+
+impl Job {
+    fn run(mut self, files: &Files) -> Completion {
+        let result = if self.is_write {
+            files.write(self.offset, &self.buffer).map(|()| self.buffer.len())
+        } else {
+            files.read(self.offset, &mut self.buffer)
+        };
+        Completion { tag: self.tag, buffer: self.buffer, result }
+    }
+}
+
+/// Threads that do one operation after another.
+struct Threads {
+    /// Taken on drop, which ends the threads.
+    jobs: Option<Sender<Job>>,
+    ended: Receiver<Completion>,
+    handles: Vec<JoinHandle<()>>,
+    in_flight: usize,
+}
+
+impl Threads {
+    fn start(files: &Arc<Files>, depth: usize) -> Result<Self> {
+        let (jobs, inbox) = unbounded::<Job>();
+        let (outbox, ended) = unbounded();
+        let mut this = Self { jobs: Some(jobs), ended, handles: Vec::new(), in_flight: 0 };
+        for number in 0..depth.min(MAX_THREADS) {
+            let (inbox, outbox, files) = (inbox.clone(), outbox.clone(), files.clone());
+            let work = move || {
+                for job in inbox {
+                    // Nobody listens any more: the rest is not wanted.
+                    if outbox.send(job.run(&files)).is_err() {
+                        break;
+                    }
+                }
+            };
+            let thread = std::thread::Builder::new().name(format!("io-{number}")).spawn(work);
+            match thread {
+                Ok(handle) => this.handles.push(handle),
+                // Fewer than wanted will do.
+                Err(_) if !this.handles.is_empty() => break,
+                Err(error) => return Err(Error::io("start a thread for I/O", error)),
+            }
+        }
+        Ok(this)
+    }
+
+    fn begin(&mut self, job: Job) {
+        if self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok()) {
+            self.in_flight += 1;
+        }
+    }
+
+    fn wait(&mut self, want: usize, ended: &mut Vec<Completion>) -> Result<()> {
+        let enough = ended.len() + want.min(self.in_flight);
+        while ended.len() < enough {
+            let next = self
+                .ended
+                .recv()
+                .map_err(|_| Error::new(ErrorKind::Io, "the threads that do the I/O have ended"))?;
+            self.in_flight -= 1;
+            ended.push(next);
+        }
+        while let Ok(next) = self.ended.try_recv() {
+            self.in_flight -= 1;
+            ended.push(next);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.jobs = None;
+        for handle in self.handles.drain(..) {
+            let _ = handle.join();
+        }
+    }
+}
+
+/// A short name of what a mode and the descriptors come to.
+pub(super) fn engine_name(mode: IoMode, files: &Files) -> &'static str {
+    match (mode, files.direct.is_some()) {
+        (IoMode::Threads, true) => "threads direct",
+        (IoMode::Threads, false) => "threads buffered",
+        (_, true) => "io_uring direct",
+        (_, false) => "io_uring buffered",
+    }
+}
+
+/// Whether an error says that the medium cannot be read there, as opposed to a fault of the
+/// request or the loss of the whole device.
+pub(super) fn is_medium_error(error: &io::Error) -> bool {
+    use nix::libc::{EBADMSG, EILSEQ, EIO, ENODATA, EREMOTEIO, ETIMEDOUT};
+    // The block layer's statuses that speak of a place: blk_errors in block/blk-core.c.
+    matches!(error.raw_os_error(), Some(EIO | ENODATA | EREMOTEIO | EILSEQ | EBADMSG | ETIMEDOUT))
+}

@@ -1,0 +1,89 @@
+//! Reading around bad sectors: what of a chunk can be had, and which bytes cannot.
+
+use std::io;
+
+use super::files::Files;
+use super::queue::is_medium_error;
+use crate::base::{ByteRange, Error, Event, Observer, Result};
+
+/// Bytes of a file that are given up together; those of a device by its logical sector.
+const FILE_SECTOR: usize = 4096;
+
+/// Reads `memory` from `offset` in ever smaller parts around what fails. A part of one sector is
+/// tried twice, then zeroed and returned as bad. Each bad range is told to `observer`.
+///
+/// # Errors
+/// `Io` for any failure that is not of the medium, and when the whole disk is gone or shorter
+/// than it was; `Cancelled`.
+pub(super) fn read_around(
+    files: &Files,
+    offset: u64,
+    memory: &mut [u8],
+    observer: &dyn Observer,
+) -> Result<Vec<ByteRange>> {
+    let sector = files.facts.as_ref().map_or(FILE_SECTOR, |facts| {
+        usize::try_from(facts.logical_sector_size).unwrap_or(FILE_SECTOR)
+    });
+    let mut attempt = Attempt { files, sector, observer, bad: Vec::new(), reason: String::new() };
+    attempt.part(offset, memory)?;
+    if !attempt.bad.is_empty()
+        && let Some(reason) = files.gone()
+    {
+        return Err(files.reading(offset, io::Error::other(reason)));
+    }
+    for range in &attempt.bad {
+        observer.event(&Event::Unreadable { range: *range, reason: &attempt.reason });
+    }
+    Ok(attempt.bad)
+}
+
+struct Attempt<'a> {
+    files: &'a Files,
+    sector: usize,
+    observer: &'a dyn Observer,
+    bad: Vec<ByteRange>,
+    /// The first failure.
+    reason: String,
+}
+
+impl Attempt<'_> {
+    fn part(&mut self, offset: u64, memory: &mut [u8]) -> Result<()> {
+        if self.observer.cancelled() {
+            return Err(Error::cancelled());
+        }
+        let Some(error) = self.read(offset, memory)? else { return Ok(()) };
+        if memory.len() > self.sector {
+            let half = (memory.len() / 2).next_multiple_of(self.sector).min(memory.len());
+            // A sector and a bit: the bit goes by itself.
+            let half = if half == memory.len() { half - self.sector } else { half };
+            let half = half.max(self.sector);
+            let (first, second) = memory.split_at_mut(half);
+            self.part(offset, first)?;
+            return self.part(offset + half as u64, second);
+        }
+        if self.read(offset, memory)?.is_some() {
+            memory.fill(0);
+            self.give_up(ByteRange::new(offset, memory.len() as u64), &error);
+        }
+        Ok(())
+    }
+
+    /// Reads a part; returns the medium's error if that is what fails.
+    fn read(&self, offset: u64, memory: &mut [u8]) -> Result<Option<io::Error>> {
+        match self.files.read(offset, memory) {
+            Ok(done) => self.files.expect_whole(offset, done, memory.len()).map(|()| None),
+            Err(error) if is_medium_error(&error) => Ok(Some(error)),
+            Err(error) => Err(self.files.reading(offset, error)),
+        }
+    }
+
+    fn give_up(&mut self, range: ByteRange, error: &io::Error) {
+        if self.reason.is_empty() {
+            self.reason = error.to_string();
+        }
+        match self.bad.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => self.bad.push(range),
+        }
+    }
+}
