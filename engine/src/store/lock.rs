@@ -65,6 +65,7 @@ fn word_of(path: &str) -> String {
 
 /// A lock, held until dropped.
 pub struct Lock {
+    own: ObjectName,
     _held: Box<dyn Send + Sync>,
 }
 
@@ -81,7 +82,7 @@ impl Lock {
             let own = ObjectName::new(Folder::Locks, to_hex(&random_bytes::<8>()?));
             let held = storage.hold(&own, &content)?;
             let Some(conflict) = find_conflict(storage, &own, &record)? else {
-                return Ok(Self { _held: held });
+                return Ok(Self { own, _held: held });
             };
             drop(held);
             attempt += 1;
@@ -91,6 +92,15 @@ impl Lock {
             let [jitter] = random_bytes::<1>()?;
             std::thread::sleep(Duration::from_millis(50 + u64::from(jitter)));
         }
+    }
+
+    /// Whether nobody else alive holds a lock now. Whoever comes later sees this one.
+    ///
+    /// # Errors
+    /// `Io`; `Corrupt` when another's lock cannot be read.
+    pub fn is_alone(&self, storage: &dyn Storage) -> Result<bool> {
+        let as_if_exclusive = Record::here(LockKind::Exclusive, "look around");
+        Ok(find_conflict(storage, &self.own, &as_if_exclusive)?.is_none())
     }
 }
 

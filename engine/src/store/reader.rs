@@ -77,17 +77,18 @@ impl FrameReader {
         Ok(frame)
     }
 
-    /// Reads the frame that holds the block `stored`, and all blocks beside it.
+    /// Reads the frame that holds the block `stored`, and all blocks beside it, with the
+    /// caller's own `decoder`, so that threads decode beside one another.
     ///
     /// # Errors
     /// `Corrupt` with the place when anything differs; `Io`.
-    pub fn blocks(&self, stored: &StoredEntry) -> Result<DecodedBlocks> {
+    pub fn blocks(&self, stored: &StoredEntry, decoder: &mut Decoder) -> Result<DecodedBlocks> {
         let bytes = self.frame(FrameKind::Block, &stored.place)?;
-        let decode = || {
+        let mut decode = || {
             let frame = Frame::open(&bytes)?;
             frame.expect(FrameKind::Block, stored.place.member, &stored.digest)?;
             let mut content = Vec::new();
-            lock(&self.decoder).decode_blocks(&frame, &mut content)?;
+            decoder.decode_blocks(&frame, &mut content)?;
             Ok(DecodedBlocks { members: frame.members, content })
         };
         decode().map_err(|error: Error| error.within(stored.place))
@@ -151,14 +152,15 @@ fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct ImageReader {
     manifest: Manifest,
     frames: Arc<FrameReader>,
-    last: Mutex<DecodedBlocks>,
+    last: Mutex<(DecodedBlocks, Decoder)>,
 }
 
 impl ImageReader {
     /// The image of `manifest`.
     #[must_use]
     pub fn new(manifest: Manifest, frames: Arc<FrameReader>) -> Self {
-        Self { manifest, frames, last: Mutex::default() }
+        let decoder = Decoder::new(frames.keys().clone());
+        Self { manifest, frames, last: Mutex::new((DecodedBlocks::default(), decoder)) }
     }
 
     /// Its manifest.
@@ -234,9 +236,10 @@ impl Copy<'_> {
         let block = manifest.block_size.range(index, manifest.size);
         let (image, range) = (self.image, block);
         let Some((target, both)) = self.part(range) else { return Ok(()) };
-        let mut last = lock(&image.last);
+        let mut guard = lock(&image.last);
+        let (last, decoder) = &mut *guard;
         if last.get(&stored.digest).is_none() {
-            *last = image.frames.blocks(stored)?;
+            *last = image.frames.blocks(stored, decoder)?;
         }
         let content = last.get(&stored.digest).unwrap_or_default();
         if content.len() as u64 != range.len() {

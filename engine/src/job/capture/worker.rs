@@ -1,0 +1,169 @@
+//! What each processor does with a chunk of the disk: zero test, digest, look-up, compression.
+
+use crate::base::bytes::is_zero;
+use crate::base::{BlockSize, ByteRange, Result};
+use crate::block::Chunk;
+use crate::store::frame::Member;
+use crate::store::index::Index;
+use crate::store::node::{BadSectors, SECTOR};
+use crate::store::{Compression, Digest, DigestKeys, Encoder, FrameKind, Place};
+
+/// What became of a block.
+#[derive(Debug)]
+pub enum Content {
+    /// It is zero.
+    Zero,
+    /// None of it could be read.
+    Unreadable,
+    /// It is stored already.
+    Known(Digest, Place),
+    /// It is this member of the chunk's frame.
+    New(Digest, u8),
+}
+
+/// A block of a chunk.
+#[derive(Debug)]
+pub struct Block {
+    /// What became of it.
+    pub content: Content,
+    /// Its bytes.
+    pub length: u32,
+    /// Sectors of it that could not be read, unless all of it could not.
+    pub bad: Vec<BadSectors>,
+}
+
+/// A chunk, ready to be stored.
+#[derive(Debug)]
+pub struct WorkedChunk {
+    /// Its bytes on the disk.
+    pub range: ByteRange,
+    /// Its blocks.
+    pub blocks: Vec<Block>,
+    /// The frame of those that are new; empty if none is.
+    pub frame: Vec<u8>,
+    /// What could not be read, as bytes of the disk.
+    pub bad: Vec<ByteRange>,
+}
+
+/// Works on chunks, one after another.
+pub struct Worker<'a> {
+    keys: DigestKeys,
+    index: &'a Index,
+    block_size: BlockSize,
+    encoder: Encoder,
+    gathered: Vec<u8>,
+}
+
+impl<'a> Worker<'a> {
+    /// A worker that looks contents up in `index`.
+    #[must_use]
+    pub fn new(keys: DigestKeys, index: &'a Index, block_size: BlockSize) -> Self {
+        Self { keys, index, block_size, encoder: Encoder::new(), gathered: Vec::new() }
+    }
+
+    /// Works on `chunk`, whose first byte is a block's.
+    ///
+    /// # Errors
+    /// `Invalid` for a compression that zstd refuses.
+    pub fn work(&mut self, chunk: &Chunk, compression: Compression) -> Result<WorkedChunk> {
+        let start = chunk.offset.0;
+        let mut blocks = Vec::with_capacity(chunk.buffer.len() / self.block_size.len() + 1);
+        let mut new = New::default();
+        for (number, bytes) in chunk.buffer.chunks(self.block_size.len()).enumerate() {
+            let first = start + number as u64 * self.block_size.bytes();
+            let range = ByteRange::new(first, bytes.len() as u64);
+            let bad = bad_sectors(range, &chunk.bad);
+            let content = if chunk.bad.iter().any(|bad| bad.intersection(&range) == Some(range)) {
+                Content::Unreadable
+            } else if bad.is_empty() && is_zero(bytes) {
+                Content::Zero
+            } else {
+                self.look_up(bytes, &mut new)
+            };
+            let bad = if matches!(content, Content::Unreadable) { Vec::new() } else { bad };
+            blocks.push(Block { content, length: u32::try_from(bytes.len()).unwrap_or(0), bad });
+        }
+        let frame = self.encode(&blocks, &new, &chunk.buffer, compression)?;
+        let range = ByteRange::new(start, chunk.buffer.len() as u64);
+        Ok(WorkedChunk { range, blocks, frame, bad: chunk.bad.clone() })
+    }
+
+    fn look_up(&self, bytes: &[u8], new: &mut New) -> Content {
+        let digest = self.keys.block(bytes);
+        if let Some(place) = self.index.lookup(&digest) {
+            return Content::Known(digest, place);
+        }
+        let beside = new.members.iter().position(|member| member.digest == digest);
+        let number = beside.unwrap_or_else(|| {
+            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            new.members.push(Member { digest, length });
+            new.members.len() - 1
+        });
+        Content::New(digest, u8::try_from(number).expect("a chunk has at most 64 blocks"))
+    }
+
+    /// The frame of all new blocks, in their order on the disk.
+    fn encode(
+        &mut self,
+        blocks: &[Block],
+        new: &New,
+        chunk: &[u8],
+        compression: Compression,
+    ) -> Result<Vec<u8>> {
+        if new.members.is_empty() {
+            return Ok(Vec::new());
+        }
+        let content = if new.members.len() == blocks.len() {
+            chunk
+        } else {
+            self.gathered.clear();
+            let mut next = 0;
+            for (block, bytes) in blocks.iter().zip(chunk.chunks(self.block_size.len())) {
+                if matches!(block.content, Content::New(_, member) if member == next) {
+                    self.gathered.extend_from_slice(bytes);
+                    next += 1;
+                }
+            }
+            &self.gathered
+        };
+        let mut frame = Vec::with_capacity(content.len() / 2);
+        let members = (FrameKind::Block, new.members.as_slice());
+        self.encoder.encode(members, content, compression, &mut frame)?;
+        Ok(frame)
+    }
+}
+
+/// The members of the frame that a chunk's new blocks will make.
+#[derive(Default)]
+struct New {
+    members: Vec<Member>,
+}
+
+/// The sectors of `block` that `bad` covers.
+fn bad_sectors(block: ByteRange, bad: &[ByteRange]) -> Vec<BadSectors> {
+    let inside = bad.iter().filter_map(|bad| bad.intersection(&block));
+    let field = |sectors| u16::try_from(sectors).expect("a block has at most 2048 sectors");
+    inside
+        .map(|bad| {
+            let first = (bad.start - block.start) / SECTOR;
+            let end = (bad.end - block.start).div_ceil(SECTOR);
+            BadSectors { first: field(first), count: field(end - first) }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_ranges_become_the_sectors_of_their_block() {
+        let block = ByteRange::new(131_072, 131_072);
+        let bad = [ByteRange::new(100_000, 40_000), ByteRange::new(200_704, 512)];
+        assert_eq!(
+            bad_sectors(block, &bad),
+            [BadSectors { first: 0, count: 18 }, BadSectors { first: 136, count: 1 }]
+        );
+        assert!(bad_sectors(ByteRange::new(0, 65_536), &bad).is_empty());
+    }
+}

@@ -1,0 +1,215 @@
+//! Comparing a disk with an image, by digest: the image's blocks need not be read.
+
+use std::ops::Range;
+
+use super::run_range;
+use crate::base::bytes::is_zero;
+use crate::base::{BlockIndex, ByteRange, Error, Event, Observer, Phase, Progress, Result};
+use crate::block::{Chunk, Disk, ExtentKind, ReadAt};
+use crate::job::pipeline::{Pipeline, worker_threads};
+use crate::store::tree::TreeVisitor;
+use crate::store::{Entry, ImageReader, TreeRun};
+
+/// Runs of differing blocks that are told apart at most; more are taken together with what lies
+/// between them.
+const MAX_RUNS: usize = 1 << 20;
+
+/// Where a disk differs from an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// Runs of blocks that differ: first and count, sorted.
+    pub blocks: Vec<(u64, u64)>,
+    /// Bytes that are the same.
+    pub same: u64,
+    /// Blocks between two runs up to which they are taken together.
+    slack: u64,
+}
+
+impl Differences {
+    /// Reads `disk`, as far as it is as long as `image`, and compares every block. Blocks that
+    /// could not be read at capture should be zero.
+    ///
+    /// # Errors
+    /// `Io`; `Corrupt` when the image's tree cannot be read; `Cancelled`.
+    pub fn find(
+        (image, disk): (&ImageReader, &Disk),
+        threads: Option<usize>,
+        phase: Phase,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
+        let total = image.size().0;
+        observer.event(&Event::Started { phase, total });
+        let pipeline = Pipeline { disk, threads: worker_threads(threads), observer };
+        let mut found = Self::default();
+        let mut progress = Progress { total, ..Progress::default() };
+        let make_worker = || |chunk: &Chunk, _queued| compare_chunk(image, chunk);
+        let (data, holes) = split_extents(disk, image)?;
+        pipeline.run(data, &make_worker, &mut |compared: Compared| {
+            found.same += compared.same;
+            compared.differing.iter().for_each(|run| found.add(*run));
+            progress.done += compared.length;
+            progress.moved += compared.length;
+            observer.event(&Event::Progress(progress));
+            Ok(())
+        })?;
+        let mut in_holes = Self::default();
+        for hole in holes {
+            let blocks = blocks_of(image, hole);
+            let only = (BlockIndex(blocks.start), blocks.end - blocks.start);
+            let mut holed = Holed { image, blocks, differing: Vec::new(), same: 0 };
+            image.walk(Some(only), &mut holed)?;
+            in_holes.same += holed.same;
+            holed.differing.iter().for_each(|run| in_holes.add(*run));
+            progress.done += hole.len();
+            observer.event(&Event::Progress(progress));
+        }
+        found.merge(in_holes);
+        Ok(found)
+    }
+
+    fn add(&mut self, (first, count): (u64, u64)) {
+        match self.blocks.last_mut() {
+            Some((last, length)) if first <= *last + *length + self.slack => {
+                *length = first + count - *last;
+            }
+            _ => self.blocks.push((first, count)),
+        }
+        if self.blocks.len() > MAX_RUNS {
+            self.slack = (self.slack * 2).max(1);
+            for run in std::mem::take(&mut self.blocks) {
+                self.add(run);
+            }
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        let mut all = std::mem::take(&mut self.blocks);
+        all.extend(other.blocks);
+        all.sort_unstable();
+        self.same += other.same;
+        all.into_iter().for_each(|run| self.add(run));
+    }
+}
+
+/// The disk's data and holes, as far as the image reaches, cut at block ends: a block that is
+/// part data is data.
+fn split_extents(disk: &Disk, image: &ImageReader) -> Result<(Vec<ByteRange>, Vec<ByteRange>)> {
+    let (size, block) = (image.size().0, image.manifest().block_size.bytes());
+    let whole = ByteRange::new(0, size);
+    let (mut data, mut holes): (Vec<ByteRange>, Vec<ByteRange>) = (Vec::new(), Vec::new());
+    let mut next = 0;
+    for extent in disk.extents()? {
+        let is_data = extent.kind == ExtentKind::Data;
+        let Some(range) = extent.range.intersection(&whole).filter(|_| is_data) else { continue };
+        let start = (range.start / block * block).max(next);
+        let end = range.end.next_multiple_of(block).min(size);
+        if start >= end {
+            continue;
+        }
+        if start > next {
+            holes.push(ByteRange { start: next, end: start });
+        }
+        match data.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => data.push(ByteRange { start, end }),
+        }
+        next = end;
+    }
+    if next < size {
+        holes.push(ByteRange { start: next, end: size });
+    }
+    Ok((data, holes))
+}
+
+fn blocks_of(image: &ImageReader, range: ByteRange) -> Range<u64> {
+    let block = image.manifest().block_size.bytes();
+    range.start / block..range.end.div_ceil(block)
+}
+
+struct Compared {
+    length: u64,
+    same: u64,
+    differing: Vec<(u64, u64)>,
+}
+
+fn compare_chunk(image: &ImageReader, chunk: &Chunk) -> Result<Compared> {
+    let range = ByteRange::new(chunk.offset.0, chunk.buffer.len() as u64);
+    let blocks = blocks_of(image, range);
+    let mut against = Against { image, chunk, differing: Vec::new(), same: 0 };
+    image.walk(Some((BlockIndex(blocks.start), blocks.end - blocks.start)), &mut against)?;
+    Ok(Compared { length: range.len(), same: against.same, differing: against.differing })
+}
+
+/// Compares what a walk shows with a chunk that was read.
+struct Against<'a> {
+    image: &'a ImageReader,
+    chunk: &'a Chunk,
+    differing: Vec<(u64, u64)>,
+    same: u64,
+}
+
+impl TreeVisitor for Against<'_> {
+    fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
+        let manifest = self.image.manifest();
+        for index in run.first.0..run.first.0 + run.count {
+            let range = manifest.block_size.range(BlockIndex(index), manifest.size);
+            let start = usize::try_from(range.start - self.chunk.offset.0).unwrap_or(usize::MAX);
+            let length = usize::try_from(range.len()).unwrap_or(usize::MAX);
+            let bytes = self.chunk.buffer.get(start..start.saturating_add(length));
+            let unread = self.chunk.bad.iter().any(|bad| bad.intersection(&range).is_some());
+            let same = bytes.filter(|_| !unread).is_some_and(|bytes| match run.entry {
+                Entry::Stored(stored) | Entry::Partial(stored, _) => {
+                    self.image.frames().keys().block(bytes) == stored.digest
+                }
+                _ => is_zero(bytes),
+            });
+            if same {
+                self.same += range.len();
+            } else {
+                self.differing.push((index, 1));
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged(&mut self, first: BlockIndex, count: u64, _reported_later: Error) -> Result<()> {
+        let range = ByteRange::new(self.chunk.offset.0, self.chunk.buffer.len() as u64);
+        push_common(&mut self.differing, (first, count), blocks_of(self.image, range));
+        Ok(())
+    }
+}
+
+/// Adds the blocks that a damaged node and a range share: nothing is known of them.
+fn push_common(
+    differing: &mut Vec<(u64, u64)>,
+    (first, count): (BlockIndex, u64),
+    range: Range<u64>,
+) {
+    let (start, end) = (first.0.max(range.start), (first.0 + count).min(range.end));
+    if start < end {
+        differing.push((start, end - start));
+    }
+}
+
+/// Compares what a walk shows with a hole.
+struct Holed<'a> {
+    image: &'a ImageReader,
+    blocks: Range<u64>,
+    differing: Vec<(u64, u64)>,
+    same: u64,
+}
+
+impl TreeVisitor for Holed<'_> {
+    fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
+        match run.entry {
+            Entry::Stored(_) | Entry::Partial(..) => self.differing.push((run.first.0, run.count)),
+            _ => self.same += run_range(self.image, &run).len(),
+        }
+        Ok(())
+    }
+
+    fn damaged(&mut self, first: BlockIndex, count: u64, _reported_later: Error) -> Result<()> {
+        push_common(&mut self.differing, (first, count), self.blocks.clone());
+        Ok(())
+    }
+}

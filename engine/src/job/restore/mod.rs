@@ -1,0 +1,325 @@
+//! Restore: an image becomes a disk again.
+//!
+//! [`Restore::plan`] looks at the target, refuses what would lose data, and says what will be
+//! done; [`Restore::run`] does it.
+
+mod compare;
+mod pieces;
+mod write;
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use crate::base::{ByteCount, ByteOffset, ByteRange, Error, ErrorKind};
+use crate::base::{Observer, Phase, Result};
+use crate::block::{Disk, FileMode, IoMode, OpenOptions, ReadAt, SourceInfo, Target, WriteAt};
+use crate::store::node::SECTOR;
+use crate::store::repository::Image;
+use crate::store::{Entry, ImageReader, LockKind, Repository, TreeRun};
+use crate::store::tree::TreeVisitor;
+use crate::sys::mounts;
+use crate::volume::relocate::{GptMove, plan_gpt_move};
+
+pub use compare::Differences;
+
+/// How much of a target is searched for data.
+const SEARCH: ByteCount = ByteCount(64 << 20);
+
+/// How a file's zeros are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Space {
+    /// As holes.
+    #[default]
+    Sparse,
+    /// In reserved space.
+    Preallocate,
+}
+
+/// How to restore.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RestoreOptions {
+    /// Whether a target that holds data may be overwritten.
+    pub overwrite: bool,
+    /// Whether to read the target first, and write only what differs.
+    pub only_changed: bool,
+    /// Whether to read everything back and compare.
+    pub verify: bool,
+    /// Whether a GPT's backup stays where it was on the smaller disk.
+    pub keep_table: bool,
+    /// How zeros are kept in files.
+    pub space: Space,
+    /// What keeps reads and writes in flight.
+    pub io: IoMode,
+    /// Threads that decode; by default one for each processor.
+    pub threads: Option<usize>,
+}
+
+/// What a restore will do.
+#[derive(Debug, Clone, Default)]
+pub struct RestorePlan {
+    /// The target.
+    pub target: PathBuf,
+    /// What the target is; `None` for a file that will be created.
+    pub info: Option<SourceInfo>,
+    /// The target's size.
+    pub target_size: ByteCount,
+    /// Bytes with content.
+    pub content: u64,
+    /// Bytes that will read as zero.
+    pub zero: u64,
+    /// Bytes that could not be read when the image was captured.
+    pub unreadable: u64,
+    /// Where the target's first data was found, if it holds any.
+    pub held: Option<ByteOffset>,
+    /// Bytes by which the disk grows that the GPT will be moved for.
+    pub gpt_grows: Option<ByteCount>,
+}
+
+/// What a restore did. All counts are bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RestoreReport {
+    /// Written.
+    pub written: u64,
+    /// Made zero.
+    pub zeroed: u64,
+    /// Left alone, because it was so already.
+    pub unchanged: u64,
+    /// Zero in place of what could not be read at capture.
+    pub unreadable: u64,
+    /// Zero in place of what is damaged in the repository.
+    pub damaged: u64,
+    /// Read back and found right.
+    pub verified: u64,
+}
+
+/// A restore that is ready to run.
+pub struct Restore {
+    image: ImageReader,
+    path: PathBuf,
+    target: Option<Target>,
+    gpt: Option<GptMove>,
+    options: RestoreOptions,
+    plan: RestorePlan,
+    _lock: crate::store::lock::Lock,
+}
+
+impl Restore {
+    /// Plans the restore of `image` to the device or file `path`.
+    ///
+    /// # Errors
+    /// `Conflict` when the target is in use, too small, has other sectors, or holds data that may
+    /// not be overwritten; `Corrupt` when the image's tree cannot be read; `Io`.
+    pub fn plan(
+        repository: &Repository,
+        image: &Image,
+        path: &Path,
+        options: RestoreOptions,
+    ) -> Result<Self> {
+        let lock = repository.lock(LockKind::Shared, "restore")?;
+        let reader = repository.reader(image);
+        let target = open_target(path, image)?;
+        let mut plan = RestorePlan {
+            target: path.to_path_buf(),
+            info: target.as_ref().map(|target| target.info().clone()),
+            target_size: target.as_ref().map_or(image.manifest.size, ReadAt::size),
+            ..RestorePlan::default()
+        };
+        if let Some(target) = &target {
+            plan.held = target.first_data(SEARCH)?;
+        }
+        let may_overwrite = options.overwrite || options.only_changed;
+        if let (Some(place), false) = (plan.held, may_overwrite) {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "{} holds data (at byte {place}): add --yes to overwrite it",
+                    path.display()
+                ),
+            ));
+        }
+        let mut measure = Measure { image: &reader, plan: &mut plan };
+        reader.walk(None, &mut measure)?;
+        let gpt = if options.keep_table { None } else { plan_gpt(&reader, plan.target_size)? };
+        plan.gpt_grows = gpt.as_ref().map(|gpt| gpt.gained);
+        let path = path.to_path_buf();
+        Ok(Self { image: reader, path, target, gpt, options, plan, _lock: lock })
+    }
+
+    /// What will be done.
+    #[must_use]
+    pub fn describe(&self) -> &RestorePlan {
+        &self.plan
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// `Io` of the target; `Cancelled`, which leaves the target half written; `Corrupt` when the
+    /// target does not read back as it was written. Damage in the repository does not end the
+    /// restore: it is reported and counted.
+    pub fn run(self, observer: &dyn Observer) -> Result<RestoreReport> {
+        let target = match self.target {
+            Some(target) => target,
+            None => create(&self.path, self.image.size(), self.options.space)?,
+        };
+        let mut report =
+            RestoreReport { unreadable: self.plan.unreadable, ..RestoreReport::default() };
+        let job = write::Writing {
+            image: &self.image,
+            target: &target,
+            options: self.options,
+            observer,
+        };
+        if self.options.only_changed && !target.is_new() {
+            let disk = reopen(&self.path, self.options)?;
+            let differences =
+                Differences::find((&self.image, &disk), self.options.threads, Phase::ReadBack, observer)?;
+            report.unchanged = differences.same;
+            job.run(&differences.blocks, &mut report)?;
+        } else {
+            job.run(&[(0, self.image.manifest().blocks().0)], &mut report)?;
+        }
+        target.sync()?;
+        if self.options.verify {
+            report.verified = verify(&self.image, &self.path, self.options, observer)?;
+        }
+        if let Some(gpt) = &self.gpt {
+            for (offset, bytes) in &gpt.writes {
+                target.write_all_at(*offset, bytes)?;
+            }
+            target.sync()?;
+        }
+        // A kernel that keeps the old partitions, because they are in use, was refused before.
+        let _kept = target.refresh();
+        Ok(report)
+    }
+}
+
+fn verify(
+    image: &ImageReader,
+    path: &Path,
+    options: RestoreOptions,
+    observer: &dyn Observer,
+) -> Result<u64> {
+    let disk = reopen(path, options)?;
+    let found = Differences::find((image, &disk), options.threads, Phase::ReadBack, observer)?;
+    let Some((first, count)) = found.blocks.first() else { return Ok(found.same) };
+    let start = first * image.manifest().block_size.bytes();
+    Err(Error::corrupt(
+        format!("{} at byte {start}, {count} blocks", path.display()),
+        "what was written",
+        "something else when read back",
+    ))
+}
+
+fn reopen(path: &Path, options: RestoreOptions) -> Result<Disk> {
+    Disk::open(path, &OpenOptions { io: options.io, ..OpenOptions::default() })
+}
+
+/// Opens an existing target, and checks that it may be written; `None` for a file to be made.
+fn open_target(path: &Path, image: &Image) -> Result<Option<Target>> {
+    let describe = || format!("target {}", path.display());
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(describe(), error)),
+    };
+    if let Some(first) = mounts::uses_of(path)?.first() {
+        return Err(Error::new(ErrorKind::Conflict, format!("{}: {first}", describe())));
+    }
+    let target = if metadata.file_type().is_block_device() {
+        Target::open_device(path)?
+    } else {
+        Target::create_file(path, ByteCount(metadata.len()), FileMode::Existing)?
+    };
+    let size = target.size();
+    if size < image.manifest.size {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            format!("{} has {size} bytes, the image {}", describe(), image.manifest.size),
+        ));
+    }
+    check_sectors(&target, image)?;
+    Ok(Some(target))
+}
+
+/// A disk's partition table counts in its sectors, so they must be the same.
+fn check_sectors(target: &Target, image: &Image) -> Result<()> {
+    let Some(facts) = target.facts() else { return Ok(()) };
+    let source: SourceInfo = match serde_json::from_value(image.manifest.source.clone()) {
+        Ok(source) => source,
+        Err(error) => return Err(Error::corrupt("manifest's source", "a disk's", error)),
+    };
+    // A file says 512 for want of knowledge; its table tells how its disk counted.
+    let table = image.manifest.layout.get("sector_size").and_then(serde_json::Value::as_u64);
+    let counted = match source.kind {
+        crate::block::SourceKind::Device => u64::from(source.logical_sector_size),
+        crate::block::SourceKind::File => table.unwrap_or(SECTOR),
+    };
+    if u64::from(facts.logical_sector_size) == counted {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Conflict,
+        format!(
+            "target {} has sectors of {} bytes, the image's disk had {counted}: its partition \
+             table would not be understood there",
+            target.info().path.display(),
+            facts.logical_sector_size
+        ),
+    ))
+}
+
+fn create(path: &Path, size: ByteCount, space: Space) -> Result<Target> {
+    let mode = match space {
+        Space::Sparse => FileMode::Sparse,
+        Space::Preallocate => FileMode::Preallocate,
+    };
+    Target::create_file(path, size, mode)
+}
+
+fn plan_gpt(image: &ImageReader, target_size: ByteCount) -> Result<Option<GptMove>> {
+    let layout = &image.manifest().layout;
+    let sector = layout.get("sector_size").and_then(serde_json::Value::as_u64);
+    let sector = sector.and_then(|size| u32::try_from(size).ok()).unwrap_or(512);
+    if target_size <= image.size() { Ok(None) } else { plan_gpt_move(image, sector, target_size) }
+}
+
+/// Adds up what an image holds.
+struct Measure<'a> {
+    image: &'a ImageReader,
+    plan: &'a mut RestorePlan,
+}
+
+impl TreeVisitor for Measure<'_> {
+    fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
+        let length = run_range(self.image, &run).len();
+        match run.entry {
+            Entry::Zero | Entry::Unallocated => self.plan.zero += length,
+            Entry::Unreadable => self.plan.unreadable += length,
+            Entry::Stored(_) => self.plan.content += length,
+            Entry::Partial(_, bad) => {
+                let sectors: u64 = bad.iter().map(|bad| u64::from(bad.count)).sum();
+                let bad = (sectors * SECTOR).min(length);
+                self.plan.unreadable += bad;
+                self.plan.content += length - bad;
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged(&mut self, _: crate::base::BlockIndex, _: u64, _: Error) -> Result<()> {
+        // The run reports it, with its place.
+        Ok(())
+    }
+}
+
+/// The bytes of the disk that a run covers.
+fn run_range(image: &ImageReader, run: &TreeRun<'_>) -> ByteRange {
+    let (size, block) = (image.manifest().size.0, image.manifest().block_size.bytes());
+    ByteRange {
+        start: (run.first.0 * block).min(size),
+        end: ((run.first.0 + run.count) * block).min(size),
+    }
+}

@@ -1,0 +1,213 @@
+//! Writing an image's blocks: one thread walks the tree, one for each processor decodes, the
+//! caller's writes.
+
+use std::thread;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::pieces::{Cutter, Piece};
+use super::{RestoreOptions, RestoreReport, Space};
+use crate::job::pipeline::{DEPTH, PATIENCE, QUEUE, worker_threads};
+use crate::base::{ByteOffset, ByteRange, Error, ErrorKind, Event, Observer, Phase};
+use crate::base::{Progress, Result, limits};
+use crate::block::{Buffer, BufferPool, Target, TargetWriter, Zeroing};
+use crate::store::reader::DecodedBlocks;
+use crate::store::{Decoder, ImageReader, StoredEntry};
+
+/// A restore's writing.
+pub struct Writing<'a> {
+    /// What to write.
+    pub image: &'a ImageReader,
+    /// Where to.
+    pub target: &'a Target,
+    /// How.
+    pub options: RestoreOptions,
+    /// Who listens.
+    pub observer: &'a dyn Observer,
+}
+
+/// What is to be done for a piece, or was found out about it.
+enum Done {
+    Write(ByteRange, Buffer),
+    Zero(ByteRange),
+    /// Nothing is known of the range; it is to be zero.
+    Lost(ByteRange, Error),
+    /// The range is damaged, and zero in a buffer that is to be written.
+    Damaged(ByteRange, Error),
+}
+
+impl Writing<'_> {
+    /// Writes these runs of blocks (first, count), adding what was done to `report`.
+    ///
+    /// # Errors
+    /// `Io` of the target; `Cancelled`.
+    pub fn run(&self, runs: &[(u64, u64)], report: &mut RestoreReport) -> Result<()> {
+        let total = runs.iter().map(|run| self.length(*run)).sum();
+        self.observer.event(&Event::Started { phase: Phase::Restore, total });
+        let threads = worker_threads(self.options.threads);
+        let pool = BufferPool::new(DEPTH + QUEUE + threads, limits::MAX_IO_SIZE)?;
+        let (pieces_in, pieces_out) = bounded::<Piece>(QUEUE);
+        let (done_in, done_out) = bounded::<Result<Done>>(QUEUE);
+        thread::scope(|scope| {
+            let pool = &pool;
+            let walker = scope.spawn(move || self.walk(runs, &pieces_in));
+            for _ in 0..threads {
+                let (pieces, done) = (pieces_out.clone(), done_in.clone());
+                scope.spawn(move || self.decode(pool, &pieces, &done));
+            }
+            drop((pieces_out, done_in));
+            let written = self.write(pool, &done_out, total, report);
+            drop(done_out);
+            let walked = walker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            written.and(walked)
+        })
+    }
+
+    fn length(&self, (first, count): (u64, u64)) -> u64 {
+        let manifest = self.image.manifest();
+        let (size, block) = (manifest.size.0, manifest.block_size.bytes());
+        ((first + count) * block).min(size) - (first * block).min(size)
+    }
+
+    fn walk(&self, runs: &[(u64, u64)], pieces: &Sender<Piece>) -> Result<()> {
+        for run in runs {
+            Cutter::cut(self.image, *run, &mut |piece| {
+                pieces.send(piece).map_err(|_writer_ended| Error::cancelled())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn decode(&self, pool: &BufferPool, pieces: &Receiver<Piece>, done: &Sender<Result<Done>>) {
+        let mut decoder = Decoder::new(self.image.frames().keys().clone());
+        let mut last = DecodedBlocks::default();
+        for piece in pieces {
+            let outcome = match piece {
+                Piece::Zero(range) => Ok(Done::Zero(range)),
+                Piece::Lost(range, error) => Ok(Done::Lost(range, error)),
+                Piece::Blocks(range, blocks) => {
+                    self.fill(pool, range, &blocks, (&mut last, &mut decoder), done)
+                }
+            };
+            let is_last = outcome.is_err();
+            if done.send(outcome).is_err() || is_last {
+                return;
+            }
+        }
+    }
+
+    /// Fills a buffer with blocks; those that are damaged are zero there, and reported.
+    fn fill(
+        &self,
+        pool: &BufferPool,
+        range: ByteRange,
+        blocks: &[StoredEntry],
+        (last, decoder): (&mut DecodedBlocks, &mut Decoder),
+        done: &Sender<Result<Done>>,
+    ) -> Result<Done> {
+        let mut buffer = pool.take(&|| self.observer.cancelled())?;
+        buffer.set_len(usize::try_from(range.len()).unwrap_or(usize::MAX));
+        let block_size = self.image.manifest().block_size;
+        for (number, (stored, part)) in
+            blocks.iter().zip(buffer.chunks_mut(block_size.len())).enumerate()
+        {
+            let outcome = self.block(stored, part, last, decoder);
+            let Err(error) = outcome else { continue };
+            if !is_damage(&error) {
+                return Err(error);
+            }
+            part.fill(0);
+            let start = range.start + number as u64 * block_size.bytes();
+            let damaged = ByteRange::new(start, part.len() as u64);
+            if done.send(Ok(Done::Damaged(damaged, error))).is_err() {
+                return Err(Error::cancelled());
+            }
+        }
+        Ok(Done::Write(range, buffer))
+    }
+
+    fn block(
+        &self,
+        stored: &StoredEntry,
+        part: &mut [u8],
+        last: &mut DecodedBlocks,
+        decoder: &mut Decoder,
+    ) -> Result<()> {
+        if last.get(&stored.digest).is_none() {
+            *last = self.image.frames().blocks(stored, decoder)?;
+        }
+        match last.get(&stored.digest) {
+            Some(content) if content.len() == part.len() => part.copy_from_slice(content),
+            found => {
+                let found = found.map_or(0, <[u8]>::len);
+                return Err(Error::corrupt(stored.place, part.len(), found));
+            }
+        }
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        pool: &BufferPool,
+        done: &Receiver<Result<Done>>,
+        total: u64,
+        report: &mut RestoreReport,
+    ) -> Result<()> {
+        let mut writer = TargetWriter::new(self.target, pool, DEPTH, self.options.io)?;
+        let mut progress = Progress { total, ..Progress::default() };
+        loop {
+            if self.observer.cancelled() {
+                return Err(Error::cancelled());
+            }
+            let piece = match done.recv_timeout(PATIENCE) {
+                Ok(piece) => piece?,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            match piece {
+                Done::Write(range, buffer) => {
+                    writer.write(ByteOffset(range.start), buffer)?;
+                    report.written += range.len();
+                    progress.moved += range.len();
+                    progress.done += range.len();
+                }
+                Done::Zero(range) => {
+                    self.zero(range)?;
+                    report.zeroed += range.len();
+                    progress.done += range.len();
+                }
+                Done::Lost(range, error) => {
+                    self.zero(range)?;
+                    self.report_damage(range, error, report);
+                    progress.done += range.len();
+                }
+                Done::Damaged(range, error) => self.report_damage(range, error, report),
+            }
+            self.observer.event(&Event::Progress(progress));
+        }
+        writer.finish()?;
+        Ok(())
+    }
+
+    fn zero(&self, range: ByteRange) -> Result<()> {
+        if self.target.is_new() {
+            return Ok(());
+        }
+        let how = match self.options.space {
+            Space::Sparse => Zeroing::Release,
+            Space::Preallocate => Zeroing::Fill,
+        };
+        self.target.zero(range, how, self.observer)
+    }
+
+    fn report_damage(&self, range: ByteRange, error: Error, report: &mut RestoreReport) {
+        report.damaged += range.len();
+        let error = error.within(range);
+        self.observer.event(&Event::Damage { report: &error.to_string() });
+    }
+}
+
+/// Whether the repository is damaged there, rather than out of reach.
+fn is_damage(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported)
+}

@@ -1,0 +1,192 @@
+//! Verify: everything is read back against its digests, from the manifests down.
+//!
+//! 1. The images' trees are walked: every node is read and checked, every block's place is
+//!    compared with its pack's table, and the frames that the images need are marked.
+//! 2. The packs are read from end to end: headers, tables and stored bytes against their
+//!    checksums, and contents against their digests unless the run is quick.
+//! 3. Where a marked frame is not sound, the trees are walked again, to say which bytes of which
+//!    disk are lost.
+
+mod mark;
+mod salvage;
+mod scrub;
+
+use std::collections::{HashMap, HashSet};
+
+use self::mark::{Marks, mark};
+use crate::base::{ByteRange, Error, Event, Observer, Result};
+use crate::store::repository::Image;
+use crate::store::tree::TreeVisitor;
+use crate::store::{Entry, ImageReader, LockKind, PackId, Place, Repository, StoredEntry, TreeRun};
+use crate::base::{BlockIndex, ErrorKind};
+use crate::volume::DiskLayout;
+
+pub use salvage::{Salvage, SalvageReport, SalvagedImage};
+
+/// How to verify.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyOptions {
+    /// Only these images, as [`Repository::resolve`] understands them; all, and every pack, if
+    /// there are none.
+    pub images: Vec<String>,
+    /// Check stored bytes' checksums only: nothing is decompressed.
+    pub quick: bool,
+    /// Threads; by default one for each processor.
+    pub threads: Option<usize>,
+}
+
+/// Bytes of a disk that an image has lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedRange {
+    /// The image's id.
+    pub image: String,
+    /// The image's name.
+    pub name: String,
+    /// The bytes.
+    pub range: ByteRange,
+    /// The volumes that they belong to.
+    pub volumes: Vec<String>,
+}
+
+/// What a verification found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Images whose trees were walked.
+    pub images: usize,
+    /// Packs that were read.
+    pub packs: usize,
+    /// Bytes of packs that were read.
+    pub read: u64,
+    /// Damages, of objects and of images' trees. Zero means that everything is sound.
+    pub damage: u64,
+    /// What the damage costs.
+    pub lost: Vec<DamagedRange>,
+}
+
+/// Frames that images need and that are not sound, by pack and first byte.
+pub type BadFrames = HashMap<PackId, HashSet<u32>>;
+
+/// Verifies a repository, or some of its images.
+///
+/// # Errors
+/// `Conflict` when it is locked; `NotFound` for an unknown image; `Io`; `Cancelled`. Damage is
+/// no error: it is reported as events, and in the report.
+pub fn verify(
+    repository: &Repository,
+    options: &VerifyOptions,
+    observer: &dyn Observer,
+) -> Result<VerifyReport> {
+    let _lock = repository.lock(LockKind::Shared, "verify")?;
+    let mut report = VerifyReport::default();
+    let images = images(repository, options, &mut report, observer)?;
+    let mut marks = Marks::default();
+    for image in &images {
+        let broken = mark(repository, image, &mut marks, observer)?;
+        report.damage += broken;
+        report.images += 1;
+    }
+    let scrub = scrub::Scrub { repository, options, marks: &marks, observer };
+    let bad = scrub.run(&mut report)?;
+    if !bad.is_empty() || report.damage > 0 {
+        for image in &images {
+            report.lost.extend(attribute(repository, image, &bad, observer)?);
+        }
+    }
+    Ok(report)
+}
+
+fn images(
+    repository: &Repository,
+    options: &VerifyOptions,
+    report: &mut VerifyReport,
+    observer: &dyn Observer,
+) -> Result<Vec<Image>> {
+    if !options.images.is_empty() {
+        return options.images.iter().map(|reference| repository.resolve(reference)).collect();
+    }
+    let found = repository.images()?;
+    for (_, error) in &found.damaged {
+        report.damage += 1;
+        observer.event(&Event::Damage { report: &error.to_string() });
+    }
+    Ok(found.images)
+}
+
+/// Says which bytes of an image's disk are lost with `bad` and with damaged nodes.
+fn attribute(
+    repository: &Repository,
+    image: &Image,
+    bad: &BadFrames,
+    observer: &dyn Observer,
+) -> Result<Vec<DamagedRange>> {
+    let reader = repository.reader(image);
+    let mut lost = Lost { image: &reader, bad, ranges: Vec::new() };
+    reader.walk(None, &mut lost)?;
+    let layout: DiskLayout =
+        serde_json::from_value(image.manifest.layout.clone()).unwrap_or_default();
+    let mut damaged = Vec::new();
+    for range in lost.ranges {
+        let touched = layout.volumes.iter().filter(|volume| {
+            volume.range().intersection(&range).is_some()
+        });
+        let volumes: Vec<String> = touched.map(|volume| volume.name.clone()).collect();
+        let place = if volumes.is_empty() { "no volume".to_owned() } else { volumes.join(", ") };
+        let (name, id) = (&image.manifest.name, image.id);
+        let report = format!("image {name} {id}: {range} of the disk are lost (in {place})");
+        observer.event(&Event::Damage { report: &report });
+        damaged.push(DamagedRange {
+            image: id.to_string(),
+            name: name.clone(),
+            range,
+            volumes,
+        });
+    }
+    Ok(damaged)
+}
+
+/// Collects what an image has lost.
+struct Lost<'a> {
+    image: &'a ImageReader,
+    bad: &'a BadFrames,
+    ranges: Vec<ByteRange>,
+}
+
+impl Lost<'_> {
+    fn is_bad(&self, place: &Place) -> bool {
+        self.bad.get(&place.pack).is_some_and(|offsets| offsets.contains(&place.offset))
+    }
+
+    fn add(&mut self, first: u64, count: u64) {
+        let manifest = self.image.manifest();
+        let (size, block) = (manifest.size.0, manifest.block_size.bytes());
+        let range =
+            ByteRange { start: first * block, end: ((first + count) * block).min(size) };
+        match self.ranges.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => self.ranges.push(range),
+        }
+    }
+}
+
+impl TreeVisitor for Lost<'_> {
+    fn enter(&mut self, _stored: &StoredEntry) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
+        if let Entry::Stored(stored) | Entry::Partial(stored, _) = run.entry {
+            if self.is_bad(&stored.place) {
+                self.add(run.first.0, run.count);
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged(&mut self, first: BlockIndex, count: u64, error: Error) -> Result<()> {
+        if error.kind() == ErrorKind::Io {
+            return Err(error);
+        }
+        self.add(first.0, count);
+        Ok(())
+    }
+}

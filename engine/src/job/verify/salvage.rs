@@ -1,0 +1,177 @@
+//! Salvage: what the packs alone still hold when manifests or nodes are damaged.
+
+use std::collections::BTreeMap;
+
+use crate::base::{BlockIndex, ByteRange, Error, ErrorKind, Event, Observer, Phase, Progress};
+use crate::base::Result;
+use crate::store::repository::{Image, manifest_name};
+use crate::store::salvage::inspect;
+use crate::store::tree::TreeVisitor;
+use crate::store::writer::publish_manifest;
+use crate::store::{
+    Decoder, Entry, FrameKind, ImageId, ImageReader, LockKind, Manifest, Repository, TreeRun,
+};
+
+/// An image whose manifest was found in a pack.
+#[derive(Debug, Clone)]
+pub struct SalvagedImage {
+    /// Its id.
+    pub id: ImageId,
+    /// Its manifest, as its pack has it.
+    pub manifest: Manifest,
+    /// Whether its manifest is sound where it belongs.
+    pub is_listed: bool,
+    /// Bytes of its disk whose blocks' frames its tree leads to.
+    pub reachable: u64,
+    /// Bytes of its disk of which nothing is known, because a node is damaged.
+    pub lost: u64,
+}
+
+/// What a salvage found.
+#[derive(Debug, Clone, Default)]
+pub struct SalvageReport {
+    /// Packs that were read.
+    pub packs: usize,
+    /// Sound members by kind: blocks, nodes, manifests.
+    pub members: [u64; 3],
+    /// Damages that were reported.
+    pub damage: u64,
+    /// The images, newest first.
+    pub images: Vec<SalvagedImage>,
+}
+
+/// Looks through a repository's packs.
+pub struct Salvage<'a> {
+    repository: &'a Repository,
+    observer: &'a dyn Observer,
+}
+
+impl<'a> Salvage<'a> {
+    /// A salvage of `repository`.
+    #[must_use]
+    pub fn new(repository: &'a Repository, observer: &'a dyn Observer) -> Self {
+        Self { repository, observer }
+    }
+
+    /// Reads all packs and tells what they hold.
+    ///
+    /// # Errors
+    /// `Conflict` when the repository is locked; `Io`; `Cancelled`.
+    pub fn look(&self) -> Result<SalvageReport> {
+        let _lock = self.repository.lock(LockKind::Shared, "salvage")?;
+        let (packs, _) = self.repository.packs()?;
+        let total = packs.values().sum();
+        self.observer.event(&Event::Started { phase: Phase::Scrub, total });
+        let mut progress = Progress { total, ..Progress::default() };
+        let mut report = SalvageReport { packs: packs.len(), ..SalvageReport::default() };
+        let mut manifests = BTreeMap::new();
+        let mut decoder = Decoder::new(self.repository.keys());
+        for (id, size) in packs {
+            let mut copies = Vec::new();
+            let state = inspect(self.repository, id, self.observer, &mut |_, frame| {
+                if self.observer.cancelled() {
+                    return Err(Error::cancelled());
+                }
+                if frame.header.kind == FrameKind::Manifest {
+                    let mut bytes = Vec::new();
+                    decoder.expand(frame, &mut bytes)?;
+                    copies.push(bytes);
+                }
+                Ok(())
+            })?;
+            report.damage += state.damage;
+            for entry in &state.sound {
+                report.members[usize::from(entry.kind.code()) - 1] += 1;
+            }
+            for bytes in copies {
+                let found = self.repository.keys().image_id(&bytes);
+                match Manifest::decode(&bytes, found, &self.repository.keys()) {
+                    Ok(manifest) => _ = manifests.insert(found, manifest),
+                    Err(error) => self.report(&error),
+                }
+            }
+            progress.done += size;
+            progress.moved = progress.done;
+            self.observer.event(&Event::Progress(progress));
+        }
+        for (id, manifest) in manifests {
+            report.images.push(self.measure(id, manifest)?);
+        }
+        let created = |image: &SalvagedImage| image.manifest.created.clone();
+        report.images.sort_by_key(|image| std::cmp::Reverse(created(image)));
+        Ok(report)
+    }
+
+    fn report(&self, error: &Error) {
+        self.observer.event(&Event::Damage { report: &error.to_string() });
+    }
+
+    fn measure(&self, id: ImageId, manifest: Manifest) -> Result<SalvagedImage> {
+        let image = Image { id, manifest };
+        let reader = self.repository.reader(&image);
+        let mut reach = Reach { image: &reader, reachable: 0, lost: 0 };
+        reader.walk(None, &mut reach)?;
+        let Reach { reachable, lost, .. } = reach;
+        let is_listed = self.repository.image(id).is_ok();
+        Ok(SalvagedImage { id, manifest: image.manifest, is_listed, reachable, lost })
+    }
+
+    /// Puts the manifests of images that are not listed back where they belong, and returns how
+    /// many. A damaged manifest is replaced.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn restore_manifests(&self, report: &SalvageReport) -> Result<usize> {
+        let _lock = self.repository.lock(LockKind::Exclusive, "salvage")?;
+        let storage = self.repository.storage();
+        let missing = report.images.iter().filter(|image| !image.is_listed);
+        let mut restored = 0;
+        for image in missing {
+            match storage.remove(&manifest_name(image.id)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => publish_manifest(&**storage, image.id, &image.manifest.encode())?,
+            }
+            restored += 1;
+        }
+        Ok(restored)
+    }
+}
+
+/// Adds up what a tree leads to.
+struct Reach<'a> {
+    image: &'a ImageReader,
+    reachable: u64,
+    lost: u64,
+}
+
+impl Reach<'_> {
+    fn length(&self, first: u64, count: u64) -> u64 {
+        let manifest = self.image.manifest();
+        let (size, block) = (manifest.size.0, manifest.block_size.bytes());
+        let range = ByteRange { start: first * block, end: ((first + count) * block).min(size) };
+        range.len()
+    }
+}
+
+impl TreeVisitor for Reach<'_> {
+    fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
+        let length = self.length(run.first.0, run.count);
+        let found = run.entry.stored().is_none_or(|stored| {
+            self.image.frames().frame(FrameKind::Block, &stored.place).is_ok()
+        });
+        if found && !matches!(run.entry, Entry::Unreadable) {
+            self.reachable += length;
+        } else {
+            self.lost += length;
+        }
+        Ok(())
+    }
+
+    fn damaged(&mut self, first: BlockIndex, count: u64, error: Error) -> Result<()> {
+        if error.kind() == ErrorKind::Io {
+            return Err(error);
+        }
+        self.lost += self.length(first.0, count);
+        Ok(())
+    }
+}
