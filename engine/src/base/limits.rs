@@ -18,3 +18,11 @@ pub const MAX_LOCK_SIZE: u64 = 64 * 1024;
 pub const MAX_UNREADABLE_RANGES: usize = 65_536;
 /// Partitions that one disk lists at most.
 pub const MAX_PARTITIONS: usize = 1024;
+/// Links that one chain of logical partitions (EBRs) is followed for at most.
+pub const MAX_EBR_LINKS: usize = 256;
+/// Largest GPT entry array that is read, bytes: 8,192 entries of the usual size.
+pub const MAX_GPT_ENTRY_BYTES: u64 = 1024 * 1024;
+/// Notes that one disk's layout keeps at most.
+pub const MAX_LAYOUT_NOTES: usize = 64;
+/// Directory bytes that are searched for a FAT or exFAT volume label at most.
+pub const MAX_LABEL_SEARCH: u64 = 1024 * 1024;
