@@ -38,3 +38,11 @@ pub const INDEX_HEAP_ENTRIES: usize = 131_072;
 pub const INDEX_SEGMENTS: usize = 8;
 /// Contents of one frame at most: 64 blocks of 16 KiB are a frame's 1 MiB.
 pub const MAX_FRAME_MEMBERS: u16 = 64;
+/// Links that one chain of logical partitions (EBRs) is followed for at most.
+pub const MAX_EBR_LINKS: usize = 256;
+/// Largest GPT entry array that is read, bytes: 8,192 entries of the usual size.
+pub const MAX_GPT_ENTRY_BYTES: u64 = 1024 * 1024;
+/// Notes that one disk's layout keeps at most.
+pub const MAX_LAYOUT_NOTES: usize = 64;
+/// Directory bytes that are searched for a FAT or exFAT volume label at most.
+pub const MAX_LABEL_SEARCH: u64 = 1024 * 1024;

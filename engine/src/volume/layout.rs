@@ -1,0 +1,174 @@
+//! What a disk holds, in the form that an image's manifest keeps.
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::ByteRange;
+use crate::base::limits::MAX_LAYOUT_NOTES;
+
+/// The scheme of a disk's partition table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartitionTable {
+    /// A master boot record, logical partitions included.
+    Mbr,
+    /// A GUID partition table.
+    Gpt,
+}
+
+impl PartitionTable {
+    /// Its name, as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mbr => "mbr",
+            Self::Gpt => "gpt",
+        }
+    }
+}
+
+/// What a disk holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskLayout {
+    /// The partition table's scheme; `None` for a disk without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<PartitionTable>,
+    /// Bytes of the sectors that the table counts in. An image file of a 4096-byte-sector disk
+    /// says 4096 here, whatever the file's own device says.
+    pub sector_size: u32,
+    /// The disk's GUID (GPT) or its eight-digit signature (MBR), in lower case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_id: Option<String>,
+    /// Partitions in the order of their numbers, or the one filesystem directly on the disk.
+    pub volumes: Vec<Volume>,
+    /// Damage and oddities, a plain sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+impl DiskLayout {
+    /// The volume called `name`.
+    #[must_use]
+    pub fn volume(&self, name: &str) -> Option<&Volume> {
+        self.volumes.iter().find(|volume| volume.name == name)
+    }
+}
+
+/// A partition, or the whole disk where a filesystem lies directly on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// `p1`, `p2`... by partition number, or `disk`.
+    pub name: String,
+    /// First byte on the disk.
+    pub start: u64,
+    /// Bytes, as the table says; a damaged table may say more than the disk has.
+    pub length: u64,
+    /// The type's GUID in lower case (GPT) or `0x83` and the like (MBR).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_type: Option<String>,
+    /// What the type is called, if it is a known one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub type_name: Option<String>,
+    /// The partition's own name (GPT only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_label: Option<String>,
+    /// The partition's GUID, or the disk signature and number (MBR), as Linux's PARTUUID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_uuid: Option<String>,
+    /// Whether the table marks it as the one that a BIOS boots.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub active: bool,
+    /// What its signature says it contains; `None` if no known one is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
+}
+
+impl Volume {
+    /// A volume of `length` bytes from `start`, with nothing else known.
+    pub(super) fn new(name: impl Into<String>, start: u64, length: u64) -> Self {
+        Self {
+            name: name.into(),
+            start,
+            length,
+            partition_type: None,
+            type_name: None,
+            partition_label: None,
+            partition_uuid: None,
+            active: false,
+            content: None,
+        }
+    }
+
+    /// Its bytes on the disk.
+    #[must_use]
+    pub fn range(&self) -> ByteRange {
+        ByteRange::new(self.start, self.length)
+    }
+}
+
+/// A filesystem, container or other known content, by its signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// `ext4`, `xfs`, `fat32`, `lvm2 physical volume`...
+    pub kind: String,
+    /// Its label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Its UUID or serial number, spelled as `blkid` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// Bytes that its superblock says it spans.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+}
+
+impl Content {
+    /// Content of `kind`, with nothing else known.
+    pub(super) fn new(kind: impl Into<String>) -> Self {
+        Self { kind: kind.into(), label: None, uuid: None, size: None }
+    }
+
+    pub(super) fn label(mut self, label: Option<String>) -> Self {
+        self.label = label;
+        self
+    }
+
+    pub(super) fn uuid(mut self, uuid: Option<String>) -> Self {
+        self.uuid = uuid;
+        self
+    }
+
+    pub(super) fn size(mut self, size: Option<u64>) -> Self {
+        self.size = size;
+        self
+    }
+}
+
+/// Collects notes, [`MAX_LAYOUT_NOTES`] at most, so that a hostile table cannot fill a manifest.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    sentences: Vec<String>,
+    dropped: u64,
+}
+
+impl Notes {
+    pub(super) fn add(&mut self, sentence: impl Into<String>) {
+        if self.sentences.len() < MAX_LAYOUT_NOTES {
+            self.sentences.push(sentence.into());
+        } else {
+            self.dropped = self.dropped.saturating_add(1);
+        }
+    }
+
+    pub(super) fn append(&mut self, other: Self) {
+        self.dropped = self.dropped.saturating_add(other.dropped);
+        other.sentences.into_iter().for_each(|sentence| self.add(sentence));
+    }
+
+    pub(super) fn into_sentences(self) -> Vec<String> {
+        let mut sentences = self.sentences;
+        if self.dropped > 0 {
+            sentences.push(format!("{} more notes of this sort were left out", self.dropped));
+        }
+        sentences
+    }
+}

@@ -1,0 +1,103 @@
+//! What a volume contains, by its superblock.
+//!
+//! Detectors read a head of the volume that is already in memory; only labels that lie elsewhere
+//! and superblocks at the end cost further reads. Containers (RAID, LVM, LUKS) come before the
+//! filesystems that may show through them, weak signatures come last.
+
+mod containers;
+mod fat;
+mod linux;
+mod magics;
+mod optical;
+mod windows;
+
+use super::extent::Extent;
+use super::layout::{Content, Notes};
+
+/// Bytes of a volume's head that detectors see: past the btrfs superblock, whose 4 KiB are at
+/// 64 KiB, and past the volume descriptors of ISO 9660 and UDF from 32 KiB.
+const HEAD: usize = 132 * 1024;
+
+/// A volume while it is being looked at.
+pub(super) struct Subject<'a> {
+    /// Its first bytes, [`HEAD`] at most.
+    pub head: &'a [u8],
+    /// All of it.
+    pub extent: Extent<'a>,
+    /// What it is called in notes.
+    pub name: &'a str,
+}
+
+impl Subject<'_> {
+    /// `length` bytes at `offset`; `None` if they are outside, or with a note if unreadable.
+    fn read(&self, offset: u64, length: usize, notes: &mut Notes) -> Option<Vec<u8>> {
+        match self.extent.read(offset, length) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                notes.add(format!("{}: a part of it cannot be read: {error}", self.name));
+                None
+            }
+        }
+    }
+
+    /// `length` bytes, the first of them `from_end` bytes before the volume's end.
+    fn read_tail(&self, from_end: u64, length: usize, notes: &mut Notes) -> Option<Vec<u8>> {
+        self.read(self.extent.length().checked_sub(from_end)?, length, notes)
+    }
+}
+
+type Detector = fn(&Subject<'_>, &mut Notes) -> Option<Content>;
+
+const DETECTORS: &[Detector] = &[
+    containers::luks,
+    containers::md,
+    containers::lvm2,
+    containers::bios_raid,
+    windows::bitlocker,
+    linux::xfs,
+    linux::ext,
+    linux::squashfs,
+    linux::erofs,
+    linux::f2fs,
+    windows::ntfs,
+    windows::exfat,
+    windows::refs,
+    fat::fat,
+    optical::udf,
+    optical::iso9660,
+    linux::hibernation,
+    linux::swap,
+    linux::btrfs,
+    containers::zfs,
+    magics::other,
+];
+
+/// What `extent`, called `name` in notes, contains.
+pub(super) fn detect(extent: Extent<'_>, name: &str, notes: &mut Notes) -> Option<Content> {
+    run(DETECTORS, extent, name, notes)
+}
+
+/// The CD's filesystem in `extent`, if there is one.
+pub(super) fn detect_optical(extent: Extent<'_>, name: &str, notes: &mut Notes) -> Option<Content> {
+    run(&[optical::udf, optical::iso9660], extent, name, notes)
+}
+
+fn run(
+    detectors: &[Detector],
+    extent: Extent<'_>,
+    name: &str,
+    notes: &mut Notes,
+) -> Option<Content> {
+    let (head, error) = extent.head(HEAD);
+    if let Some(error) = error {
+        notes.add(format!("{name}: its first bytes cannot all be read: {error}"));
+    }
+    let subject = Subject { head: &head, extent, name };
+    detectors.iter().find_map(|detector| detector(&subject, notes))
+}
+
+/// Whether the disk's first sector belongs to a filesystem and is no partition table, though
+/// both end in 55 AA.
+pub(super) fn is_boot_sector(sector: &[u8]) -> bool {
+    fat::Bpb::parse(sector).is_some() || windows::is_boot_sector(sector)
+}

@@ -1,0 +1,72 @@
+//! ISO 9660 and UDF: volume descriptors in 2 KiB sectors from 32 KiB on.
+//!
+//! ISO 9660: ECMA-119, section 8. UDF: ECMA-167, part 2 (the volume recognition sequence).
+
+use super::super::fields::{has, le16, le32, slice};
+use super::super::layout::{Content, Notes};
+use super::super::text::{label, label_utf16_be};
+use super::Subject;
+
+const FIRST: usize = 32 * 1024;
+const SECTOR: usize = 2048;
+const DESCRIPTORS: usize = 48;
+
+fn descriptors(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    head.get(FIRST..).unwrap_or_default().chunks_exact(SECTOR).take(DESCRIPTORS)
+}
+
+/// UDF, also where an ISO 9660 view of the same files stands beside it.
+pub(super) fn udf(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
+    descriptors(subject.head)
+        .any(|descriptor| has(descriptor, 1, b"NSR02") || has(descriptor, 1, b"NSR03"))
+        .then(|| Content::new("udf"))
+}
+
+/// ISO 9660, with Joliet's label where there is one.
+pub(super) fn iso9660(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
+    let volumes = || descriptors(subject.head).take_while(|each| has(each, 1, b"CD001"));
+    let primary = volumes().find(|descriptor| has(descriptor, 0, &[1]))?;
+    let joliet = volumes().find(|descriptor| {
+        let escapes: [&[u8]; 3] = [b"%/@", b"%/C", b"%/E"];
+        has(descriptor, 0, &[2]) && escapes.iter().any(|escape| has(descriptor, 88, escape))
+    });
+    let plain = slice(primary, 40, 32).and_then(label);
+    // Joliet repeats the label in UTF-16, cut off at 16 letters: then the plain one says more.
+    let label = joliet
+        .and_then(|descriptor| label_utf16_be(slice(descriptor, 40, 32)?))
+        .filter(|joliet| !plain.as_ref().is_some_and(|plain| extends(plain, joliet)))
+        .or(plain);
+    let size = u64::from(le32(primary, 80)?).checked_mul(u64::from(le16(primary, 128)?));
+    let date = [830, 813].iter().find_map(|at| date(slice(primary, *at, 16)?));
+    Some(Content::new("iso9660").label(label).uuid(date).size(size))
+}
+
+/// Whether `plain` is `joliet` and more, but for the case of its letters.
+fn extends(plain: &str, joliet: &str) -> bool {
+    plain.to_uppercase().starts_with(&joliet.to_uppercase()) && plain.len() > joliet.len()
+}
+
+/// A date as `2024-01-31-12-00-00-00`, which serves as the volume's identifier; `None` if unset.
+fn date(digits: &[u8]) -> Option<String> {
+    let set = digits.iter().all(u8::is_ascii_digit) && digits.iter().any(|digit| *digit != b'0');
+    let text = str::from_utf8(digits).ok().filter(|_| set)?;
+    let (year, rest) = text.split_at_checked(4)?;
+    let pairs = rest.as_bytes().as_chunks::<2>().0.iter();
+    Some(
+        pairs.fold(year.to_owned(), |text, pair| {
+            format!("{text}-{}", String::from_utf8_lossy(pair))
+        }),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_becomes_an_identifier_and_an_unset_one_does_not() {
+        assert_eq!(date(b"2024013112000059").as_deref(), Some("2024-01-31-12-00-00-59"));
+        assert_eq!(date(b"0000000000000000"), None);
+        assert_eq!(date(&[0; 16]), None);
+    }
+}

@@ -1,0 +1,7 @@
+//! Partition tables, signatures and GPT moves, against the system's own tools.
+
+mod hostile;
+mod relocate;
+mod signatures;
+mod support;
+mod tables;
