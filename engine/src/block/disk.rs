@@ -50,6 +50,14 @@ impl Disk {
             warnings.push(format!("{}: cannot write its cache back: {error}", path.display()));
         }
         if let Some(facts) = &files.facts {
+            if facts.size.0 != files.size() {
+                let (path, whole) = (path.display(), files.size());
+                warnings.push(format!(
+                    "{path}: has {} bytes, of which only {whole} are in whole sectors; the rest \
+                     cannot be read",
+                    facts.size
+                ));
+            }
             write_back_family(facts, &mut warnings);
         }
         if files.direct.is_none() {
@@ -77,8 +85,8 @@ impl Disk {
         queue::engine_name(self.mode, &self.files)
     }
 
-    /// What went wrong on opening without being fatal: cached writes that could not be written
-    /// back, which reads may then miss.
+    /// What is wrong without being fatal: cached writes that could not be written back, which
+    /// reads may then miss; a last part of a sector, which the kernel does not serve.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings

@@ -58,7 +58,7 @@ fn backing_file(files: &Files, facts: &DeviceFacts) -> Option<(File, u64, u64)> 
     let file = backing.open().ok()?;
     let length = file.metadata().ok()?.len();
     let start = backing.offset.checked_add(facts.start)?;
-    let end = start.checked_add(facts.size.0)?;
+    let end = start.checked_add(files.size())?;
     let limit = match backing.size_limit {
         0 => length,
         limit => length.min(backing.offset.checked_add(limit)?),

@@ -24,7 +24,7 @@ pub struct SourceInfo {
     pub path: PathBuf,
     /// Device or file.
     pub kind: SourceKind,
-    /// Size.
+    /// Size; of a device, what its whole sectors hold.
     pub size: ByteCount,
     /// Bytes of a logical sector; 512 for a file.
     pub logical_sector_size: u32,
@@ -67,7 +67,8 @@ impl SourceInfo {
         Self {
             path: path.to_owned(),
             kind: SourceKind::Device,
-            size: facts.size,
+            // The kernel serves no sector in part, though some devices' sizes end in one.
+            size: ByteCount(facts.size.0 - facts.size.0 % u64::from(facts.logical_sector_size)),
             logical_sector_size: facts.logical_sector_size,
             physical_sector_size: facts.physical_sector_size,
             model: facts.model.clone(),

@@ -14,6 +14,8 @@ pub struct TargetWriter<'a> {
     target: &'a Target,
     queue: Queue,
     depth: usize,
+    /// Writes in flight between calls at most.
+    most_held: usize,
     /// Where each write in flight goes, by its tag.
     writing: BTreeMap<u64, u64>,
     next_tag: u64,
@@ -24,7 +26,8 @@ pub struct TargetWriter<'a> {
 
 impl<'a> TargetWriter<'a> {
     /// A writer with up to `depth` writes in flight, from buffers of `pool` (others work too, but
-    /// are not registered with the kernel).
+    /// are not registered with the kernel). Between calls it holds at most all buffers but one,
+    /// so that whoever fills the next one need not wait for the writer.
     ///
     /// # Errors
     /// `Io` if neither a ring nor threads can be had, or a ring is demanded and refused.
@@ -36,6 +39,7 @@ impl<'a> TargetWriter<'a> {
             target,
             queue,
             depth,
+            most_held: depth.min(pool.count() - 1),
             writing: BTreeMap::new(),
             next_tag: 0,
             written: 0,
@@ -68,13 +72,18 @@ impl<'a> TargetWriter<'a> {
         if alone {
             self.reap(usize::MAX)?;
         } else if self.writing.len() >= self.depth {
-            self.reap(1)?;
+            self.reap(self.writing.len() + 1 - self.depth)?;
         }
         let tag = self.next_tag;
         self.next_tag += 1;
         self.writing.insert(tag, offset.0);
         self.queue.write(offset.0, buffer, tag);
-        if alone { self.reap(usize::MAX) } else { self.queue.submit() }
+        if alone {
+            return self.reap(usize::MAX);
+        }
+        self.queue.submit()?;
+        let excess = self.writing.len().saturating_sub(self.most_held);
+        self.reap(excess)
     }
 
     /// Waits for all writes to end. Returns the bytes written in all. Nothing is synced: that is
