@@ -150,9 +150,8 @@ impl Gate {
     }
 
     fn pass(&self, index: u64) -> Result<()> {
-        let is_early = |stored: &mut Option<u64>| {
-            stored.is_some_and(|stored| index >= stored + self.width)
-        };
+        let is_early =
+            |stored: &mut Option<u64>| stored.is_some_and(|stored| index >= stored + self.width);
         let stored =
             self.moved.wait_while(self.lock(), is_early).unwrap_or_else(PoisonError::into_inner);
         if stored.is_some() { Ok(()) } else { Err(Error::cancelled()) }

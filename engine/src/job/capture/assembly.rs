@@ -88,7 +88,8 @@ impl Assembly {
     }
 
     fn push_hole(&mut self, end: u64, writer: &mut StoreWriter) -> Result<()> {
-        let blocks = end.div_ceil(self.block_size.bytes()) - self.next.div_ceil(self.block_size.bytes());
+        let blocks =
+            end.div_ceil(self.block_size.bytes()) - self.next.div_ceil(self.block_size.bytes());
         self.tree.push(&Entry::Zero, blocks, writer)?;
         self.cost.zero += end - self.next;
         self.next = end;

@@ -243,7 +243,8 @@ fn default_name(info: &SourceInfo) -> String {
         (Some(_), Some(serial)) => format!("{}-{serial}", host_name()),
         (Some(_), None) => format!("{}-{file}", host_name()),
     };
-    let plain = |c: char| if c.is_control() || c.is_whitespace() || "/~".contains(c) { '_' } else { c };
+    let plain =
+        |c: char| if c.is_control() || c.is_whitespace() || "/~".contains(c) { '_' } else { c };
     let name: String = name.chars().map(plain).take(200).collect();
     if name == "latest" { "latest_".to_owned() } else { name }
 }

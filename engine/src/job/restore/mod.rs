@@ -16,10 +16,10 @@ use crate::base::{Observer, Phase, Result};
 use crate::block::{Disk, FileMode, IoMode, OpenOptions, ReadAt, SourceInfo, Target, WriteAt};
 use crate::store::node::SECTOR;
 use crate::store::repository::Image;
-use crate::store::{Entry, ImageReader, LockKind, Repository, TreeRun};
 use crate::store::tree::TreeVisitor;
+use crate::store::{Entry, ImageReader, LockKind, Repository, TreeRun};
 use crate::sys::mounts;
-use crate::volume::relocate::{GptMove, plan_gpt_move};
+use crate::volume::{GptMove, plan_gpt_move};
 
 pub use compare::Differences;
 
@@ -165,16 +165,16 @@ impl Restore {
         };
         let mut report =
             RestoreReport { unreadable: self.plan.unreadable, ..RestoreReport::default() };
-        let job = write::Writing {
-            image: &self.image,
-            target: &target,
-            options: self.options,
-            observer,
-        };
+        let job =
+            write::Writing { image: &self.image, target: &target, options: self.options, observer };
         if self.options.only_changed && !target.is_new() {
             let disk = reopen(&self.path, self.options)?;
-            let differences =
-                Differences::find((&self.image, &disk), self.options.threads, Phase::ReadBack, observer)?;
+            let differences = Differences::find(
+                (&self.image, &disk),
+                self.options.threads,
+                Phase::ReadBack,
+                observer,
+            )?;
             report.unchanged = differences.same;
             job.run(&differences.blocks, &mut report)?;
         } else {

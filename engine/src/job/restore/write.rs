@@ -7,10 +7,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::pieces::{Cutter, Piece};
 use super::{RestoreOptions, RestoreReport, Space};
-use crate::job::pipeline::{DEPTH, PATIENCE, QUEUE, worker_threads};
 use crate::base::{ByteOffset, ByteRange, Error, ErrorKind, Event, Observer, Phase};
 use crate::base::{Progress, Result, limits};
 use crate::block::{Buffer, BufferPool, Target, TargetWriter, Zeroing};
+use crate::job::pipeline::{DEPTH, PATIENCE, QUEUE, worker_threads};
 use crate::store::reader::DecodedBlocks;
 use crate::store::{Decoder, ImageReader, StoredEntry};
 

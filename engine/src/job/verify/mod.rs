@@ -14,11 +14,11 @@ mod scrub;
 use std::collections::{HashMap, HashSet};
 
 use self::mark::{Marks, mark};
+use crate::base::{BlockIndex, ErrorKind};
 use crate::base::{ByteRange, Error, Event, Observer, Result};
 use crate::store::repository::Image;
 use crate::store::tree::TreeVisitor;
 use crate::store::{Entry, ImageReader, LockKind, PackId, Place, Repository, StoredEntry, TreeRun};
-use crate::base::{BlockIndex, ErrorKind};
 use crate::volume::DiskLayout;
 
 pub use salvage::{Salvage, SalvageReport, SalvagedImage};
@@ -122,24 +122,19 @@ fn attribute(
     let reader = repository.reader(image);
     let mut lost = Lost { image: &reader, bad, ranges: Vec::new() };
     reader.walk(None, &mut lost)?;
-    let layout: DiskLayout =
-        serde_json::from_value(image.manifest.layout.clone()).unwrap_or_default();
+    // A layout that a later version wrote differently only costs the volumes' names.
+    let layout: Option<DiskLayout> = serde_json::from_value(image.manifest.layout.clone()).ok();
+    let known_volumes = layout.map(|layout| layout.volumes).unwrap_or_default();
     let mut damaged = Vec::new();
     for range in lost.ranges {
-        let touched = layout.volumes.iter().filter(|volume| {
-            volume.range().intersection(&range).is_some()
-        });
+        let touched =
+            known_volumes.iter().filter(|volume| volume.range().intersection(&range).is_some());
         let volumes: Vec<String> = touched.map(|volume| volume.name.clone()).collect();
         let place = if volumes.is_empty() { "no volume".to_owned() } else { volumes.join(", ") };
         let (name, id) = (&image.manifest.name, image.id);
         let report = format!("image {name} {id}: {range} of the disk are lost (in {place})");
         observer.event(&Event::Damage { report: &report });
-        damaged.push(DamagedRange {
-            image: id.to_string(),
-            name: name.clone(),
-            range,
-            volumes,
-        });
+        damaged.push(DamagedRange { image: id.to_string(), name: name.clone(), range, volumes });
     }
     Ok(damaged)
 }
@@ -159,8 +154,7 @@ impl Lost<'_> {
     fn add(&mut self, first: u64, count: u64) {
         let manifest = self.image.manifest();
         let (size, block) = (manifest.size.0, manifest.block_size.bytes());
-        let range =
-            ByteRange { start: first * block, end: ((first + count) * block).min(size) };
+        let range = ByteRange { start: first * block, end: ((first + count) * block).min(size) };
         match self.ranges.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
             _ => self.ranges.push(range),

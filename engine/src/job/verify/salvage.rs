@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::{BlockIndex, ByteRange, Error, ErrorKind, Event, Observer, Phase, Progress};
 use crate::base::Result;
+use crate::base::{BlockIndex, ByteRange, Error, ErrorKind, Event, Observer, Phase, Progress};
 use crate::store::repository::{Image, manifest_name};
 use crate::store::salvage::inspect;
 use crate::store::tree::TreeVisitor;
