@@ -133,7 +133,7 @@ impl BlockSize {
 
     /// The size in bytes, to index memory with.
     #[must_use]
-    pub fn len(self) -> usize {
+    pub fn usize(self) -> usize {
         self.0 as usize
     }
 

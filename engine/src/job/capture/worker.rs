@@ -67,9 +67,9 @@ impl<'a> Worker<'a> {
     /// `Invalid` for a compression that zstd refuses.
     pub fn work(&mut self, chunk: &Chunk, compression: Compression) -> Result<WorkedChunk> {
         let start = chunk.offset.0;
-        let mut blocks = Vec::with_capacity(chunk.buffer.len() / self.block_size.len() + 1);
+        let mut blocks = Vec::with_capacity(chunk.buffer.len() / self.block_size.usize() + 1);
         let mut new = New::default();
-        for (number, bytes) in chunk.buffer.chunks(self.block_size.len()).enumerate() {
+        for (number, bytes) in chunk.buffer.chunks(self.block_size.usize()).enumerate() {
             let first = start + number as u64 * self.block_size.bytes();
             let range = ByteRange::new(first, bytes.len() as u64);
             let bad = bad_sectors(range, &chunk.bad);
@@ -118,7 +118,7 @@ impl<'a> Worker<'a> {
         } else {
             self.gathered.clear();
             let mut next = 0;
-            for (block, bytes) in blocks.iter().zip(chunk.chunks(self.block_size.len())) {
+            for (block, bytes) in blocks.iter().zip(chunk.chunks(self.block_size.usize())) {
                 if matches!(block.content, Content::New(_, member) if member == next) {
                     self.gathered.extend_from_slice(bytes);
                     next += 1;

@@ -109,7 +109,7 @@ impl Writing<'_> {
         buffer.set_len(usize::try_from(range.len()).unwrap_or(usize::MAX));
         let block_size = self.image.manifest().block_size;
         for (number, (stored, part)) in
-            blocks.iter().zip(buffer.chunks_mut(block_size.len())).enumerate()
+            blocks.iter().zip(buffer.chunks_mut(block_size.usize())).enumerate()
         {
             let outcome = self.block(stored, part, last, decoder);
             let Err(error) = outcome else { continue };
