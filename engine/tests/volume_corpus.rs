@@ -298,7 +298,7 @@ fn compare_contents(
     }
     for (volume, kind) in wanted {
         let found = kind_of(&volume);
-        let told = format!("the superblock of an {kind} is beside the partition table");
+        let told = format!("a superblock of {kind} is beside the partition table");
         if found != kind && !layout.notes.contains(&told) {
             let (name, notes) = (&image.name, &layout.notes);
             tally.failures.push(format!("{name} {volume}: {found}, expected {kind}; {notes:?}"));
