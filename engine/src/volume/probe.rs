@@ -119,8 +119,12 @@ fn direct(disk: &Extent<'_>, sector_size: u32, notes: &mut Notes) -> Option<Disk
 }
 
 /// Adds the volume `disk` where a CD's filesystem spans a disk that has a table as well, as on
-/// installation media that boot from either.
+/// installation media that boot from either. Any other filesystem there is told, but not
+/// listed: it is most often a rest, and its allocation map must not rule the partitions' blocks.
 fn hybrid_content(disk: &Extent<'_>, mut layout: DiskLayout, notes: &mut Notes) -> DiskLayout {
+    if let Some(content) = signature::detect_beside_table(*disk, &mut Notes::default()) {
+        notes.add(format!("a superblock of {} is beside the partition table", content.kind));
+    }
     let content = signature::detect_optical(*disk, "disk", notes);
     if content.is_some() && !layout.volumes.iter().any(|volume| volume.start == 0) {
         let mut volume = Volume::new("disk", 0, disk.length());

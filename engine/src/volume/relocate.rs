@@ -30,7 +30,8 @@ pub struct GptMove {
 ///
 /// # Errors
 /// `Invalid` when the target is smaller than the image or the sector size is none; `Corrupt`
-/// when the valid copy leaves no room for the other; `Io` and others of the image's own.
+/// when the valid copy, or a partition, leaves no room for the other; `Io` and others of the
+/// image's own.
 pub fn plan_gpt_move(
     image: &dyn ReadAt,
     sector_size: u32,
@@ -118,6 +119,16 @@ impl<'a> Plan<'a> {
                 format_args!("sectors {} to {}", header.first_usable, header.last_usable),
             ));
         }
+        let size = u64::from(table.sector_size);
+        let room = own_end.saturating_mul(size)..=backup_entries.saturating_mul(size);
+        let volumes = gpt::volumes(table, &mut Notes::default());
+        for volume in volumes {
+            let range = volume.range();
+            if !room.contains(&range.start) || !room.contains(&range.end) {
+                let found = format!("{} at {range}", volume.name);
+                return Err(Error::corrupt("GPT", "partitions between its two copies", found));
+            }
+        }
         let sector = usize::try_from(table.sector_size).unwrap_or(usize::MAX);
         Ok(Self {
             table,
@@ -169,7 +180,8 @@ impl<'a> Plan<'a> {
         sector: u64,
         writes: &[(ByteOffset, Vec<u8>)],
     ) -> Result<bool> {
-        let place = self.offset(sector)?;
+        // A damaged header may name any sector at all as the other's.
+        let Ok(place) = self.offset(sector) else { return Ok(false) };
         if sector <= self.primary_entries.saturating_add(self.entry_sectors)
             || sector >= self.backup_entries
             || writes.iter().any(|(written, _)| *written == place)

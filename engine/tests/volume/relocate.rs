@@ -134,3 +134,22 @@ fn a_partition_over_the_old_backup_is_left_alone() {
     let writes = plan.expect("the first copy is valid").writes;
     assert!(writes.iter().all(|(written, _)| written.0 != place as u64));
 }
+
+#[test]
+fn a_partition_where_the_table_would_go_is_refused() {
+    // p2 is said to reach to the larger disk's very end, where the backup must go.
+    let folder = folder();
+    let path = folder.path().join("disk");
+    demo::write_disk(&path).expect("the demo disk can be written");
+    let mut image = Memory::load(&path);
+    let last_sector = 128 * MIB / 512 - 1;
+    image.0[1024 + 128 + 40..1024 + 128 + 48].copy_from_slice(&last_sector.to_le_bytes());
+    let sum = crc32fast::hash(&image.0[1024..1024 + 16384]);
+    image.0[512 + 88..512 + 92].copy_from_slice(&sum.to_le_bytes());
+    image.0[528..532].fill(0);
+    let sum = crc32fast::hash(&image.0[512..512 + 92]);
+    image.0[528..532].copy_from_slice(&sum.to_le_bytes());
+    let error = plan_gpt_move(&image, 512, ByteCount(128 * MIB)).expect_err("no room is left");
+    assert_eq!(error.kind(), imgx_engine::base::ErrorKind::Corrupt);
+    assert!(plan_gpt_move(&image, 512, ByteCount(129 * MIB)).is_ok_and(|plan| plan.is_some()));
+}

@@ -19,6 +19,19 @@ pub(super) fn luks(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content>
     Some(Content::new("luks").label(name).uuid(slice(block, 168, 40).and_then(label)))
 }
 
+/// A LUKS2 container whose first header is overwritten, by the second one at any of the places
+/// where it can be (4.1 of the LUKS2 document) and that the head reaches.
+pub(super) fn luks_second_header(subject: &Subject<'_>, notes: &mut Notes) -> Option<Content> {
+    const PLACES: [usize; 4] = [0x4000, 0x8000, 0x10000, 0x20000];
+    let block = PLACES
+        .iter()
+        .filter_map(|place| subject.head.get(*place..))
+        .find(|block| has(block, 0, b"SKUL\xba\xbe\0\x02"))?;
+    notes.add(format!("{}: the first LUKS2 header is damaged; the second was read", subject.name));
+    let name = slice(block, 24, 48).and_then(label);
+    Some(Content::new("luks").label(name).uuid(slice(block, 168, 40).and_then(label)))
+}
+
 const MD_MAGIC: [u8; 4] = [0xfc, 0x4e, 0x2b, 0xa9];
 const MD: &str = "md raid member";
 
@@ -50,8 +63,8 @@ fn md_at_end(subject: &Subject<'_>, notes: &mut Notes) -> Option<Content> {
         [array::<4>(&block, 20)?, array(&block, 52)?, array(&block, 56)?, array(&block, 60)?];
     let mut id = [0; 16];
     for (into, word) in id.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-        // blkid prints the words of a little-endian array in the order of their bytes.
-        *into = word;
+        // Its words are numbers: they are read in the machine's order and printed as they are.
+        *into = u32::from_le_bytes(word).to_be_bytes();
     }
     Some(Content::new(MD).uuid(uuid(&id)))
 }

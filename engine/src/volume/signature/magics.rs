@@ -2,9 +2,9 @@
 //!
 //! Places and values: util-linux 2.38, `libblkid/src/superblocks/*.c`.
 
-use super::super::fields::{array, has};
+use super::super::fields::{array, has, le64, slice};
 use super::super::layout::{Content, Notes};
-use super::super::text::uuid;
+use super::super::text::{label, uuid};
 use super::Subject;
 
 /// Kind, place of the magic, the magic, and the place of a 16-byte UUID.
@@ -26,12 +26,14 @@ const MAGICS: &[Magic] = &[
     ("hfs+", 1024, b"H+", None),
     ("hfs+", 1024, b"HX", None),
     ("hfs", 1024, b"BD", None),
-    ("bcache", 4120, BCACHE, Some(4136)),
-    ("bcachefs", 4120, BCACHEFS, Some(4152)),
     ("minix", 1040, &[0x7f, 0x13], None),
     ("minix", 1040, &[0x8f, 0x13], None),
     ("minix", 1040, &[0x68, 0x24], None),
     ("minix", 1040, &[0x78, 0x24], None),
+    ("minix", 1040, &[0x13, 0x7f], None),
+    ("minix", 1040, &[0x13, 0x8f], None),
+    ("minix", 1040, &[0x24, 0x68], None),
+    ("minix", 1040, &[0x24, 0x78], None),
     ("minix", 1048, &[0x5a, 0x4d], None),
     ("cramfs", 0, &[0x45, 0x3d, 0xcd, 0x28], None),
     ("cramfs", 0, &[0x28, 0xcd, 0x3d, 0x45], None),
@@ -45,13 +47,6 @@ const MAGICS: &[Magic] = &[
     ("sco bfs", 0, &[0xce, 0xfa, 0xad, 0x1b], None),
     ("ufs", 9564, &[0x54, 0x19, 0x01, 0x00], None),
     ("ufs", 66908, &[0x19, 0x01, 0x54, 0x19], None),
-];
-
-const BCACHE: &[u8; 16] = &[
-    0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca, 0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba, 0x6d, 0x81,
-];
-const BCACHEFS: &[u8; 16] = &[
-    0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9, 0xd9, 0x6a, 0x60, 0xcf, 0x80, 0x3d, 0xf7, 0xef,
 ];
 
 /// VMware's magics are beyond the head: a member's at 1 MiB, a filesystem's at 2 MiB.
@@ -71,4 +66,27 @@ pub(super) fn other(subject: &Subject<'_>, notes: &mut Notes) -> Option<Content>
         let bytes = subject.read(*at, magic.len(), notes)?;
         (bytes == *magic).then(|| Content::new(*kind))
     })
+}
+
+const BCACHE: &[u8; 16] = &[
+    0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca, 0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba, 0x6d, 0x81,
+];
+const BCACHEFS: &[u8; 16] = &[
+    0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9, 0xd9, 0x6a, 0x60, 0xcf, 0x80, 0x3d, 0xf7, 0xef,
+];
+
+/// bcache and bcachefs. Early bcachefs has bcache's magic; only bcache's superblock says at byte
+/// 8 that it stands in sector 8 (the kernel's `drivers/md/bcache/bcache_ondisk.h`).
+pub(super) fn bcache(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
+    let block = subject.head.get(4096..)?;
+    let shared = has(block, 24, BCACHE);
+    if shared && le64(block, 8) == Some(8) {
+        let id = array(block, 40).and_then(|id| uuid(&id));
+        return Some(Content::new("bcache").label(slice(block, 72, 32).and_then(label)).uuid(id));
+    }
+    if !shared && !has(block, 24, BCACHEFS) {
+        return None;
+    }
+    let id = array(block, 56).and_then(|id| uuid(&id));
+    Some(Content::new("bcachefs").label(slice(block, 72, 32).and_then(label)).uuid(id))
 }

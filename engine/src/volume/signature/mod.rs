@@ -65,10 +65,13 @@ const DETECTORS: &[Detector] = &[
     fat::fat,
     optical::udf,
     optical::iso9660,
+    // Only weak signatures are younger than a LUKS header that shows through them.
+    containers::luks_second_header,
     linux::hibernation,
     linux::swap,
     linux::btrfs,
     containers::zfs,
+    magics::bcache,
     magics::other,
 ];
 
@@ -80,6 +83,12 @@ pub(super) fn detect(extent: Extent<'_>, name: &str, notes: &mut Notes) -> Optio
 /// The CD's filesystem in `extent`, if there is one.
 pub(super) fn detect_optical(extent: Extent<'_>, name: &str, notes: &mut Notes) -> Option<Content> {
     run(&[optical::udf, optical::iso9660], extent, name, notes)
+}
+
+/// The filesystem that has its superblock at the start of `extent`, where a partition table may
+/// stand beside it.
+pub(super) fn detect_beside_table(extent: Extent<'_>, notes: &mut Notes) -> Option<Content> {
+    run(&[linux::ext, linux::btrfs], extent, "disk", notes)
 }
 
 fn run(

@@ -31,19 +31,24 @@ pub(super) fn iso9660(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Conte
         has(descriptor, 0, &[2]) && escapes.iter().any(|escape| has(descriptor, 88, escape))
     });
     let plain = slice(primary, 40, 32).and_then(label);
-    // Joliet repeats the label in UTF-16, cut off at 16 letters: then the plain one says more.
-    let label = joliet
-        .and_then(|descriptor| label_utf16_be(slice(descriptor, 40, 32)?))
-        .filter(|joliet| !plain.as_ref().is_some_and(|plain| extends(plain, joliet)))
-        .or(plain);
+    let label = match joliet.and_then(|joliet| label_utf16_be(slice(joliet, 40, 32)?)) {
+        Some(joliet) => Some(merge(joliet, plain.as_deref().unwrap_or_default())),
+        None => plain,
+    };
     let size = u64::from(le32(primary, 80)?).checked_mul(u64::from(le16(primary, 128)?));
     let date = [830, 813].iter().find_map(|at| date(slice(primary, *at, 16)?));
     Some(Content::new("iso9660").label(label).uuid(date).size(size))
 }
 
-/// Whether `plain` is `joliet` and more, but for the case of its letters.
-fn extends(plain: &str, joliet: &str) -> bool {
-    plain.to_uppercase().starts_with(&joliet.to_uppercase()) && plain.len() > joliet.len()
+/// Joliet's label, which keeps case and accents but only 16 letters, and the rest of the plain one
+/// where that starts alike.
+fn merge(mut joliet: String, plain: &str) -> String {
+    let alike = |(a, b): (char, char)| a.to_uppercase().eq(b.to_uppercase()) || b == '_';
+    let length = joliet.chars().count();
+    if length == 16 && joliet.chars().zip(plain.chars()).all(alike) {
+        joliet.extend(plain.chars().skip(length));
+    }
+    joliet
 }
 
 /// A date as `2024-01-31-12-00-00-00`, which serves as the volume's identifier; `None` if unset.
