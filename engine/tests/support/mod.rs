@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use imgx_engine::base::{ByteOffset, Event, Observer, Result, Silent};
 use imgx_engine::block::ReadAt;
 use imgx_engine::job::{
-    Capture, CaptureOptions, CaptureReport, VerifyOptions, VerifyReport, verify,
+    Capture, CaptureOptions, CaptureReport, Effort, VerifyOptions, VerifyReport, verify,
 };
 use imgx_engine::store::repository::Image;
 use imgx_engine::store::{ImageReader, Repository};
@@ -45,7 +45,7 @@ pub fn small_disk(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Captures the file or device `disk` as `name`, compressing by one thread.
+/// Captures the file or device `disk` as `name`, by one thread, the same each time.
 pub fn capture(
     repository: &Repository,
     disk: &Path,
@@ -55,6 +55,7 @@ pub fn capture(
     let options = CaptureOptions {
         name: Some(name.to_owned()),
         threads: Some(1),
+        effort: Effort::Level(1),
         ..CaptureOptions::default()
     };
     Capture::plan(repository, disk, options, observer)?.run(observer)
