@@ -4,7 +4,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use zstd_safe::{CCtx, CParameter, DCtx, ResetDirective};
 
 use super::digest::{Digest, DigestKeys};
-use super::frame::{Codec, Frame, FrameHeader, FrameKind, HEADER_LENGTH, MEMBER_LENGTH, Member};
+use super::frame::{Codec, Frame, FrameHeader, FrameKind, HEADER_LENGTH, Member};
 use crate::base::{Error, ErrorKind, Result};
 
 /// How hard to compress.
@@ -45,13 +45,14 @@ impl Compression {
 pub struct Encoder {
     context: CCtx<'static>,
     current: Option<Compression>,
+    payload: Vec<u8>,
 }
 
 impl Encoder {
     /// A new one.
     #[must_use]
     pub fn new() -> Self {
-        Self { context: CCtx::create(), current: None }
+        Self { context: CCtx::create(), current: None, payload: Vec::new() }
     }
 
     /// Appends the frame of `content`, which `members` divide, to `out`, and returns its header.
@@ -81,10 +82,10 @@ impl Encoder {
             out.extend_from_slice(&member.digest.0);
             out.extend_from_slice(&member.length.to_le_bytes());
         }
-        let codec = if self.compress(content, compression, out)? {
+        let codec = if self.compress(content, compression)? {
+            out.extend_from_slice(&self.payload);
             Codec::Zstd
         } else {
-            out.truncate(start + HEADER_LENGTH + members.len() * MEMBER_LENGTH);
             out.extend_from_slice(content);
             Codec::Raw
         };
@@ -101,26 +102,19 @@ impl Encoder {
         Ok(header)
     }
 
-    /// Appends `content` compressed; false when that is not worth it.
-    fn compress(
-        &mut self,
-        content: &[u8],
-        compression: Compression,
-        out: &mut Vec<u8>,
-    ) -> Result<bool> {
+    /// Compresses `content` into the payload buffer; false when that is not worth it.
+    fn compress(&mut self, content: &[u8], compression: Compression) -> Result<bool> {
         if compression == Compression::Off {
             return Ok(false);
         }
         if self.current != Some(compression) {
             self.configure(compression)?;
         }
-        let start = out.len();
-        out.resize(start + content.len() - content.len() / 32, 0);
-        match self.context.compress2(&mut out[start..], content) {
-            Ok(length) => {
-                out.truncate(start + length);
-                Ok(true)
-            }
+        self.payload.clear();
+        self.payload.reserve(content.len());
+        let worthwhile = content.len() - content.len() / 32;
+        match self.context.compress2(&mut self.payload, content) {
+            Ok(length) => Ok(length <= worthwhile),
             Err(_does_not_fit) => Ok(false),
         }
     }
