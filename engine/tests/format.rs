@@ -8,9 +8,7 @@ use imgx_engine::store::codec::{Compression, Decoder, Encoder};
 use imgx_engine::store::frame::{Frame, Member};
 use imgx_engine::store::node::Node;
 use imgx_engine::store::pack::{TableEntry, check_header, encode_end, encode_header};
-use imgx_engine::store::{
-    DigestKeys, Entry, FrameKind, PackId, Place, RepositoryId, StoredEntry,
-};
+use imgx_engine::store::{DigestKeys, Entry, FrameKind, PackId, Place, RepositoryId, StoredEntry};
 
 const REPOSITORY: RepositoryId = RepositoryId([1; 16]);
 const PACK: PackId = PackId([2; 16]);
@@ -21,10 +19,8 @@ fn keys() -> DigestKeys {
 }
 
 fn frame() -> Vec<u8> {
-    let members: Vec<Member> = BLOCKS
-        .chunks(16)
-        .map(|block| Member { digest: keys().block(block), length: 16 })
-        .collect();
+    let members: Vec<Member> =
+        BLOCKS.chunks(16).map(|block| Member { digest: keys().block(block), length: 16 }).collect();
     let mut bytes = Vec::new();
     Encoder::new()
         .encode((FrameKind::Block, &members), BLOCKS, Compression::Off, &mut bytes)
