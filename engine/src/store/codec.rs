@@ -235,6 +235,7 @@ pub fn check_digest(expected: Digest, found: Digest) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::frame::MEMBER_LENGTH;
     use super::*;
 
     fn keys() -> DigestKeys {
