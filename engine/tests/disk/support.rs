@@ -127,7 +127,16 @@ impl LoopDevice {
 
 impl Drop for LoopDevice {
     fn drop(&mut self) {
+        let shown = format!("/sys/block/{}/loop/backing_file", self.name());
+        let backing = fs::read(&shown).ok();
         let _ = Command::new("losetup").arg("-d").arg(&self.path).status();
+        // It detaches only when the last who looks at it, a search for a free one even, is done.
+        for _ in 0..100 {
+            if backing.is_none() || fs::read(&shown).ok() != backing {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 }
 
