@@ -114,8 +114,7 @@ impl Window<'_> {
 /// # Errors
 /// `Io`; `Cancelled`.
 pub fn adopt_unfinished(repository: &Repository, observer: &dyn Observer) -> Result<()> {
-    let (_, unfinished) = repository.packs()?;
-    for (id, size) in unfinished {
+    for (id, size) in repository.packs()?.unfinished {
         if observer.cancelled() {
             return Err(Error::cancelled());
         }

@@ -59,7 +59,7 @@ impl<'a> Salvage<'a> {
     /// `Conflict` when the repository is locked; `Io`; `Cancelled`.
     pub fn look(&self) -> Result<SalvageReport> {
         let _lock = self.repository.lock(LockKind::Shared, "salvage")?;
-        let (packs, _) = self.repository.packs()?;
+        let packs = self.repository.packs()?.finished;
         let total = packs.values().sum();
         self.observer.event(&Event::Started { phase: Phase::Scrub, total });
         let mut progress = Progress { total, ..Progress::default() };
