@@ -22,7 +22,6 @@ IMAGE is an id's first 4 or more digits, `latest`, a NAME (its newest image), or
 /// Images whole disks into a deduplicating repository, verifies them, and brings them back.
 #[derive(Debug, Parser)]
 #[command(name = "imgx", version, about, after_help = EXIT_CODES, max_term_width = 100)]
-#[command(disable_help_subcommand = false, infer_subcommands = false)]
 pub struct Arguments {
     /// Options that go with every command.
     #[command(flatten)]
@@ -37,7 +36,7 @@ pub struct Arguments {
 #[command(next_help_heading = "Global options")]
 pub struct Common {
     /// The repository's directory
-    #[arg(long, global = true, value_name = "DIR", env = "IMGX_REPO")]
+    #[arg(long, global = true, value_name = "DIR", env = "IMGX_REPO", hide_env_values = true)]
     pub repo: Option<PathBuf>,
     /// Print JSON: queries one document, long jobs one event a line, the result last
     #[arg(long, global = true)]

@@ -73,10 +73,10 @@ impl Console {
         }
     }
 
-    /// Prints a JSON value on a line.
-    pub fn json(&self, value: &Value) {
+    /// Prints an event as JSON on a line.
+    pub fn json(&self, event: &Value) {
         if self.json {
-            self.write(&value.to_string());
+            self.write(&event.to_string());
         }
     }
 

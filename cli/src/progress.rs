@@ -55,7 +55,8 @@ impl<'a> Reporter<'a> {
     }
 
     fn started(&self, phase: Phase, total: u64) {
-        *self.state() = State { phase: Some(phase), ..State::default() };
+        let first = (Instant::now(), Progress { total, ..Progress::default() });
+        *self.state() = State { phase: Some(phase), told: None, samples: VecDeque::from([first]) };
         self.console.json(&json!({"event": "started", "phase": phase.name(), "total": total}));
         if self.console.is_verbose() && !self.console.is_json() {
             self.complain(&format!("{}: {}", phase.name(), size(total)));
