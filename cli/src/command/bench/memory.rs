@@ -31,7 +31,7 @@ pub fn measure(bench: &Bench, sheet: &mut Sheet<'_>) -> Result<()> {
     })?;
     sheet.add(&zero_test)?;
     let digest = repeat("digest (BLAKE3)", &sample, |piece| {
-        for block in piece.chunks(BlockSize::DEFAULT.len()) {
+        for block in piece.chunks(BlockSize::DEFAULT.usize()) {
             black_box(keys.block(black_box(block)));
         }
         Ok(())
