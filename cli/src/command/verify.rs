@@ -80,7 +80,10 @@ fn look(
     let restored = if restore { Some(salvage.restore_manifests(&report)?) } else { None };
     drop(reporter);
     print_salvage(&report, restored, console);
-    Ok(outcome(report.damage))
+    // A pack that is gone altogether is no damage of a pack, but costs its images all the same.
+    let unreadable = |image: &SalvagedImage| image.manifest.cost.unreadable;
+    let is_lacking = report.images.iter().any(|image| image.lost > unreadable(image));
+    Ok(if is_lacking { Outcome::Damaged } else { outcome(report.damage) })
 }
 
 fn print_salvage(report: &SalvageReport, restored: Option<usize>, console: &Console) {
