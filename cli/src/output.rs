@@ -192,6 +192,12 @@ pub fn ratio(fresh: u64, stored: u64) -> Option<f64> {
     (fresh > 0 && stored > 0).then(|| fresh as f64 / stored as f64)
 }
 
+/// A number of things: `1 image`, `2 images`.
+pub fn count(number: impl Into<u64>, noun: &str) -> String {
+    let number = number.into();
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// How long something took: `0.4 s`, then like [`clock`].
 pub fn duration(seconds: f64) -> String {
     if seconds < 60.0 { format!("{seconds:.1} s") } else { clock(seconds) }

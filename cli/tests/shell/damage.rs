@@ -41,6 +41,7 @@ fn lost_bytes_are_named_and_only_they_are_lost() {
     assert!(events.iter().any(|event| event["event"] == "damage"), "{events:?}");
     shell.imgx("verify --quick").exits(3);
     shell.imgx("verify web").exits(3);
+    shell.imgx("verify --packs").exits(3).shows(&["web"]);
 
     shell.imgx("restore web out.raw").exits(3).complains(&["damage: "]);
     overwrite(&disk, offset, &vec![0; usize::try_from(length).expect("a small number")]);
@@ -52,9 +53,11 @@ fn a_missing_pack_is_damage() {
     let shell = Shell::with_repository();
     shell.mixed_disk("disk.raw", 5_000_000);
     shell.imgx("capture disk.raw").exits(0);
+    shell.imgx("capture disk.raw").exits(0);
     fs::remove_file(shell.objects("packs").remove(0)).expect("it can be removed");
     shell.imgx("verify").exits(3);
     shell.imgx("verify --quick").exits(3);
+    shell.imgx("verify --packs").exits(3).shows(&["LOST", "4.8 MiB"]);
     shell.imgx("images").exits(0).shows(&["disk.raw"]);
 }
 
