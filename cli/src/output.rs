@@ -192,12 +192,20 @@ pub fn ratio(fresh: u64, stored: u64) -> Option<f64> {
     (fresh > 0 && stored > 0).then(|| fresh as f64 / stored as f64)
 }
 
-/// Seconds as `0.4 s`, `3:07` or `2:15:09`.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+/// A number of things: `1 image`, `2 images`.
+pub fn count(number: impl Into<u64>, noun: &str) -> String {
+    let number = number.into();
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// How long something took: `0.4 s`, then like [`clock`].
 pub fn duration(seconds: f64) -> String {
-    if seconds < 60.0 {
-        return format!("{seconds:.1} s");
-    }
+    if seconds < 60.0 { format!("{seconds:.1} s") } else { clock(seconds) }
+}
+
+/// Seconds as `0:07`, `3:07` or `2:15:09`.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+pub fn clock(seconds: f64) -> String {
     let whole = seconds as u64;
     let (hours, minutes, seconds) = (whole / 3600, whole / 60 % 60, whole % 60);
     if hours == 0 {

@@ -10,7 +10,7 @@ use imgx_engine::base::{Event, Observer, Phase, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use crate::output::{Console, duration, rate, ratio, size, speed};
+use crate::output::{Console, clock, rate, ratio, size, speed};
 use crate::session::Stop;
 
 /// How often progress is told in JSON.
@@ -162,17 +162,54 @@ impl State {
     }
 }
 
+/// In 46 columns or so, so that a bar is left beside it on 80.
 fn describe(progress: &Progress, rate: Option<f64>, left: Option<f64>) -> String {
-    let mut parts = vec![format!("{} of {}", size(progress.done), size(progress.total))];
+    let mut parts = vec![format!("{}/{}", size(progress.done), size(progress.total))];
     parts.extend(rate.map(speed));
     let ratio = ratio(progress.fresh, progress.stored);
-    parts.extend(ratio.map(|ratio| format!("ratio {ratio:.2}")));
-    parts.extend(left.map(|left| format!("{} left", duration(left))));
-    parts.join(", ")
+    parts.extend(ratio.map(|ratio| format!("x{ratio:.2}")));
+    parts.extend(left.map(|left| format!("{} left", clock(left))));
+    parts.join(" ")
 }
 
 fn new_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix:>9} [{bar:30}] {percent:>3}% {wide_msg}");
+    let style = ProgressStyle::with_template("{prefix} [{wide_bar}] {percent:>3}% {msg}");
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
     ProgressBar::new(0).with_style(style)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_fits_beside_its_message_on_80_columns() {
+        let progress = Progress {
+            done: 1_023 << 30,
+            total: 16 << 40,
+            moved: 1 << 40,
+            fresh: 1 << 40,
+            stored: 1 << 39,
+        };
+        let message = describe(&progress, Some(987.6 * 1_048_576.0), Some(35_999.0));
+        assert_eq!(message, "1023.0 GiB/16.0 TiB 987.6 MiB/s x2.00 9:59:59 left");
+        assert!("read-back [] 100% ".len() + message.len() <= 70);
+    }
+
+    #[test]
+    fn the_pace_is_of_the_last_seconds() {
+        let start = Instant::now() - Duration::from_secs(60);
+        let mut state = State::default();
+        for second in 0..=60_u32 {
+            let done = if second < 50 { 0 } else { u64::from(second - 50) << 20 };
+            let progress = Progress { done, moved: done, total: 100 << 20, ..Progress::default() };
+            state.add(start + Duration::from_secs(second.into()), progress);
+        }
+        let last =
+            Progress { done: 10 << 20, moved: 10 << 20, total: 100 << 20, fresh: 0, stored: 0 };
+        let (rate, left) = state.pace(last);
+        let rate = rate.expect("a rate") / 1_048_576.0;
+        assert!((0.9..1.1).contains(&rate), "{rate} MiB/s");
+        assert!(left.is_some_and(|left| (80.0..100.0).contains(&left)), "{left:?}");
+    }
 }

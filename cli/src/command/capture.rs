@@ -8,7 +8,7 @@ use imgx_engine::store::manifest::UnreadableRange;
 use serde_json::json;
 
 use crate::args::CaptureArguments;
-use crate::output::{duration, exact_size, rate, ratio, short_id, size, speed, table};
+use crate::output::{count, duration, exact_size, rate, ratio, short_id, size, speed, table};
 use crate::progress::Reporter;
 use crate::session::{Outcome, Session};
 
@@ -99,7 +99,8 @@ pub fn unreadable_lines(ranges: &[UnreadableRange], bytes: u64) -> Vec<String> {
     if ranges.is_empty() {
         return Vec::new();
     }
-    let mut lines = vec![format!("unreadable: {} in {} places", size(bytes), ranges.len())];
+    let mut lines =
+        vec![format!("unreadable: {} in {}", size(bytes), count(ranges.len() as u64, "place"))];
     for range in ranges.iter().take(LISTED) {
         lines.push(format!("  {}", ByteRange::new(range.offset, range.length)));
     }

@@ -7,7 +7,7 @@ use imgx_engine::store::Repository;
 use serde_json::{Value, json};
 
 use crate::args::VerifyArguments;
-use crate::output::{Console, local_time, short_id, size, table};
+use crate::output::{Console, count, local_time, short_id, size, table};
 use crate::progress::Reporter;
 use crate::session::{Outcome, Session};
 
@@ -57,16 +57,18 @@ fn print(report: &VerifyReport, quick: bool, console: &Console) {
         "damage": report.damage,
         "lost": lost,
     }));
-    let (images, packs, read) = (report.images, report.packs, size(report.read));
-    console.say(&format!("verified {images} images, {packs} packs, {read} read"));
+    let [images, packs] = [(report.images, "image"), (report.packs, "pack")]
+        .map(|(number, noun)| count(number as u64, noun));
+    console.say(&format!("verified {images}, {packs}, {} read", size(report.read)));
     if report.damage == 0 {
         let against = if quick { "checksums" } else { "digests" };
         console.say(&format!("no damage: everything matches its {against}"));
         return;
     }
     let bytes: u64 = report.lost.iter().map(|lost| lost.range.len()).sum();
-    let (damage, places) = (report.damage, report.lost.len());
-    console.say(&format!("{damage} damages; images lost {} in {places} places", size(bytes)));
+    let damage = count(report.damage, "damage");
+    let places = count(report.lost.len() as u64, "place");
+    console.say(&format!("{damage}; images lost {} in {places}", size(bytes)));
 }
 
 fn look(
@@ -80,7 +82,10 @@ fn look(
     let restored = if restore { Some(salvage.restore_manifests(&report)?) } else { None };
     drop(reporter);
     print_salvage(&report, restored, console);
-    Ok(outcome(report.damage))
+    // A pack that is gone altogether is no damage of a pack, but costs its images all the same.
+    let unreadable = |image: &SalvagedImage| image.manifest.cost.unreadable;
+    let is_lacking = report.images.iter().any(|image| image.lost > unreadable(image));
+    Ok(if is_lacking { Outcome::Damaged } else { outcome(report.damage) })
 }
 
 fn print_salvage(report: &SalvageReport, restored: Option<usize>, console: &Console) {
@@ -112,8 +117,11 @@ fn print_salvage(report: &SalvageReport, restored: Option<usize>, console: &Cons
         "restored_manifests": restored,
     }));
     console.say(&format!(
-        "{} packs hold {blocks} blocks, {nodes} nodes and {manifests} manifests that are sound",
-        report.packs
+        "{}: {}, {} and {} are sound",
+        count(report.packs as u64, "pack"),
+        count(blocks, "block"),
+        count(nodes, "node"),
+        count(manifests, "manifest"),
     ));
     if !report.images.is_empty() {
         let heading = ["ID", "NAME", "CREATED", "SIZE", "REACHABLE", "LOST", "LISTED"];
@@ -123,14 +131,14 @@ fn print_salvage(report: &SalvageReport, restored: Option<usize>, console: &Cons
     }
     let unlisted = report.images.iter().filter(|image| !image.is_listed).count();
     match restored {
-        Some(restored) => console.say(&format!("put {restored} manifests back")),
+        Some(restored) => console.say(&format!("put {} back", count(restored as u64, "manifest"))),
         None if unlisted > 0 => {
             console.say(&format!("{unlisted} can be listed again with --restore-manifests"));
         }
         None => {}
     }
     if report.damage > 0 {
-        console.say(&format!("{} damages", report.damage));
+        console.say(&count(report.damage, "damage"));
     }
 }
 

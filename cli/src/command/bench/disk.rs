@@ -11,7 +11,7 @@ use imgx_engine::job::{Capture, CaptureOptions, Restore, RestoreOptions, VerifyO
 use imgx_engine::store::Repository;
 
 use super::{Bench, MIB, Measure, Sheet};
-use crate::output::{ratio, size};
+use crate::output::{count, ratio, size};
 use crate::session::Stop;
 
 /// Reads or writes in flight.
@@ -83,7 +83,7 @@ fn capture(stage: &str, bench: &Bench, repository: &Repository, stop: &Stop) -> 
 fn read_back(repository: &Repository, stop: &Stop) -> Result<Measure> {
     let clock = Instant::now();
     let report = verify(repository, &VerifyOptions::default(), stop)?;
-    let note = format!("of stored bytes; {} damages", report.damage);
+    let note = format!("of stored bytes; {}", count(report.damage, "damage"));
     Ok(machine("verify", report.read, clock, note))
 }
 
