@@ -6,6 +6,8 @@
 //! tables, signatures), which never import one another, and [`job`] (capture, restore, verify).
 //! The engine prints nothing: it speaks through [`base::Observer`].
 
+#![cfg_attr(test, allow(clippy::cast_possible_truncation))]
+
 pub mod base;
 pub mod block;
 pub mod job;

@@ -23,7 +23,7 @@ pub const MAX_PACK_SIZE: u64 = 256 * 1024 * 1024;
 /// Entries of one pack's table at most, which bounds it to 3 MiB.
 pub const MAX_PACK_ENTRIES: usize = 65_536;
 /// Children of one tree node.
-pub const NODE_FANOUT: u64 = 512;
+pub const NODE_FANOUT: u16 = 512;
 /// Bytes of one encoded tree node at most.
 pub const MAX_NODE_SIZE: usize = 4 * 1024 * 1024;
 /// Levels of a tree at most: 512^7 blocks of 16 KiB exceed [`MAX_DISK_SIZE`].

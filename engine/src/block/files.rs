@@ -63,7 +63,8 @@ impl Files {
         }
         let exclusive = if kind.is_block_device() { libc::O_EXCL } else { 0 };
         let flags = if access == Access::Write { exclusive } else { 0 };
-        let buffered = options(access, flags).open(path).map_err(|error| opening(path, error))?;
+        let buffered = mounts::open_patiently(&options(access, flags), path);
+        let buffered = buffered.map_err(|error| opening(path, error))?;
         if buffered.metadata().context(|| format!("stat {shown}"))?.file_type() != kind {
             return Err(Error::new(ErrorKind::Conflict, format!("{shown} was just replaced")));
         }

@@ -27,10 +27,11 @@ use crate::base::limits::{MAX_BLOCK_SIZE, MAX_FRAME_MEMBERS, MAX_MANIFEST_SIZE, 
 use crate::base::{Error, ErrorKind, Result};
 
 /// Bytes of a frame's header.
-pub const HEADER_LENGTH: usize = 32;
+pub const HEADER_LENGTH: usize = HEADER_FIELD as usize;
 /// Bytes that each member takes before the payload.
 pub const MEMBER_LENGTH: usize = 36;
 
+const HEADER_FIELD: u32 = 32;
 const MAGIC: [u8; 4] = *b"IMGF";
 
 /// What a frame holds.
@@ -260,7 +261,7 @@ impl FrameHeader {
     /// Header and stored bytes together.
     #[must_use]
     pub fn frame_length(&self) -> u32 {
-        self.stored_length.saturating_add(HEADER_LENGTH as u32)
+        self.stored_length.saturating_add(HEADER_FIELD)
     }
 }
 

@@ -190,10 +190,11 @@ impl Manifest {
             return Err(Error::new(ErrorKind::Limit, format!("image of {} bytes", self.size)));
         }
         let level = root_level(self.blocks());
-        if let TreeRoot::Stored { level: stored, .. } = self.tree {
-            if stored != level {
+        match self.tree {
+            TreeRoot::Stored { level: stored, .. } if stored != level => {
                 return Err(Error::corrupt("root's level", level, stored));
             }
+            _ => {}
         }
         let content = disk_digest(keys, (self.size, self.block_size), (level, &self.tree.entry()));
         if content != self.content {

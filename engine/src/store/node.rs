@@ -137,7 +137,7 @@ impl Node {
     /// How many more children it can take.
     #[must_use]
     pub fn room(&self) -> u16 {
-        FANOUT - self.children
+        NODE_FANOUT - self.children
     }
 
     /// Adds `count` children, for which it must have room.
@@ -250,9 +250,6 @@ impl Node {
         Ok(node)
     }
 }
-
-/// [`NODE_FANOUT`] as a count of children.
-pub const FANOUT: u16 = NODE_FANOUT as u16;
 
 fn decode_entry(code: u8, packs: &[PackId], fields: &mut FieldReader<'_>) -> Result<Entry> {
     match code {

@@ -1,6 +1,7 @@
 //! Reading frames, nodes and whole images, every content checked against its digest.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::codec::{Decoder, check_digest};
@@ -60,42 +61,25 @@ impl FrameReader {
         Ok(opened)
     }
 
-    /// The bytes of the frame at `place`, unchecked.
+    /// Reads the frame at `place` into `frame`, unchecked.
     ///
     /// # Errors
     /// `Corrupt` when the place is none of its pack's; `Io`.
-    pub fn frame(&self, kind: FrameKind, place: &Place) -> Result<Vec<u8>> {
+    pub fn frame(&self, kind: FrameKind, place: &Place, frame: &mut Vec<u8>) -> Result<()> {
         let length = place.length as usize;
         if length < HEADER_LENGTH || length > kind.max_length() {
             let name = kind.name();
             return Err(Error::corrupt(place, format!("a {name} frame's length"), length));
         }
-        let mut frame = vec![0; length];
+        frame.resize(length, 0);
         self.pack(place.pack)?
-            .read_exact_at(u64::from(place.offset), &mut frame)
-            .map_err(|error| error.within(place))?;
-        Ok(frame)
-    }
-
-    /// Reads the frame that holds the block `stored`, and all blocks beside it, with the
-    /// caller's own `decoder`, so that threads decode beside one another.
-    ///
-    /// # Errors
-    /// `Corrupt` with the place when anything differs; `Io`.
-    pub fn blocks(&self, stored: &StoredEntry, decoder: &mut Decoder) -> Result<DecodedBlocks> {
-        let bytes = self.frame(FrameKind::Block, &stored.place)?;
-        let mut decode = || {
-            let frame = Frame::open(&bytes)?;
-            frame.expect(FrameKind::Block, stored.place.member, &stored.digest)?;
-            let mut content = Vec::new();
-            decoder.decode_blocks(&frame, &mut content)?;
-            Ok(DecodedBlocks { members: frame.members, content })
-        };
-        decode().map_err(|error: Error| error.within(stored.place))
+            .read_exact_at(u64::from(place.offset), frame)
+            .map_err(|error| error.within(place))
     }
 
     fn read_node(&self, stored: &StoredEntry) -> Result<Node> {
-        let bytes = self.frame(FrameKind::Node, &stored.place)?;
+        let mut bytes = Vec::new();
+        self.frame(FrameKind::Node, &stored.place, &mut bytes)?;
         let frame = Frame::open(&bytes)?;
         frame.expect(FrameKind::Node, stored.place.member, &stored.digest)?;
         let mut content = Vec::new();
@@ -106,22 +90,55 @@ impl FrameReader {
     }
 }
 
-/// The blocks of one frame, decoded and checked.
-#[derive(Debug, Clone, Default)]
-pub struct DecodedBlocks {
+/// Reads blocks, and keeps the frame of the last one: its neighbours on the disk are mostly
+/// there. One for each thread; its buffers are reused.
+pub struct BlockReader {
+    decoder: Decoder,
+    frame: Vec<u8>,
     members: Vec<Member>,
     content: Vec<u8>,
 }
 
-impl DecodedBlocks {
-    /// The content with this digest, if it is among them.
+impl BlockReader {
+    /// A reader of blocks whose digests are made with `keys`.
     #[must_use]
-    pub fn get(&self, digest: &Digest) -> Option<&[u8]> {
+    pub fn new(keys: DigestKeys) -> Self {
+        let decoder = Decoder::new(keys);
+        Self { decoder, frame: Vec::new(), members: Vec::new(), content: Vec::new() }
+    }
+
+    /// The content of the block `stored`, checked against its digest.
+    ///
+    /// # Errors
+    /// `Corrupt` with the place when anything differs; `Io`.
+    pub fn block(&mut self, frames: &FrameReader, stored: &StoredEntry) -> Result<&[u8]> {
+        let place = &stored.place;
+        if self.find(&stored.digest).is_none() {
+            // Whatever fails, no half of a frame stays behind.
+            self.members.clear();
+            frames.frame(FrameKind::Block, place, &mut self.frame)?;
+            self.decode(stored).map_err(|error| error.within(place))?;
+        }
+        match self.find(&stored.digest).and_then(|range| self.content.get(range)) {
+            Some(content) => Ok(content),
+            None => Err(Error::corrupt(place, stored.digest, "another member")),
+        }
+    }
+
+    fn decode(&mut self, stored: &StoredEntry) -> Result<()> {
+        let frame = Frame::open(&self.frame)?;
+        frame.expect(FrameKind::Block, stored.place.member, &stored.digest)?;
+        self.decoder.decode_blocks(&frame, &mut self.content)?;
+        self.members = frame.members;
+        Ok(())
+    }
+
+    fn find(&self, digest: &Digest) -> Option<Range<usize>> {
         let mut start = 0_usize;
         for member in &self.members {
             let end = start.saturating_add(member.length as usize);
             if member.digest == *digest {
-                return self.content.get(start..end);
+                return Some(start..end);
             }
             start = end;
         }
@@ -152,15 +169,15 @@ fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct ImageReader {
     manifest: Manifest,
     frames: Arc<FrameReader>,
-    last: Mutex<(DecodedBlocks, Decoder)>,
+    blocks: Mutex<BlockReader>,
 }
 
 impl ImageReader {
     /// The image of `manifest`.
     #[must_use]
     pub fn new(manifest: Manifest, frames: Arc<FrameReader>) -> Self {
-        let decoder = Decoder::new(frames.keys().clone());
-        Self { manifest, frames, last: Mutex::new((DecodedBlocks::default(), decoder)) }
+        let blocks = Mutex::new(BlockReader::new(frames.keys().clone()));
+        Self { manifest, frames, blocks }
     }
 
     /// Its manifest.
@@ -236,12 +253,8 @@ impl Copy<'_> {
         let block = manifest.block_size.range(index, manifest.size);
         let (image, range) = (self.image, block);
         let Some((target, both)) = self.part(range) else { return Ok(()) };
-        let mut guard = lock(&image.last);
-        let (last, decoder) = &mut *guard;
-        if last.get(&stored.digest).is_none() {
-            *last = image.frames.blocks(stored, decoder)?;
-        }
-        let content = last.get(&stored.digest).unwrap_or_default();
+        let mut blocks = lock(&image.blocks);
+        let content = blocks.block(&image.frames, stored)?;
         if content.len() as u64 != range.len() {
             return Err(Error::corrupt("block's length", range.len(), content.len()));
         }

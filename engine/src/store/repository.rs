@@ -51,6 +51,15 @@ pub struct Images {
     pub damaged: Vec<(ObjectName, Error)>,
 }
 
+/// What a repository's packs' folder holds, with sizes in bytes.
+#[derive(Debug, Default)]
+pub struct Packs {
+    /// Whole packs.
+    pub finished: HashMap<PackId, u64>,
+    /// Packs that their writers did not finish, or have not yet.
+    pub unfinished: Vec<(PackId, u64)>,
+}
+
 impl Repository {
     /// Creates a repository in the directory `path`, which must be missing or empty.
     ///
@@ -247,22 +256,22 @@ impl Repository {
         }
     }
 
-    /// The finished packs and their sizes, and the unfinished ones.
+    /// The packs that are there.
     ///
     /// # Errors
     /// `Io`.
-    pub fn packs(&self) -> Result<(HashMap<PackId, u64>, Vec<(PackId, u64)>)> {
-        let (mut finished, mut unfinished) = (HashMap::new(), Vec::new());
+    pub fn packs(&self) -> Result<Packs> {
+        let mut packs = Packs::default();
         for object in self.storage.list(Folder::Packs)? {
             match PackName::parse(&object.name) {
                 Some(PackName::Finished(id)) => {
-                    finished.insert(id, object.size);
+                    packs.finished.insert(id, object.size);
                 }
-                Some(PackName::Unfinished(id)) => unfinished.push((id, object.size)),
+                Some(PackName::Unfinished(id)) => packs.unfinished.push((id, object.size)),
                 None => {}
             }
         }
-        Ok((finished, unfinished))
+        Ok(packs)
     }
 
     /// The index, brought up to the packs that are there now. A pack whose table is damaged is
@@ -272,7 +281,7 @@ impl Repository {
     /// `Io`; `Cancelled`.
     pub fn index(&self, observer: &dyn Observer) -> Result<Index> {
         let index = Index::open(self.config.id, self.cache.as_deref());
-        let (packs, _) = self.packs()?;
+        let packs = self.packs()?.finished;
         let unknown = index.reconcile(&packs);
         let total = unknown.iter().filter_map(|id| packs.get(id)).sum();
         if !unknown.is_empty() {

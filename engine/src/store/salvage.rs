@@ -121,7 +121,7 @@ pub fn adopt_unfinished(
     observer: &dyn Observer,
 ) -> Result<()> {
     // In this order: whoever locks after the list was made can have no pack on it.
-    let (_, unfinished) = repository.packs()?;
+    let unfinished = repository.packs()?.unfinished;
     if unfinished.is_empty() || !lock.is_alone(&**repository.storage())? {
         return Ok(());
     }

@@ -7,14 +7,16 @@
 use std::sync::Arc;
 
 use super::digest::{Digest, DigestKeys};
-use super::node::{Entry, FANOUT, Node, StoredEntry};
+use super::node::{Entry, Node, StoredEntry};
 use crate::base::limits::{MAX_TREE_LEVEL, NODE_FANOUT};
 use crate::base::{BlockCount, BlockIndex, BlockSize, ByteCount, Error, ErrorKind, Result};
+
+const FANOUT: u64 = NODE_FANOUT as u64;
 
 /// Blocks that one child of a node at `level` spans.
 #[must_use]
 pub fn child_span(level: u8) -> u64 {
-    NODE_FANOUT.saturating_pow(u32::from(level))
+    FANOUT.saturating_pow(u32::from(level))
 }
 
 /// The level of the root over `blocks` blocks.
@@ -97,13 +99,13 @@ impl TreeBuilder {
         let is_root = level + 1 == self.levels.len();
         while count > 0 {
             let node = &mut self.levels[level];
-            let whole = count / NODE_FANOUT;
+            let whole = count / FANOUT;
             if !is_root && entry.is_uniform() && node.children() == 0 && whole > 0 {
                 self.push_at(level + 1, entry, whole, sink)?;
-                count -= whole * NODE_FANOUT;
+                count -= whole * FANOUT;
                 continue;
             }
-            let taken = u16::try_from(count).unwrap_or(FANOUT).min(node.room());
+            let taken = u16::try_from(count).unwrap_or(NODE_FANOUT).min(node.room());
             node.push(entry.clone(), taken);
             count -= u64::from(taken);
             if node.room() == 0 && !is_root {
@@ -242,12 +244,12 @@ impl<'a> TreeWalk<'a> {
         }
         let span = child_span(level);
         let left = self.total.saturating_sub(first);
-        let expected = left.div_ceil(span).min(NODE_FANOUT);
+        let expected = left.div_ceil(span).min(FANOUT);
         let node = match self.source.node(stored).and_then(|node| check(node, level, expected)) {
             Ok(node) => node,
             Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
             Err(error) => {
-                visitor.damaged(BlockIndex(first), left.min(span * NODE_FANOUT), error)?;
+                visitor.damaged(BlockIndex(first), left.min(span * FANOUT), error)?;
                 visitor.leave(stored, false);
                 return Ok(false);
             }

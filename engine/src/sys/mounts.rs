@@ -1,11 +1,12 @@
 //! Who uses a device or file, so that nothing is written under a mounted filesystem.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::libc;
 
 use super::device::{self, DeviceFacts};
@@ -29,7 +30,7 @@ pub fn uses_of(path: &Path) -> Result<Vec<String>> {
     if !metadata.file_type().is_block_device() {
         return Ok(uses_of_file(path, &metadata, &tables));
     }
-    let file = fs::File::open(path).context(|| format!("open {}", path.display()))?;
+    let file = File::open(path).context(|| format!("open {}", path.display()))?;
     let facts = DeviceFacts::of(&file)?;
     let mut uses = Vec::new();
     for name in std::iter::once(facts.name.clone()).chain(facts.partitions()) {
@@ -159,8 +160,25 @@ fn is_node_of(path: &Path, number: &str) -> bool {
 }
 
 fn refuses_exclusive_access(path: &Path) -> bool {
-    let opened = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path);
-    opened.is_err_and(|error| error.raw_os_error() == Some(Errno::EBUSY as i32))
+    let opened = open_patiently(OpenOptions::new().read(true).custom_flags(libc::O_EXCL), path);
+    opened.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
+}
+
+/// Opens `path`, again for a fifth of a second while it is busy: others claim devices for a
+/// moment only to look at them (losetup when it searches a free one, for example).
+///
+/// # Errors
+/// The system's error.
+pub fn open_patiently(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    for _ in 0..10 {
+        match options.open(path) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
+    options.open(path)
 }
 
 #[cfg(test)]

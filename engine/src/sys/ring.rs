@@ -232,3 +232,83 @@ impl Drop for Ring {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::base::Result;
+
+    const SIZE: usize = 4096;
+
+    /// A file of 16 pages, each filled with its number, and a ring on it; `None` without rings.
+    fn set_up(depth: usize, pool: &BufferPool) -> Option<(File, Ring)> {
+        let file = tempfile::tempfile().ok()?;
+        for page in 0..16 {
+            file.write_all_at(&[page; SIZE], u64::from(page) * SIZE as u64).ok()?;
+        }
+        match Ring::new(&file, depth, pool) {
+            Ok(ring) => Some((file, ring)),
+            Err(error) => {
+                println!("skipped: no io_uring here ({error})");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn buffers_of_any_pool_come_back_with_what_was_read() -> Result<()> {
+        let own = BufferPool::new(4, SIZE)?;
+        let foreign = BufferPool::new(4, SIZE)?;
+        let Some((_file, mut ring)) = set_up(8, &own) else { return Ok(()) };
+        let pools = [&own, &foreign];
+        for page in 0..8 {
+            let buffer = pools[page % 2].take(&|| false)?;
+            ring.read((page * SIZE) as u64, buffer, page as u64 + 100);
+        }
+        assert_eq!((ring.room(), ring.in_flight()), (0, 8));
+        let mut ended = ring.submit_and_wait(8).map_err(|e| crate::base::Error::io("wait", e))?;
+        ended.sort_by_key(|completion| completion.tag);
+        for (page, completion) in (0..8).zip(ended) {
+            assert_eq!(completion.tag, u64::from(page) + 100);
+            assert_eq!(completion.result.ok(), Some(SIZE));
+            assert!(completion.buffer.iter().all(|byte| *byte == page));
+            let pool = pools[usize::from(page) % 2];
+            assert!(pool.owns(&completion.buffer));
+        }
+        assert_eq!(ring.in_flight(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn dropping_a_ring_ends_what_is_in_flight_and_frees_its_buffers() -> Result<()> {
+        let pool = BufferPool::new(4, SIZE)?;
+        let Some((file, mut ring)) = set_up(4, &pool) else { return Ok(()) };
+        for page in 0..4 {
+            let mut buffer = pool.take(&|| false)?;
+            buffer.fill(77);
+            ring.write(page * SIZE as u64, buffer, page);
+        }
+        drop(ring);
+        let all: Vec<_> = std::iter::from_fn(|| pool.try_take()).collect();
+        assert_eq!(all.len(), 4);
+        let mut found = [0; 4 * SIZE];
+        assert!(file.read_exact_at(&mut found, 0).is_ok());
+        assert!(found.iter().all(|byte| *byte == 77));
+        Ok(())
+    }
+
+    #[test]
+    fn the_kernels_errors_come_with_their_operation() -> Result<()> {
+        let pool = BufferPool::new(1, SIZE)?;
+        let Ok(folder) = File::open("/") else { return Ok(()) };
+        let Ok(mut ring) = Ring::new(&folder, 1, &pool) else { return Ok(()) };
+        ring.read(0, pool.take(&|| false)?, 5);
+        let ended = ring.submit_and_wait(1).map_err(|e| crate::base::Error::io("wait", e))?;
+        assert_eq!(ended[0].tag, 5);
+        let error = ended[0].result.as_ref().err().and_then(io::Error::raw_os_error);
+        assert_eq!(error, Some(libc::EISDIR));
+        Ok(())
+    }
+}

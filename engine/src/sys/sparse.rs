@@ -4,6 +4,7 @@ use std::fs::File;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{Whence, lseek};
 
 use crate::base::ByteRange;
@@ -53,6 +54,13 @@ pub fn zero_range(file: &File, range: ByteRange) -> nix::Result<()> {
 /// # Errors
 /// The kernel's error; `EOPNOTSUPP` where it is not possible, `ENOSPC` without enough space.
 pub fn reserve(file: &File, range: ByteRange) -> nix::Result<()> {
+    // A filesystem asked for too much may take all it has before it notices, which would fail
+    // everybody else's writes meanwhile.
+    let filesystem = fstatvfs(file)?;
+    let unit = filesystem.fragment_size();
+    if range.len() > filesystem.blocks_available().saturating_mul(unit) {
+        return Err(Errno::ENOSPC);
+    }
     allocate(file, FallocateFlags::empty(), range)
 }
 

@@ -11,6 +11,12 @@ use crate::need_root;
 use crate::support::{LoopDevice, MIB, content, folder, run};
 
 const SIZE: usize = 2048 * MIB;
+const ROUNDS: usize = 9;
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
 
 fn fio(device: &LoopDevice, way: &str) -> f64 {
     let file = format!("--filename={}", device.as_str());
@@ -59,14 +65,19 @@ fn speed_against_fio() {
     run("fallocate", &["-l", &SIZE.to_string(), path.to_str().unwrap()]);
     for options in [&["--direct-io=on"][..], &[]] {
         let device = LoopDevice::attach(&path, options);
-        println!("loop {options:?}, MiB/s: fio, io_uring, threads");
-        for _ in 0..4 {
-            let ring = (write(&device, IoMode::Ring), write(&device, IoMode::Threads));
-            println!("write {:8.0} {:8.0} {:8.0}", fio(&device, "write"), ring.0, ring.1);
-        }
-        for _ in 0..4 {
-            let ring = (read(&device, IoMode::Ring), read(&device, IoMode::Threads));
-            println!("read  {:8.0} {:8.0} {:8.0}", fio(&device, "read"), ring.0, ring.1);
+        println!("loop {options:?}, MiB/s, medians of {ROUNDS}: fio, io_uring, threads");
+        // Once to place the file's blocks, which writing to them does not count.
+        write(&device, IoMode::Ring);
+        for way in ["write", "read"] {
+            let mut figures = [vec![], vec![], vec![]];
+            for _ in 0..ROUNDS {
+                let ours = if way == "read" { read } else { write };
+                figures[0].push(fio(&device, way));
+                figures[1].push(ours(&device, IoMode::Ring));
+                figures[2].push(ours(&device, IoMode::Threads));
+            }
+            let [fio, ring, threads] = figures.map(median);
+            println!("{way:5} {fio:8.0} {ring:8.0} {threads:8.0}, ratio {:.2}", ring / fio);
         }
     }
 }

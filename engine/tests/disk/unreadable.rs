@@ -6,7 +6,7 @@ use imgx_engine::base::{ByteOffset, ByteRange, Event, Observer, Silent};
 use imgx_engine::block::{BufferPool, Disk, ReadAt};
 
 use crate::need_root;
-use crate::support::{LoopDevice, MIB, WAYS, content, file, folder, read_with};
+use crate::support::{LoopDevice, MIB, content, file, folder, read_with, ways};
 
 #[derive(Default)]
 struct Listener {
@@ -26,7 +26,7 @@ fn bad_sectors_are_zeroed_and_listed_and_all_around_them_is_read() {
     need_root!();
     let folder = folder();
     for (sector, cut) in [("512", 2 * MIB + 300 * 1024 + 512 * 3), ("4096", 2 * MIB + 300 * 1024)] {
-        for options in WAYS.into_iter().filter(|options| options.direct) {
+        for options in ways().into_iter().filter(|options| options.direct) {
             let expected = content(1, 4 * MIB);
             let path = file(&folder, "disk.raw", &expected);
             let device = LoopDevice::attach(&path, &["-b", sector]);
@@ -59,7 +59,7 @@ fn bad_sectors_are_zeroed_and_listed_and_all_around_them_is_read() {
 fn a_device_that_is_gone_is_an_error_and_not_unreadable_sectors() {
     need_root!();
     let folder = folder();
-    for options in WAYS.into_iter().filter(|options| options.direct) {
+    for options in ways().into_iter().filter(|options| options.direct) {
         let path = file(&folder, "disk.raw", &content(2, 2 * MIB));
         let device = LoopDevice::attach(&path, &[]);
         let disk = Disk::open(&device.path, &options).unwrap();

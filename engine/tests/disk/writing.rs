@@ -6,9 +6,7 @@ use imgx_engine::base::{ByteCount, ByteOffset, ErrorKind, Result};
 use imgx_engine::block::{BufferPool, FileMode, IoMode, ReadAt, Target, TargetWriter, WriteAt};
 
 use crate::need_root;
-use crate::support::{LoopDevice, MIB, Mounted, content, file, folder, sparse_file};
-
-const MODES: [IoMode; 2] = [IoMode::Ring, IoMode::Threads];
+use crate::support::{LoopDevice, MIB, Mounted, content, file, folder, modes, sparse_file};
 
 /// Writes `bytes` in chunks of 256 KiB, last first, from fewer buffers than the depth.
 fn write_all(target: &Target, bytes: &[u8], mode: IoMode) -> Result<u64> {
@@ -30,7 +28,7 @@ fn files_of_odd_sizes_are_written_the_same_in_every_way() {
     let path = folder.path().join("target.raw");
     for size in [0, 1, 4096, MIB, 3 * MIB + 777] {
         let expected = content(size as u64, size);
-        for mode in MODES {
+        for mode in modes() {
             for kind in [FileMode::Sparse, FileMode::Preallocate, FileMode::Existing] {
                 if kind == FileMode::Existing {
                     fs::write(&path, content(99, size)).unwrap();
@@ -56,7 +54,7 @@ fn loop_devices_of_both_sector_sizes_are_written_the_same_in_every_way() {
     for (sector, size) in
         [("512", 2 * MIB + 512 * 3), ("4096", 2 * MIB + 4096), ("4096", 2 * MIB + 512 * 3)]
     {
-        for mode in MODES {
+        for mode in modes() {
             let path = file(&folder, "target.raw", &content(1, size));
             let device = LoopDevice::attach(&path, &["-b", sector]);
             let target = Target::open_device(&device.path).unwrap();
@@ -84,7 +82,7 @@ fn a_write_that_fails_is_reported_with_its_place_and_finish_fails_too() {
     let path = small.point.join("disk.raw");
     fs::File::create(&path).unwrap().set_len(8 * MIB as u64).unwrap();
     let device = LoopDevice::attach(&path, &[]);
-    for mode in MODES {
+    for mode in modes() {
         let target = Target::open_device(&device.path).unwrap();
         let error = write_all(&target, &content(1, 8 * MIB), mode).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io);

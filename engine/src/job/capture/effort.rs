@@ -52,10 +52,10 @@ pub struct Governor {
 }
 
 impl Governor {
-    /// A governor for `effort`, starting with the cheapest setting.
+    /// A governor for `effort`, which starts a third up the ladder.
     #[must_use]
     pub fn new(effort: Effort) -> Self {
-        Self { effort, step: AtomicUsize::new(0), calm: AtomicUsize::new(0) }
+        Self { effort, step: AtomicUsize::new(Compression::STEPS / 3), calm: AtomicUsize::new(0) }
     }
 
     /// The setting for the next chunk, when `queued` of `capacity` chunks wait behind it.

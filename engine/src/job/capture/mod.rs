@@ -187,7 +187,8 @@ impl<'a> Capture<'a> {
             format: self.repository.config().format,
             repository: self.repository.config().id,
             name: self.name,
-            created: created.to_string(),
+            // All nine digits, so that text sorts as time does.
+            created: format!("{created:.9}"),
             host: host_name(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             size,

@@ -126,7 +126,7 @@ impl<'a> Worker<'a> {
             }
             &self.gathered
         };
-        let mut frame = Vec::with_capacity(content.len() / 2);
+        let mut frame = Vec::new();
         let members = (FrameKind::Block, new.members.as_slice());
         self.encoder.encode(members, content, compression, &mut frame)?;
         Ok(frame)

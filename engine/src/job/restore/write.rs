@@ -11,8 +11,8 @@ use crate::base::{ByteOffset, ByteRange, Error, Event, Observer, Phase};
 use crate::base::{Progress, Result, limits};
 use crate::block::{Buffer, BufferPool, Target, TargetWriter, Zeroing};
 use crate::job::pipeline::{DEPTH, PATIENCE, QUEUE, worker_threads};
-use crate::store::reader::DecodedBlocks;
-use crate::store::{Decoder, ImageReader, StoredEntry};
+use crate::store::reader::BlockReader;
+use crate::store::{ImageReader, StoredEntry};
 
 /// A restore's writing.
 pub struct Writing<'a> {
@@ -79,14 +79,13 @@ impl Writing<'_> {
     }
 
     fn decode(&self, pool: &BufferPool, pieces: &Receiver<Piece>, done: &Sender<Result<Done>>) {
-        let mut decoder = Decoder::new(self.image.frames().keys().clone());
-        let mut last = DecodedBlocks::default();
+        let mut reader = BlockReader::new(self.image.frames().keys().clone());
         for piece in pieces {
             let outcome = match piece {
                 Piece::Zero(range) => Ok(Done::Zero(range)),
                 Piece::Lost(range, error) => Ok(Done::Lost(range, error)),
                 Piece::Blocks(range, blocks) => {
-                    self.fill(pool, range, &blocks, (&mut last, &mut decoder), done)
+                    self.fill(pool, (range, &blocks), &mut reader, done)
                 }
             };
             let is_last = outcome.is_err();
@@ -100,9 +99,8 @@ impl Writing<'_> {
     fn fill(
         &self,
         pool: &BufferPool,
-        range: ByteRange,
-        blocks: &[StoredEntry],
-        (last, decoder): (&mut DecodedBlocks, &mut Decoder),
+        (range, blocks): (ByteRange, &[StoredEntry]),
+        reader: &mut BlockReader,
         done: &Sender<Result<Done>>,
     ) -> Result<Done> {
         let mut buffer = pool.take(&|| self.observer.cancelled())?;
@@ -111,7 +109,7 @@ impl Writing<'_> {
         for (number, (stored, part)) in
             blocks.iter().zip(buffer.chunks_mut(block_size.usize())).enumerate()
         {
-            let outcome = self.block(stored, part, last, decoder);
+            let outcome = self.block(stored, part, reader);
             let Err(error) = outcome else { continue };
             let error = only_damage(error)?;
             part.fill(0);
@@ -124,23 +122,12 @@ impl Writing<'_> {
         Ok(Done::Write(range, buffer))
     }
 
-    fn block(
-        &self,
-        stored: &StoredEntry,
-        part: &mut [u8],
-        last: &mut DecodedBlocks,
-        decoder: &mut Decoder,
-    ) -> Result<()> {
-        if last.get(&stored.digest).is_none() {
-            *last = self.image.frames().blocks(stored, decoder)?;
+    fn block(&self, stored: &StoredEntry, part: &mut [u8], reader: &mut BlockReader) -> Result<()> {
+        let content = reader.block(self.image.frames(), stored)?;
+        if content.len() != part.len() {
+            return Err(Error::corrupt(stored.place, part.len(), content.len()));
         }
-        match last.get(&stored.digest) {
-            Some(content) if content.len() == part.len() => part.copy_from_slice(content),
-            found => {
-                let found = found.map_or(0, <[u8]>::len);
-                return Err(Error::corrupt(stored.place, part.len(), found));
-            }
-        }
+        part.copy_from_slice(content);
         Ok(())
     }
 

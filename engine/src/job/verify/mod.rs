@@ -18,7 +18,7 @@ use crate::base::{BlockIndex, ErrorKind};
 use crate::base::{ByteRange, Error, Event, Observer, Result};
 use crate::store::repository::Image;
 use crate::store::tree::TreeVisitor;
-use crate::store::{Entry, ImageReader, PackId, Place, Repository, StoredEntry, TreeRun};
+use crate::store::{ImageReader, PackId, Place, Repository, StoredEntry, TreeRun};
 use crate::volume::DiskLayout;
 
 pub use salvage::{Salvage, SalvageReport, SalvagedImage};
@@ -169,10 +169,8 @@ impl TreeVisitor for Lost<'_> {
     }
 
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
-        if let Entry::Stored(stored) | Entry::Partial(stored, _) = run.entry {
-            if self.is_bad(&stored.place) {
-                self.add(run.first.0, run.count);
-            }
+        if run.entry.stored().is_some_and(|stored| self.is_bad(&stored.place)) {
+            self.add(run.first.0, run.count);
         }
         Ok(())
     }

@@ -60,7 +60,7 @@ impl<'a> Salvage<'a> {
     pub fn look(&self) -> Result<SalvageReport> {
         let lock = self.repository.lock_to_read("salvage")?;
         lock.warn(self.observer);
-        let (packs, _) = self.repository.packs()?;
+        let packs = self.repository.packs()?.finished;
         let total = packs.values().sum();
         self.observer.event(&Event::Started { phase: Phase::Scrub, total });
         let mut progress = Progress { total, ..Progress::default() };
@@ -110,7 +110,7 @@ impl<'a> Salvage<'a> {
     fn measure(&self, id: ImageId, manifest: Manifest) -> Result<SalvagedImage> {
         let image = Image { id, manifest };
         let reader = self.repository.reader(&image);
-        let mut reach = Reach { image: &reader, reachable: 0, lost: 0 };
+        let mut reach = Reach { image: &reader, frame: Vec::new(), reachable: 0, lost: 0 };
         reader.walk(None, &mut reach)?;
         let Reach { reachable, lost, .. } = reach;
         let is_listed = self.repository.image(id).is_ok();
@@ -141,6 +141,7 @@ impl<'a> Salvage<'a> {
 /// Adds up what a tree leads to.
 struct Reach<'a> {
     image: &'a ImageReader,
+    frame: Vec<u8>,
     reachable: u64,
     lost: u64,
 }
@@ -158,7 +159,8 @@ impl TreeVisitor for Reach<'_> {
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
         let length = self.length(run.first.0, run.count);
         let found = run.entry.stored().is_none_or(|stored| {
-            self.image.frames().frame(FrameKind::Block, &stored.place).is_ok()
+            let frames = self.image.frames();
+            frames.frame(FrameKind::Block, &stored.place, &mut self.frame).is_ok()
         });
         if found && !matches!(run.entry, Entry::Unreadable) {
             self.reachable += length;

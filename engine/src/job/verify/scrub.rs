@@ -44,7 +44,7 @@ impl Scrub<'_> {
     /// # Errors
     /// `Io`; `Cancelled`.
     pub fn run(&self, report: &mut VerifyReport) -> Result<BadFrames> {
-        let (sizes, _) = self.repository.packs()?;
+        let sizes = self.repository.packs()?.finished;
         let mut packs: Vec<PackId> = match self.options.images.as_slice() {
             [] => sizes.keys().copied().chain(self.marks.packs()).collect(),
             _ => self.marks.packs().collect(),

@@ -124,7 +124,7 @@ impl Index {
                 records.push(Record { digest: *digest, pack: *number, offset, length, member });
             }
         }
-        let written = segment::write(folder, self.repository, records, packs);
+        let written = segment::write(folder, self.repository, records, &packs);
         if let Ok(segment) = &written {
             write(&self.segments).push(Arc::clone(segment));
         }

@@ -198,14 +198,14 @@ pub fn write(
     folder: &Path,
     repository: RepositoryId,
     mut records: Vec<Record>,
-    packs: Vec<(PackId, u64)>,
+    packs: &[(PackId, u64)],
 ) -> Result<Arc<Segment>> {
     records.par_sort_unstable();
     let mut writer = SegmentWriter::create(folder, records.len() as u64)?;
     for record in &records {
         writer.push(record)?;
     }
-    writer.finish(repository, &packs)
+    writer.finish(repository, packs)
 }
 
 /// Writes a segment from records in order.

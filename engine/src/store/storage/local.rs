@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg, RenameFlags, renameat2};
 
+use super::local_writer::LocalWriter;
 use super::{Folder, ObjectInfo, ObjectName, ObjectReader, ObjectWriter, Storage};
 use crate::base::{Error, ErrorContext, ErrorKind, Result};
 
@@ -93,18 +94,18 @@ impl Storage for LocalStorage {
             .create_new(true)
             .open(&path)
             .map_err(|error| conflict(error, describe))?;
-        Ok(Box::new(LocalWriter { file, path }))
+        Ok(Box::new(LocalWriter::new(file, path, 0)?))
     }
 
     fn reopen(&self, object: &ObjectName, length: u64) -> Result<Box<dyn ObjectWriter>> {
         let path = self.path(object);
         let describe = || format!("reopen {}", path.display());
         let file = OpenOptions::new()
-            .append(true)
+            .write(true)
             .open(&path)
             .map_err(|error| not_found(error, describe()))?;
         file.set_len(length).context(describe)?;
-        Ok(Box::new(LocalWriter { file, path }))
+        Ok(Box::new(LocalWriter::new(file, path, length)?))
     }
 
     fn open(&self, object: &ObjectName) -> Result<Box<dyn ObjectReader>> {
@@ -198,21 +199,6 @@ impl Drop for Held {
     fn drop(&mut self) {
         // A lock that stays behind is recognised as dead by the next run.
         let _left_behind = fs::remove_file(&self.path);
-    }
-}
-
-struct LocalWriter {
-    file: File,
-    path: PathBuf,
-}
-
-impl ObjectWriter for LocalWriter {
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).context(|| format!("write {}", self.path.display()))
-    }
-
-    fn sync(&mut self) -> Result<()> {
-        self.file.sync_all().context(|| format!("sync {}", self.path.display()))
     }
 }
 

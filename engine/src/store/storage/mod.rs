@@ -4,6 +4,7 @@
 //! synced may be lost or torn by a crash; a rename may be lost until its folder is synced.
 
 mod local;
+mod local_writer;
 #[cfg(any(test, feature = "fault-injection"))]
 pub mod simulated;
 

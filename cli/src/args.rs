@@ -1,0 +1,308 @@
+//! What can be typed: commands, options, and the words that they take.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use imgx_engine::base::BlockSize;
+use imgx_engine::block::IoMode;
+use imgx_engine::job::{Effort, OnError, ParentChoice};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failed; the message says why
+  2    wrong usage
+  3    damage was found
+  4    done, but some sectors could not be read
+  130  interrupted; nothing half-done is committed
+
+IMAGE is an id's first 4 or more digits, `latest`, a NAME (its newest image), or NAME~2 (two before).";
+
+/// Images whole disks into a deduplicating repository, verifies them, and brings them back.
+#[derive(Debug, Parser)]
+#[command(name = "imgx", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Arguments {
+    /// Options that go with every command.
+    #[command(flatten)]
+    pub common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that may stand before or after the command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Common {
+    /// The repository's directory
+    #[arg(long, global = true, value_name = "DIR", env = "IMGX_REPO", hide_env_values = true)]
+    pub repo: Option<PathBuf>,
+    /// Print JSON: queries one document, long jobs one event a line, the result last
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print nothing but errors, damage and what was asked for
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more about what happens
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a repository
+    Init(InitArguments),
+    /// Capture a disk, or a file with a disk's bytes, as an image
+    Capture(CaptureArguments),
+    /// List the repository's images
+    Images,
+    /// Show what an image, a disk or a disk's file holds
+    Show(ShowArguments),
+    /// Read images back against their digests
+    Verify(VerifyArguments),
+    /// Write an image to a disk or file
+    Restore(RestoreArguments),
+    /// Measure this machine: each stage, and whole captures and restores
+    Bench(BenchArguments),
+    /// Tell the whole story on a small disk that it makes itself, checking every result
+    Demo(DemoArguments),
+}
+
+/// `init`.
+#[derive(Debug, Args)]
+pub struct InitArguments {
+    /// What is stored and compared as one: a power of two from 16K to 1M. Small ones suit disks
+    /// with many small changes, large ones compress a little better
+    #[arg(long, value_name = "SIZE", default_value = "128K", value_parser = parse_block_size)]
+    pub block_size: BlockSize,
+}
+
+/// `capture`.
+#[derive(Debug, Args)]
+pub struct CaptureArguments {
+    /// The block device or file to read
+    pub source: PathBuf,
+    /// Name of the disk's history [default: host and disk's serial number, or the file's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The image to compare with: `auto` is the newest of the same name
+    #[arg(long, value_name = "auto|none|IMAGE", default_value = "auto", value_parser = parse_parent)]
+    pub parent: ParentChoice,
+    /// How to find what changed: `compare` reads everything
+    #[arg(long, value_enum, default_value = "auto")]
+    pub tracker: Tracker,
+    /// Read every block, also those that no filesystem uses (the default until a filesystem can
+    /// say which)
+    #[arg(long)]
+    pub all_blocks: bool,
+    /// How hard to compress: `auto` as hard as the disk leaves time for, or one of zstd's levels
+    #[arg(long, value_name = "off|fast|1..19|auto", default_value = "auto")]
+    #[arg(value_parser = Effort::from_str)]
+    pub compress: Effort,
+    /// What keeps reads in flight: `ring` is io_uring
+    #[arg(long, value_enum, default_value = "auto")]
+    pub io: Io,
+    /// What to do about sectors that cannot be read
+    #[arg(long, value_enum, default_value = "record")]
+    pub on_error: Unreadable,
+    /// Working threads [default: one for each processor]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
+    pub threads: Option<usize>,
+}
+
+/// `show`.
+#[derive(Debug, Args)]
+pub struct ShowArguments {
+    /// The image; or, with a slash in it, the path of a disk or a disk's file
+    pub image: String,
+}
+
+/// `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// The images [default: all, and every pack]
+    #[arg(value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// Check stored bytes' checksums only: nothing is decompressed
+    #[arg(long)]
+    pub quick: bool,
+    /// List what the packs alone still hold, for when manifests or tree nodes are damaged
+    #[arg(long, conflicts_with_all = ["images", "quick"])]
+    pub packs: bool,
+    /// Put back the manifests of images that are found in packs but not listed
+    #[arg(long, requires = "packs")]
+    pub restore_manifests: bool,
+    /// Working threads [default: one for each processor]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
+    pub threads: Option<usize>,
+}
+
+/// `restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArguments {
+    /// The image
+    pub image: String,
+    /// The block device or file to write; a file that is missing is created
+    pub target: PathBuf,
+    /// Overwrite a target that holds data
+    #[arg(long)]
+    pub yes: bool,
+    /// Read the target first and write only what differs
+    #[arg(long)]
+    pub only_changed: bool,
+    /// Read everything back and compare
+    #[arg(long)]
+    pub verify: bool,
+    /// On a larger disk, leave the GPT's backup where it was
+    #[arg(long)]
+    pub keep_table: bool,
+    /// Reserve a file's space, zeros included
+    #[arg(long, conflicts_with = "punch")]
+    pub preallocate: bool,
+    /// Keep a file's zeros as holes (the default)
+    #[arg(long)]
+    pub punch: bool,
+    /// What keeps reads and writes in flight: `ring` is io_uring
+    #[arg(long, value_enum, default_value = "auto")]
+    pub io: Io,
+    /// Working threads [default: one for each processor]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
+    pub threads: Option<usize>,
+}
+
+/// `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// How much to read, write, capture and restore
+    #[arg(long, default_value = "1G", value_parser = parse_size)]
+    pub size: u64,
+    /// A disk or file to read instead of generated data; it is only read
+    #[arg(long, value_name = "PATH")]
+    pub file: Option<PathBuf>,
+    /// Where temporary files go, which should be a real disk [default: the temporary folder]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArguments {
+    /// Keep the folder with the disk, the repository and the restored disks
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// What yields the blocks that changed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Tracker {
+    /// The best that can be trusted
+    Auto,
+    /// Read everything, store what differs
+    Compare,
+}
+
+/// What keeps reads and writes in flight.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Io {
+    /// io_uring where it is to be had, else threads
+    Auto,
+    /// io_uring, or fail
+    Ring,
+    /// A thread for each operation in flight
+    Threads,
+}
+
+impl From<Io> for IoMode {
+    fn from(io: Io) -> Self {
+        match io {
+            Io::Auto => Self::Auto,
+            Io::Ring => Self::Ring,
+            Io::Threads => Self::Threads,
+        }
+    }
+}
+
+/// What to do about sectors that cannot be read.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Unreadable {
+    /// Record them in the image, go on, and exit with 4
+    Record,
+    /// Give up at the first
+    Abort,
+}
+
+impl From<Unreadable> for OnError {
+    fn from(choice: Unreadable) -> Self {
+        match choice {
+            Unreadable::Record => Self::Record,
+            Unreadable::Abort => Self::Abort,
+        }
+    }
+}
+
+fn parse_parent(word: &str) -> Result<ParentChoice, String> {
+    match word {
+        "auto" => Ok(ParentChoice::Auto),
+        "none" => Ok(ParentChoice::None),
+        "" => Err("expected auto, none or an image".to_owned()),
+        image => Ok(ParentChoice::Image(image.to_owned())),
+    }
+}
+
+fn parse_threads(word: &str) -> Result<usize, String> {
+    let number = word.parse().ok().filter(|number| (1..=1024).contains(number));
+    number.ok_or_else(|| "expected a number from 1 to 1024".to_owned())
+}
+
+/// Reads sizes like `65536`, `64K`, `1M`, `2GiB`: powers of 1024.
+fn parse_size(word: &str) -> Result<u64, String> {
+    let digits = word.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match word[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        _ => return Err("expected a size like 64K, 1M or 2G".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "expected a size like 64K, 1M or 2G")?;
+    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+}
+
+fn parse_block_size(word: &str) -> Result<BlockSize, String> {
+    let bytes = parse_size(word)?;
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    BlockSize::new(bytes).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_take_binary_units() {
+        let sizes = [("65536", 65536), ("64K", 65536), ("1m", 1 << 20), ("2GiB", 2 << 30)];
+        for (word, bytes) in sizes {
+            assert_eq!(parse_size(word), Ok(bytes), "{word}");
+        }
+        for wrong in ["", "K", "1X", "-1", "1.5M", "99999999999999999T"] {
+            assert!(parse_size(wrong).is_err(), "{wrong} was accepted");
+        }
+    }
+
+    #[test]
+    fn global_options_stand_before_and_after_the_command() {
+        for line in ["imgx --repo r --json images", "imgx images --repo r --json"] {
+            let parsed = Arguments::try_parse_from(line.split(' ')).expect("parses");
+            assert_eq!((parsed.common.repo, parsed.common.json), (Some("r".into()), true));
+        }
+    }
+}

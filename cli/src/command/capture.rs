@@ -1,0 +1,111 @@
+//! `capture`: a disk becomes an image.
+
+use std::time::Instant;
+
+use imgx_engine::base::{ByteRange, Result};
+use imgx_engine::job::{Capture, CaptureOptions, CaptureReport};
+use imgx_engine::store::manifest::UnreadableRange;
+use serde_json::json;
+
+use crate::args::CaptureArguments;
+use crate::output::{count, duration, exact_size, rate, ratio, short_id, size, speed, table};
+use crate::progress::Reporter;
+use crate::session::{Outcome, Session};
+
+/// Unreadable ranges that are listed; the image records all.
+const LISTED: usize = 20;
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of the engine's capture.
+pub fn run(arguments: &CaptureArguments, session: &Session) -> Result<Outcome> {
+    let repository = session.repository()?;
+    let stop = session.stop_on_signals()?;
+    let options = CaptureOptions {
+        name: arguments.name.clone(),
+        parent: arguments.parent.clone(),
+        effort: arguments.compress,
+        io: arguments.io.into(),
+        on_error: arguments.on_error.into(),
+        threads: arguments.threads,
+    };
+    let clock = Instant::now();
+    let reporter = Reporter::new(&session.console, stop);
+    let capture = Capture::plan(&repository, &arguments.source, options, &reporter)?;
+    let parent = capture.parent().map(|parent| parent.manifest.created.clone());
+    let report = capture.run(&reporter)?;
+    drop(reporter);
+    let seconds = clock.elapsed().as_secs_f64();
+    print(&report, parent.as_deref(), seconds, session);
+    let has_bad = report.manifest.cost.unreadable > 0;
+    Ok(if has_bad { Outcome::Unreadable } else { Outcome::Done })
+}
+
+fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &Session) {
+    let (manifest, cost) = (&report.manifest, &report.manifest.cost);
+    let ratio = ratio(cost.fresh, cost.stored);
+    let rate = rate(cost.read, seconds);
+    session.console.json(&json!({
+        "event": "result",
+        "command": "capture",
+        "id": report.id,
+        "name": manifest.name,
+        "created": manifest.created,
+        "size": manifest.size,
+        "content": manifest.content,
+        "parent": manifest.parent,
+        "tracker": manifest.tracker,
+        "cost": cost,
+        "unreadable": manifest.unreadable,
+        "ratio": ratio,
+        "seconds": seconds,
+        "rate": rate,
+        "io_engine": report.io_engine,
+    }));
+    let console = &session.console;
+    console.say(&format!("image {} of {}", report.id, manifest.name));
+    let ratio = ratio.map(|ratio| format!(", ratio {ratio:.2}")).unwrap_or_default();
+    let rate = rate.map(|rate| format!(", {} read", speed(rate))).unwrap_or_default();
+    let mut rows = vec![
+        row("size", exact_size(manifest.size.0)),
+        row("read", size(cost.read)),
+        row("zero", size(cost.zero)),
+        row("duplicate", size(cost.duplicate)),
+        row("new", size(cost.fresh)),
+        row("stored", format!("{}{ratio}", size(cost.stored))),
+        row("time", format!("{}{rate}", duration(seconds))),
+    ];
+    if let (Some(parent), Some(created)) = (manifest.parent, parent) {
+        let created = crate::output::local_time(created);
+        rows.push(row("parent", format!("{} of {created}", short_id(parent))));
+    }
+    if console.is_verbose() {
+        rows.push(row("io", report.io_engine.to_owned()));
+        rows.push(row("tree", size(cost.nodes)));
+    }
+    table(&rows, &[]).iter().for_each(|line| console.say(line));
+    for line in unreadable_lines(&manifest.unreadable, cost.unreadable) {
+        console.say(&line);
+    }
+}
+
+fn row(name: &str, value: String) -> Vec<String> {
+    vec![format!("  {name}"), value]
+}
+
+/// Says what could not be read; nothing when all could.
+pub fn unreadable_lines(ranges: &[UnreadableRange], bytes: u64) -> Vec<String> {
+    if ranges.is_empty() {
+        return Vec::new();
+    }
+    let mut lines =
+        vec![format!("unreadable: {} in {}", size(bytes), count(ranges.len() as u64, "place"))];
+    for range in ranges.iter().take(LISTED) {
+        lines.push(format!("  {}", ByteRange::new(range.offset, range.length)));
+    }
+    if ranges.len() > LISTED {
+        lines.push(format!("  and {} more (--json lists all)", ranges.len() - LISTED));
+    }
+    lines
+}

@@ -1,0 +1,34 @@
+//! `init`: creates a repository.
+
+use imgx_engine::base::Result;
+use imgx_engine::store::Repository;
+use serde_json::json;
+
+use crate::args::InitArguments;
+use crate::output::size;
+use crate::session::{Outcome, Session};
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of [`Repository::create`].
+pub fn run(arguments: &InitArguments, session: &Session) -> Result<Outcome> {
+    let path = session.repository_path()?;
+    let repository = Repository::create(&path, arguments.block_size)?;
+    let config = repository.config();
+    let block_size = config.block_size.bytes();
+    let line = format!(
+        "created repository {} in {}, blocks of {}",
+        config.id,
+        path.display(),
+        size(block_size)
+    );
+    session.console.say(&line);
+    session.console.document(&json!({
+        "repository": config.id,
+        "path": path,
+        "block_size": block_size,
+        "format": config.format,
+    }));
+    Ok(Outcome::Done)
+}

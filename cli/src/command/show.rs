@@ -1,0 +1,162 @@
+//! `show`: what an image, or a disk that was never captured, holds.
+
+use std::path::Path;
+
+use imgx_engine::base::Result;
+use imgx_engine::block::{Disk, OpenOptions, SourceInfo, SourceKind};
+use imgx_engine::store::repository::Image;
+use imgx_engine::volume::{DiskLayout, Volume, probe};
+use serde_json::{Value, json};
+
+use super::capture::unreadable_lines;
+use crate::args::ShowArguments;
+use crate::output::{Console, duration, exact_size, local_time, ratio, size, table};
+use crate::session::{Outcome, Session};
+
+/// Runs the command.
+///
+/// # Errors
+/// `NotFound` for an unknown image or path; `Io`.
+pub fn run(arguments: &ShowArguments, session: &Session) -> Result<Outcome> {
+    if arguments.image.contains('/') {
+        return show_disk(Path::new(&arguments.image), &session.console);
+    }
+    let image = session.repository()?.resolve(&arguments.image)?;
+    show_image(&image, &session.console);
+    Ok(Outcome::Done)
+}
+
+fn show_disk(path: &Path, console: &Console) -> Result<Outcome> {
+    let disk = Disk::open(path, &OpenOptions::default())?;
+    let info = disk.info();
+    let layout = probe(&disk, info.logical_sector_size)?;
+    for warning in disk.warnings() {
+        console.complain(&format!("warning: {warning}"));
+    }
+    console.document(&json!({"size": info.size, "source": info, "layout": layout}));
+    let mut rows = source_rows(info);
+    rows.push(row("size", exact_size(info.size.0)));
+    print_rows(&rows, console);
+    print_layout(&layout, console);
+    Ok(Outcome::Done)
+}
+
+fn show_image(image: &Image, console: &Console) {
+    let (id, manifest) = (image.id, &image.manifest);
+    let mut document = json!({"id": id});
+    if let (Value::Object(document), Ok(Value::Object(members))) =
+        (&mut document, serde_json::to_value(manifest))
+    {
+        document.extend(members);
+    }
+    console.document(&document);
+    let mut rows = vec![
+        row("image", id.to_string()),
+        row("name", manifest.name.clone()),
+        row("created", format!("{} on {}", local_time(&manifest.created), manifest.host)),
+        row("version", format!("imgx {}", manifest.version)),
+    ];
+    // A source that a later version described differently is shown with --json.
+    if let Ok(info) = serde_json::from_value::<SourceInfo>(manifest.source.clone()) {
+        rows.extend(source_rows(&info));
+    }
+    rows.push(row("size", exact_size(manifest.size.0)));
+    rows.push(row("content", manifest.content.to_string()));
+    let parent = manifest.parent.map_or("none".to_owned(), |parent| parent.to_string());
+    rows.push(row("parent", parent));
+    rows.push(row("tracker", manifest.tracker.clone()));
+    rows.extend(cost_rows(image));
+    print_rows(&rows, console);
+    for line in unreadable_lines(&manifest.unreadable, manifest.cost.unreadable) {
+        console.line(&line);
+    }
+    match serde_json::from_value::<DiskLayout>(manifest.layout.clone()) {
+        Ok(layout) => print_layout(&layout, console),
+        Err(_) => console.line("what it holds was described by another version (see --json)"),
+    }
+}
+
+fn source_rows(info: &SourceInfo) -> Vec<Vec<String>> {
+    let kind = match info.kind {
+        SourceKind::Device => "device",
+        SourceKind::File => "file",
+    };
+    let mut rows = vec![row("source", format!("{} ({kind})", info.path.display()))];
+    let identity = [("model", &info.model), ("serial", &info.serial), ("wwid", &info.wwid)];
+    for (name, value) in identity {
+        rows.extend(value.iter().map(|value| row(name, value.clone())));
+    }
+    if info.kind == SourceKind::Device {
+        let (logical, physical) = (info.logical_sector_size, info.physical_sector_size);
+        rows.push(row("sectors", format!("{logical} bytes logical, {physical} physical")));
+    }
+    rows
+}
+
+fn cost_rows(image: &Image) -> Vec<Vec<String>> {
+    let cost = &image.manifest.cost;
+    let ratio = ratio(cost.fresh, cost.stored);
+    let ratio = ratio.map(|ratio| format!(", ratio {ratio:.2}")).unwrap_or_default();
+    #[allow(clippy::cast_precision_loss)]
+    let seconds = cost.milliseconds as f64 / 1000.0;
+    vec![
+        row("read", format!("{} in {}", size(cost.read), duration(seconds))),
+        row("zero", size(cost.zero)),
+        row("duplicate", size(cost.duplicate)),
+        row("new", size(cost.fresh)),
+        row("stored", format!("{}{ratio}, tree {}", size(cost.stored), size(cost.nodes))),
+    ]
+}
+
+fn print_rows(rows: &[Vec<String>], console: &Console) {
+    table(rows, &[]).iter().for_each(|line| console.line(line));
+}
+
+fn print_layout(layout: &DiskLayout, console: &Console) {
+    let line = match (&layout.table, &layout.disk_id) {
+        (None, _) => "no partition table".to_owned(),
+        (Some(table), id) => {
+            let id = id.as_ref().map(|id| format!(", disk {id}")).unwrap_or_default();
+            format!("{} table, sectors of {} bytes{id}", table.name(), layout.sector_size)
+        }
+    };
+    console.line("");
+    console.line(&line);
+    if !layout.volumes.is_empty() {
+        let heading = ["VOLUME", "START", "SIZE", "TYPE", "HOLDS", "LABEL", "UUID"];
+        let mut rows = vec![heading.map(str::to_owned).to_vec()];
+        rows.extend(layout.volumes.iter().map(volume_row));
+        print_rows_right(&rows, console);
+    }
+    for note in &layout.notes {
+        console.line(&format!("note: {note}"));
+    }
+}
+
+fn print_rows_right(rows: &[Vec<String>], console: &Console) {
+    table(rows, &[1, 2]).iter().for_each(|line| console.line(line));
+}
+
+fn volume_row(volume: &Volume) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let kind = volume.type_name.as_ref().or(volume.partition_type.as_ref());
+    let mut kind = kind.cloned().unwrap_or_else(dash);
+    if volume.active {
+        kind.push_str(" (active)");
+    }
+    let content = volume.content.as_ref();
+    let label = content.and_then(|content| content.label.clone());
+    vec![
+        volume.name.clone(),
+        volume.start.to_string(),
+        size(volume.length),
+        kind,
+        content.map_or_else(dash, |content| content.kind.clone()),
+        label.or_else(|| volume.partition_label.clone()).unwrap_or_else(dash),
+        content.and_then(|content| content.uuid.clone()).unwrap_or_else(dash),
+    ]
+}
+
+fn row(name: &str, value: String) -> Vec<String> {
+    vec![name.to_owned(), value]
+}

@@ -1,0 +1,259 @@
+//! What is printed: lines, tables and JSON on standard output, complaints on standard error.
+//!
+//! Names and labels come from disks that nobody vouches for, so control characters never reach
+//! the terminal. A reader that closes the pipe ends the printing, not the job.
+
+use std::io::{self, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use imgx_engine::store::ImageId;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::Value;
+
+use crate::args::Common;
+
+/// Digits of an id where space is short.
+const SHORT_ID: usize = 12;
+
+/// How much to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Volubility {
+    Quiet,
+    Normal,
+    Verbose,
+}
+
+/// Standard output and error.
+#[derive(Debug)]
+pub struct Console {
+    json: bool,
+    volubility: Volubility,
+    /// The first failure of standard output, after which nothing more is printed.
+    failure: Mutex<Option<io::Error>>,
+}
+
+impl Console {
+    /// The console that the options ask for.
+    pub fn new(common: &Common) -> Self {
+        let volubility = match (common.quiet, common.verbose) {
+            (true, _) => Volubility::Quiet,
+            (_, true) => Volubility::Verbose,
+            _ => Volubility::Normal,
+        };
+        Self { json: common.json, volubility, failure: Mutex::new(None) }
+    }
+
+    /// Whether standard output is JSON.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether only what went wrong is to be told.
+    pub fn is_quiet(&self) -> bool {
+        self.volubility == Volubility::Quiet
+    }
+
+    /// Whether details of the engine are to be told.
+    pub fn is_verbose(&self) -> bool {
+        self.volubility == Volubility::Verbose
+    }
+
+    /// Prints a line that was asked for.
+    pub fn line(&self, line: &str) {
+        if !self.json {
+            self.write(&harmless(line));
+        }
+    }
+
+    /// Prints a line about what was done, unless the console is quiet.
+    pub fn say(&self, line: &str) {
+        if !self.is_quiet() {
+            self.line(line);
+        }
+    }
+
+    /// Prints an event as JSON on a line.
+    pub fn json(&self, event: &Value) {
+        if self.json {
+            self.write(&event.to_string());
+        }
+    }
+
+    /// Prints the one JSON document of a query, for people too.
+    pub fn document(&self, value: &Value) {
+        if self.json {
+            self.write(&format!("{value:#}"));
+        }
+    }
+
+    /// Prints a line on standard error.
+    pub fn complain(&self, line: &str) {
+        // Nobody is left to tell when that fails.
+        let _ = writeln!(io::stderr(), "imgx: {}", harmless(line));
+    }
+
+    /// Flushes standard output and says whether all of it arrived; a closed pipe is no failure.
+    ///
+    /// # Errors
+    /// The first failure of standard output.
+    pub fn close(&self) -> io::Result<()> {
+        let mut failure = self.failure();
+        if failure.is_none() {
+            *failure = io::stdout().flush().err();
+        }
+        match failure.take() {
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&self, line: &str) {
+        let mut failure = self.failure();
+        if failure.is_none() {
+            // In whole lines, so that whoever follows events never sees half of one.
+            let mut stdout = io::stdout().lock();
+            *failure = writeln!(stdout, "{line}").and_then(|()| stdout.flush()).err();
+        }
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Option<io::Error>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `line` with its control characters spelled out.
+fn harmless(line: &str) -> String {
+    let spell = |c: char| -> String {
+        if c.is_control() { c.escape_default().collect() } else { c.to_string() }
+    };
+    line.chars().map(spell).collect()
+}
+
+/// A table in lines: the first row is the heading; columns in `right` are aligned to the right.
+pub fn table(rows: &[Vec<String>], right: &[usize]) -> Vec<String> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| harmless(cell)).collect()).collect();
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
+            if right.contains(&column) {
+                format!("{cell:>width$}")
+            } else {
+                format!("{cell:<width$}")
+            }
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+/// Bytes in the unit that leaves three digits or so: `64.0 MiB`.
+#[allow(clippy::cast_precision_loss)]
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut number = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    // What would be rounded to 1024 belongs to the next unit.
+    while number >= 1023.95 && unit + 1 < UNITS.len() {
+        number /= 1024.0;
+        unit += 1;
+    }
+    format!("{number:.1} {}", UNITS[unit])
+}
+
+/// Bytes, also exactly: `64.0 MiB (67108864 bytes)`.
+pub fn exact_size(bytes: u64) -> String {
+    if bytes < 1024 { format!("{bytes} bytes") } else { format!("{} ({bytes} bytes)", size(bytes)) }
+}
+
+/// Bytes a second, or `None` when that means nothing.
+#[allow(clippy::cast_precision_loss)]
+pub fn rate(bytes: u64, seconds: f64) -> Option<f64> {
+    (seconds > 0.0 && bytes > 0).then(|| bytes as f64 / seconds)
+}
+
+/// A rate for people: `812.3 MiB/s`.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+pub fn speed(rate: f64) -> String {
+    format!("{}/s", size(rate.max(0.0) as u64))
+}
+
+/// How much smaller compression made it, or `None` when nothing was stored.
+#[allow(clippy::cast_precision_loss)]
+pub fn ratio(fresh: u64, stored: u64) -> Option<f64> {
+    (fresh > 0 && stored > 0).then(|| fresh as f64 / stored as f64)
+}
+
+/// A number of things: `1 image`, `2 images`.
+pub fn count(number: impl Into<u64>, noun: &str) -> String {
+    let number = number.into();
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// How long something took: `0.4 s`, then like [`clock`].
+pub fn duration(seconds: f64) -> String {
+    if seconds < 60.0 { format!("{seconds:.1} s") } else { clock(seconds) }
+}
+
+/// Seconds as `0:07`, `3:07` or `2:15:09`.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+pub fn clock(seconds: f64) -> String {
+    let whole = seconds as u64;
+    let (hours, minutes, seconds) = (whole / 3600, whole / 60 % 60, whole % 60);
+    if hours == 0 {
+        format!("{minutes}:{seconds:02}")
+    } else {
+        format!("{hours}:{minutes:02}:{seconds:02}")
+    }
+}
+
+/// The first digits of an id.
+pub fn short_id(id: ImageId) -> String {
+    id.to_string()[..SHORT_ID].to_owned()
+}
+
+/// A manifest's time (RFC 3339) in the local time zone, to the second.
+pub fn local_time(created: &str) -> String {
+    let Ok(instant) = created.parse::<Timestamp>() else { return created.to_owned() };
+    instant.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short_and_never_1024_of_a_unit() {
+        let sizes = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1_048_575, "1.0 MiB"),
+            (64 << 20, "64.0 MiB"),
+            (u64::MAX, "16.0 EiB"),
+        ];
+        for (bytes, expected) in sizes {
+            assert_eq!(size(bytes), expected);
+        }
+    }
+
+    #[test]
+    fn control_characters_of_a_label_do_not_reach_the_terminal() {
+        let rows = [vec!["a\u{1b}[31m\n".to_owned(), "1".to_owned()]];
+        assert_eq!(table(&rows, &[1]), ["a\\u{1b}[31m\\n  1"]);
+    }
+
+    #[test]
+    fn durations_grow_into_minutes_and_hours() {
+        let shown = [0.44, 187.0, 8109.0].map(duration);
+        assert_eq!(shown, ["0.4 s", "3:07", "2:15:09"]);
+    }
+}

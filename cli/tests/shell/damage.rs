@@ -1,0 +1,90 @@
+//! Damaged repositories: noticed, named, exit code 3, and never returned as data.
+
+use std::fs;
+
+use imgx_fixtures::pattern::incompressible;
+
+use crate::support::{Shell, assert_same, flip, length, overwrite};
+
+#[test]
+fn a_flipped_bit_anywhere_in_a_pack_is_found() {
+    let shell = Shell::with_repository();
+    shell.mixed_disk("disk.raw", 5_000_000);
+    shell.imgx("capture disk.raw").exits(0);
+    let pack = shell.objects("packs").remove(0);
+    let size = length(&pack);
+    for place in (0..24).map(|step| size * step / 24).chain([size - 1]) {
+        flip(&pack, place);
+        let ended = shell.imgx("verify").exits(3).complains(&["damage: "]);
+        assert!(ended.err.contains("pack"), "byte {place}: {}", ended.err);
+        flip(&pack, place);
+    }
+    shell.imgx("verify").exits(0);
+}
+
+#[test]
+fn lost_bytes_are_named_and_only_they_are_lost() {
+    let shell = Shell::with_repository();
+    let disk = shell.write("disk.raw", &incompressible(1, 4 << 20));
+    shell.imgx("capture disk.raw --name web").exits(0);
+    shell.imgx("restore web right.raw").exits(0);
+    let pack = shell.objects("packs").remove(0);
+    flip(&pack, length(&pack) / 2);
+
+    let events = shell.imgx("verify --json").exits(3).events();
+    let result = events.last().expect("a result");
+    let lost = &result["lost"][0];
+    let place = |member: &str| lost[member].as_u64().expect("a number");
+    let (offset, length) = (place("offset"), place("length"));
+    assert_eq!(lost["name"], "web");
+    assert!(length > 0 && length <= 1 << 20, "{lost}");
+    assert!(events.iter().any(|event| event["event"] == "damage"), "{events:?}");
+    shell.imgx("verify --quick").exits(3);
+    shell.imgx("verify web").exits(3);
+    shell.imgx("verify --packs").exits(3).shows(&["web"]);
+
+    shell.imgx("restore web out.raw").exits(3).complains(&["damage: "]);
+    overwrite(&disk, offset, &vec![0; usize::try_from(length).expect("a small number")]);
+    assert_same(&disk, &shell.path("out.raw"));
+}
+
+#[test]
+fn a_missing_pack_is_damage() {
+    let shell = Shell::with_repository();
+    shell.mixed_disk("disk.raw", 5_000_000);
+    shell.imgx("capture disk.raw").exits(0);
+    shell.imgx("capture disk.raw").exits(0);
+    fs::remove_file(shell.objects("packs").remove(0)).expect("it can be removed");
+    shell.imgx("verify").exits(3);
+    shell.imgx("verify --quick").exits(3);
+    shell.imgx("verify --packs").exits(3).shows(&["LOST", "4.8 MiB"]);
+    shell.imgx("images").exits(0).shows(&["disk.raw"]);
+}
+
+#[test]
+fn a_damaged_manifest_is_reported_and_comes_back_from_its_pack() {
+    let shell = Shell::with_repository();
+    let disk = shell.mixed_disk("disk.raw", 5_000_000);
+    shell.imgx("capture disk.raw --name web").exits(0);
+    shell.imgx("capture disk.raw --name other").exits(0);
+    let before = shell.imgx("images --json").exits(0).document();
+    for manifest in shell.objects("images") {
+        flip(&manifest, 100);
+    }
+    let ended = shell.imgx("images --json").exits(3).complains(&["damage: images/"]);
+    assert_eq!(ended.document(), serde_json::json!([]));
+    shell.imgx("verify").exits(3);
+    shell.imgx("verify --packs").exits(0).shows(&["web", "other", "--restore-manifests"]);
+    shell.imgx("verify --packs --restore-manifests").exits(0).shows(&["put 2 manifests back"]);
+    assert_eq!(shell.imgx("images --json").exits(0).document(), before);
+    shell.imgx("verify").exits(0);
+    shell.imgx("restore web out.raw").exits(0);
+    assert_same(&disk, &shell.path("out.raw"));
+}
+
+#[test]
+fn a_damaged_config_is_refused() {
+    let shell = Shell::with_repository();
+    flip(&shell.path("repo/config"), 60);
+    shell.imgx("images").exits(3).complains(&["config"]);
+}

@@ -1,0 +1,10 @@
+//! `imgx` as a user meets it: commands typed into a shell, what they print, how they exit.
+
+mod damage;
+mod exits;
+mod interrupt;
+mod json;
+mod round_trip;
+mod showing;
+mod support;
+mod unreadable;
