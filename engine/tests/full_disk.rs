@@ -20,8 +20,8 @@ use imgx_fixtures::tool;
 
 use faulty::FaultyStorage;
 use support::{
-    KIB, MIB, capture, captured, differs, file, folder_in_memory, image_named, read_pieces,
-    small_disk, unsound, verify_all,
+    KIB, MIB, Mounted, capture, captured, differs, file, folder_in_memory, image_named,
+    read_pieces, small_disk, unsound, verify_all,
 };
 
 const ENOSPC: i32 = 28;
@@ -131,22 +131,6 @@ fn a_full_filesystem_costs_no_image_and_the_next_capture_goes_on() {
     assert!(fresh < 16 << 20, "{fresh} bytes were stored again");
 }
 
-struct Mounted<'a>(&'a Path);
-
-impl<'a> Mounted<'a> {
-    fn new(arguments: &[&str], point: &'a Path) -> Self {
-        let all = [arguments, &[point.to_str().expect("plain")]].concat();
-        tool::run("mount", &all).expect("mounted");
-        Self(point)
-    }
-}
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        let _stays = tool::run("umount", &[self.0.to_str().unwrap_or_default()]);
-    }
-}
-
 #[test]
 fn a_read_only_repository_can_be_verified_and_restored() {
     if let Some(reason) = LoopDevice::unavailable() {
@@ -160,8 +144,7 @@ fn a_read_only_repository_can_be_verified_and_restored() {
     let disk = file(folder.path(), "first", &first);
     captured(&repository, &disk, "first");
     let root = root.to_str().expect("plain");
-    tool::run("mount", &["--bind", root, root]).expect("bound");
-    let _mounted = Mounted(Path::new(root));
+    let _mounted = Mounted::new(&["--bind", root], Path::new(root));
     tool::run("mount", &["-o", "remount,ro,bind", root]).expect("made read-only");
     assert_intact(&repository, &first, "read-only");
     let error = capture(&repository, &disk, "first", &Silent).err().expect("read-only");

@@ -1,4 +1,5 @@
-//! Storage that fails one operation with `EIO`, whichever is asked for.
+//! Storage that fails one operation with `EIO`, whichever is asked for, and counts them all.
+#![allow(dead_code)]
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,8 @@ const EIO: i32 = 5;
 
 #[derive(Default)]
 struct Plan {
+    /// Operations so far.
+    count: u64,
     /// Operations that succeed before one fails.
     left: Option<u64>,
     /// What failed: operation and object.
@@ -32,7 +35,13 @@ impl FaultyStorage {
     /// Fails the operation behind the next `number`.
     pub fn fail(&self, number: u64) {
         let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
-        *plan = Plan { left: Some(number), failed: None };
+        *plan = Plan { left: Some(number), ..Plan::default() };
+    }
+
+    /// Operations since the last time that this was asked.
+    pub fn operations(&self) -> u64 {
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut plan.count)
     }
 
     /// The operation and object that failed, if it came to that.
@@ -42,6 +51,7 @@ impl FaultyStorage {
 
     fn step(&self, operation: &str, object: &str) -> Result<()> {
         let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        plan.count += 1;
         match plan.left {
             Some(0) => {
                 plan.left = None;

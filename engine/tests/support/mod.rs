@@ -2,7 +2,7 @@
 #![allow(dead_code)]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use imgx_engine::base::{ByteOffset, Event, Observer, Result, Silent};
@@ -13,6 +13,7 @@ use imgx_engine::job::{
 use imgx_engine::store::repository::Image;
 use imgx_engine::store::{ImageReader, Repository};
 use imgx_fixtures::pattern::{incompressible, text};
+use imgx_fixtures::tool;
 
 pub const KIB: usize = 1 << 10;
 pub const MIB: usize = 1 << 20;
@@ -26,6 +27,24 @@ pub fn is_long() -> bool {
 pub fn folder_in_memory() -> tempfile::TempDir {
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
     folder.expect("a temporary folder can be made")
+}
+
+/// A mounted folder.
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Runs `mount` with `arguments` and `point`.
+    pub fn new(arguments: &[&str], point: &Path) -> Self {
+        let all = [arguments, &[point.to_str().expect("plain")]].concat();
+        tool::run("mount", &all).expect("mounted");
+        Self(point.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _stays = tool::run("umount", &[self.0.to_str().unwrap_or_default()]);
+    }
 }
 
 /// A disk of `length` bytes with text, noise, zeros and repetitions, changing every 192 KiB.
@@ -131,7 +150,7 @@ pub fn image_named(repository: &Repository, name: &str) -> Option<Image> {
 }
 
 /// Writes `bytes` to a new file of `folder`.
-pub fn file(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
+pub fn file(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.join(name);
     fs::write(&path, bytes).expect("a temporary file can be written");
     path
