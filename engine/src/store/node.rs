@@ -18,7 +18,7 @@ use crate::base::limits::{MAX_BLOCK_SIZE, MAX_TREE_LEVEL, NODE_FANOUT};
 pub const SECTOR: u64 = 512;
 
 /// A content in the store: what it is and where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StoredEntry {
     /// The digest of the content.
     pub digest: Digest,

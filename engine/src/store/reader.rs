@@ -21,7 +21,7 @@ pub struct FrameReader {
     storage: Arc<dyn Storage>,
     keys: DigestKeys,
     packs: Mutex<VecDeque<(PackId, Arc<dyn ObjectReader>)>>,
-    nodes: Mutex<VecDeque<(Digest, Arc<Node>)>>,
+    nodes: Mutex<VecDeque<(StoredEntry, Arc<Node>)>>,
     decoder: Mutex<Decoder>,
 }
 
@@ -148,13 +148,13 @@ impl BlockReader {
 
 impl NodeSource for FrameReader {
     fn node(&self, stored: &StoredEntry) -> Result<Arc<Node>> {
-        if let Some((_, node)) = lock(&self.nodes).iter().find(|(of, _)| *of == stored.digest) {
+        if let Some((_, node)) = lock(&self.nodes).iter().find(|(of, _)| of == stored) {
             return Ok(Arc::clone(node));
         }
         let node = self.read_node(stored).map_err(|error| error.within(stored.place))?;
         let node = Arc::new(node);
         let mut nodes = lock(&self.nodes);
-        nodes.push_front((stored.digest, Arc::clone(&node)));
+        nodes.push_front((*stored, Arc::clone(&node)));
         nodes.truncate(CACHED_NODES);
         Ok(node)
     }

@@ -12,7 +12,7 @@ use super::manifest::Manifest;
 use super::pack::{self, PackName};
 use super::reader::{FrameReader, ImageReader};
 use super::storage::{Folder, LocalStorage, ObjectName, Storage};
-use crate::base::limits::{MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE};
+use crate::base::limits::{MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, MAX_PACK_SIZE};
 use crate::base::{BlockSize, Error, ErrorKind, Event, Observer, Phase, Progress, Result};
 
 const CONFIG: &str = "config";
@@ -30,6 +30,7 @@ pub struct Repository {
     storage: Arc<dyn Storage>,
     config: Config,
     cache: Option<PathBuf>,
+    pack_size: u64,
 }
 
 /// An image: its id and its manifest.
@@ -80,7 +81,7 @@ impl Repository {
         writer.sync()?;
         storage.rename(&new, CONFIG)?;
         storage.sync_folder(Folder::Root)?;
-        Ok(Self { storage, config, cache: None })
+        Ok(Self { storage, config, cache: None, pack_size: MAX_PACK_SIZE })
     }
 
     /// Opens the repository in the directory `path`.
@@ -107,7 +108,7 @@ impl Repository {
         let within = |error: Error| error.within(storage.describe());
         let config =
             Config::decode(&opened.read_all(MAX_CONFIG_SIZE).map_err(within)?).map_err(within)?;
-        Ok(Self { storage, config, cache: None })
+        Ok(Self { storage, config, cache: None, pack_size: MAX_PACK_SIZE })
     }
 
     /// Keeps the index in a folder of `caches`, so that later runs need not rebuild it.
@@ -115,6 +116,19 @@ impl Repository {
     pub fn with_cache(mut self, caches: &Path) -> Self {
         self.cache = Some(caches.join(self.config.id.to_string()));
         self
+    }
+
+    /// Has packs end at `bytes`, of at most [`MAX_PACK_SIZE`], so that small disks make several.
+    #[must_use]
+    pub fn with_pack_size(mut self, bytes: u64) -> Self {
+        self.pack_size = bytes.min(MAX_PACK_SIZE);
+        self
+    }
+
+    /// Bytes at which a pack ends. A frame that is longer has a pack of its own.
+    #[must_use]
+    pub fn pack_size(&self) -> u64 {
+        self.pack_size
     }
 
     /// Its config.

@@ -3,9 +3,11 @@
 
 use super::digest::{PackId, RepositoryId};
 use super::frame::{Frame, FrameHeader, HEADER_LENGTH as FRAME_HEADER};
+use super::lock::Lock;
 use super::pack::{self, HEADER_LENGTH, TableEntry};
 use super::repository::Repository;
 use super::storage::{Folder, ObjectReader};
+use super::writer::sync_or_remove;
 use crate::base::{Error, ErrorKind, Event, Observer, Result};
 
 /// Bytes read at a time.
@@ -108,13 +110,22 @@ impl Window<'_> {
 }
 
 /// Finishes the packs that ended captures left unfinished, up to their last sound frame, so that
-/// their blocks need not be stored again. Only for the holder of the repository's only lock:
-/// another's unfinished pack may still grow.
+/// their blocks need not be stored again. Does nothing unless `lock` is the repository's only
+/// one: another's unfinished pack may still grow.
 ///
 /// # Errors
 /// `Io`; `Cancelled`.
-pub fn adopt_unfinished(repository: &Repository, observer: &dyn Observer) -> Result<()> {
-    for (id, size) in repository.packs()?.unfinished {
+pub fn adopt_unfinished(
+    repository: &Repository,
+    lock: &Lock,
+    observer: &dyn Observer,
+) -> Result<()> {
+    // In this order: whoever locks after the list was made can have no pack on it.
+    let unfinished = repository.packs()?.unfinished;
+    if unfinished.is_empty() || !lock.is_alone(&**repository.storage())? {
+        return Ok(());
+    }
+    for (id, size) in unfinished {
         if observer.cancelled() {
             return Err(Error::cancelled());
         }
@@ -132,7 +143,7 @@ fn adopt(repository: &Repository, id: PackId, size: u64) -> Result<()> {
     };
     let mut writer = storage.reopen(&name, end)?;
     writer.append(&pack::encode_end(&entries, end))?;
-    writer.sync()?;
+    sync_or_remove(&**storage, &name, &mut *writer)?;
     drop(writer);
     storage.rename(&name, &pack::object_name(id).name)?;
     storage.sync_folder(Folder::Packs)
@@ -205,9 +216,9 @@ pub fn inspect(
     };
     scan(&*object, end, &mut |found| {
         let outcome = match found {
-            Found::Frame(offset, frame) => visit(offset, &frame).map(|()| {
-                state.sound.extend(TableEntry::of_frame(&frame, offset));
-            }),
+            Found::Frame(offset, frame) => check_against(table.as_deref(), offset, &frame)
+                .and_then(|()| visit(offset, &frame))
+                .map(|()| state.sound.extend(TableEntry::of_frame(&frame, offset))),
             Found::BadFrame(_, _, error) => Err(error),
             // Without a table, the table's own bytes look like garbage.
             Found::Garbage(..) if table.is_none() => Ok(()),
@@ -223,6 +234,18 @@ pub fn inspect(
         }
     })?;
     Ok(state)
+}
+
+/// Checks that a pack's table says of a frame what the frame itself says: a sound frame in
+/// another's place is damage.
+fn check_against(table: Option<&[TableEntry]>, offset: u32, frame: &Frame<'_>) -> Result<()> {
+    let Some(table) = table else { return Ok(()) };
+    let from = table.partition_point(|entry| entry.offset < offset);
+    let listed = table[from..].iter().take_while(|entry| entry.offset == offset).copied();
+    if listed.eq(TableEntry::of_frame(frame, offset)) {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!("frame at {offset}"), "the one in the pack's table", "another"))
 }
 
 /// What an inspection found.

@@ -13,9 +13,10 @@ use super::index::Index;
 use super::manifest::Manifest;
 use super::node::{Node, StoredEntry};
 use super::pack::{self, TableEntry};
+use super::reader::FrameReader;
 use super::repository::{Repository, manifest_name};
 use super::storage::{Folder, ObjectName, ObjectWriter, Storage};
-use super::tree::NodeSink;
+use super::tree::{NodeSink, NodeSource};
 use crate::base::{Error, ErrorKind, Result};
 
 /// Packs that may be syncing while the next is written.
@@ -30,7 +31,9 @@ pub struct StoreWriter {
     repository: RepositoryId,
     keys: DigestKeys,
     index: Arc<Index>,
+    frames: Arc<FrameReader>,
     encoder: Encoder,
+    pack_size: u64,
     open: Option<OpenPack>,
     syncing: Vec<JoinHandle<Result<()>>>,
     stored: u64,
@@ -56,7 +59,9 @@ impl StoreWriter {
             repository: repository.config().id,
             keys: repository.keys(),
             index,
+            frames: repository.frames(),
             encoder: Encoder::new(),
+            pack_size: repository.pack_size(),
             open: None,
             syncing: Vec::new(),
             stored: 0,
@@ -77,8 +82,13 @@ impl StoreWriter {
         if let Some(places) = known {
             return Ok((places, false));
         }
+        Ok((self.append(frame, &parts)?, true))
+    }
+
+    /// Adds a frame to the open pack, and says where its members are.
+    fn append(&mut self, frame: &[u8], parts: &Frame<'_>) -> Result<Vec<Place>> {
         let mut open = self.pack_with_room(frame.len() as u64)?;
-        let outcome = open.append(frame, &parts);
+        let outcome = open.append(frame, parts);
         let added = outcome.map(|first| {
             let (id, added) = (open.id, &open.entries[first..]);
             let places: Vec<Place> = added.iter().map(|entry| entry.place(id)).collect();
@@ -86,7 +96,7 @@ impl StoreWriter {
                 self.index.note(entry.digest, *place);
             }
             self.stored += frame.len() as u64;
-            (places, true)
+            places
         });
         self.open = Some(open);
         added
@@ -99,8 +109,12 @@ impl StoreWriter {
     }
 
     fn pack_with_room(&mut self, more: u64) -> Result<OpenPack> {
+        let fits = |open: &OpenPack| {
+            pack::has_room(open.length, open.entries.len(), more)
+                && open.length.saturating_add(more) <= self.pack_size
+        };
         match self.open.take() {
-            Some(open) if pack::has_room(open.length, open.entries.len(), more) => Ok(open),
+            Some(open) if fits(&open) => Ok(open),
             full => {
                 if let Some(full) = full {
                     self.finish_pack(full)?;
@@ -119,7 +133,7 @@ impl StoreWriter {
         let (storage, index) = (Arc::clone(&self.storage), Arc::clone(&self.index));
         let finish = move || {
             open.writer.append(&end)?;
-            open.writer.sync()?;
+            sync_or_remove(&*storage, &pack::unfinished_name(open.id), &mut *open.writer)?;
             drop(open.writer);
             let name = pack::object_name(open.id).name;
             storage.rename(&pack::unfinished_name(open.id), &name)?;
@@ -157,7 +171,8 @@ impl StoreWriter {
         if let Some(open) = self.open.take() {
             self.finish_pack(open)?;
         }
-        for handle in std::mem::take(&mut self.syncing) {
+        // After a failure, dropping the writer waits for the rest: none outlives the lock.
+        while let Some(handle) = self.syncing.pop() {
             join(handle)?;
         }
         self.storage.sync_folder(Folder::Packs)?;
@@ -180,17 +195,20 @@ impl NodeSink for StoreWriter {
     fn put_node(&mut self, node: &Node) -> Result<StoredEntry> {
         let digest = node.digest(&self.keys);
         if let Some(place) = self.index.lookup(&digest) {
-            return Ok(StoredEntry { digest, place });
+            // The digest says nothing of places. A node that an unfinished capture left may lead
+            // to packs that are gone, while this one's blocks were all found or stored.
+            let stored = StoredEntry { digest, place };
+            if self.frames.node(&stored).is_ok_and(|found| *found == *node) {
+                return Ok(stored);
+            }
         }
         let mut frame = Vec::new();
         let content = node.encode();
         let member = Member { digest, length: u32::try_from(content.len()).unwrap_or(u32::MAX) };
         let kind = (FrameKind::Node, &[member][..]);
         self.encoder.encode(kind, &content, NODE_COMPRESSION, &mut frame)?;
-        let (places, new) = self.put(&frame)?;
-        if new {
-            self.nodes += frame.len() as u64;
-        }
+        let places = self.append(&frame, &Frame::open(&frame)?)?;
+        self.nodes += frame.len() as u64;
         let place = places.into_iter().next().expect("a node's frame has one member");
         Ok(StoredEntry { digest, place })
     }
@@ -235,6 +253,21 @@ pub fn publish_manifest(storage: &dyn Storage, id: ImageId, bytes: &[u8]) -> Res
     drop(writer);
     storage.rename(&new, &name.name)?;
     storage.sync_folder(Folder::Images)
+}
+
+/// Syncs a pack. When that fails it is removed: its bytes may still be read from memory, and later
+/// syncs succeed, without ever reaching the disk, so nobody may come to rely on it.
+///
+/// # Errors
+/// `Io` of the sync.
+pub(super) fn sync_or_remove(
+    storage: &dyn Storage,
+    name: &ObjectName,
+    writer: &mut dyn ObjectWriter,
+) -> Result<()> {
+    writer.sync().inspect_err(|_failed| {
+        let _storage_is_broken = storage.remove(name);
+    })
 }
 
 fn join(handle: JoinHandle<Result<()>>) -> Result<()> {

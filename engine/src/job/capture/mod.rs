@@ -156,9 +156,7 @@ impl<'a> Capture<'a> {
         let created = jiff::Timestamp::now();
         let clock = Instant::now();
         let lock = self.repository.lock(LockKind::Shared, "capture")?;
-        if lock.is_alone(&**self.repository.storage())? {
-            salvage::adopt_unfinished(self.repository, observer)?;
-        }
+        salvage::adopt_unfinished(self.repository, &lock, observer)?;
         let index = Arc::new(self.repository.index(observer)?);
         let mut writer = StoreWriter::new(self.repository, Arc::clone(&index))?;
         let size = self.disk.info().size;

@@ -9,7 +9,7 @@ use crate::store::pack::{TableEntry, read_table};
 use crate::store::reader::FrameReader;
 use crate::store::repository::Image;
 use crate::store::tree::TreeVisitor;
-use crate::store::{Digest, PackId, Repository, StoredEntry, TreeRun};
+use crate::store::{PackId, Repository, StoredEntry, TreeRun};
 
 /// Pack tables that are kept in memory, 3 MiB each at most.
 const TABLES: usize = 16;
@@ -18,7 +18,8 @@ const TABLES: usize = 16;
 #[derive(Debug, Default)]
 pub struct Marks {
     packs: HashMap<PackId, Vec<u32>>,
-    whole_nodes: HashSet<Digest>,
+    /// With their places: nodes of one digest may lead to different places.
+    whole_nodes: HashSet<StoredEntry>,
 }
 
 impl Marks {
@@ -127,12 +128,12 @@ impl TreeVisitor for Marker<'_> {
             return Err(Error::cancelled());
         }
         self.check_place(FrameKind::Node, stored)?;
-        Ok(!self.marks.whole_nodes.contains(&stored.digest))
+        Ok(!self.marks.whole_nodes.contains(stored))
     }
 
     fn leave(&mut self, stored: &StoredEntry, whole: bool) {
         if whole {
-            self.marks.whole_nodes.insert(stored.digest);
+            self.marks.whole_nodes.insert(*stored);
         }
     }
 

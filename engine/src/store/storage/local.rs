@@ -154,9 +154,11 @@ impl Storage for LocalStorage {
         // Locked before it gets its name, so that nobody ever sees it unheld.
         let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map_err(|(_, errno)| Error::io(describe(), errno.into()))?;
-        file.write_all(content).context(describe)?;
-        file.sync_all().context(describe)?;
-        self.rename(&new, &object.name)?;
+        let written = file.write_all(content).and_then(|()| file.sync_all()).context(describe);
+        if let Err(error) = written.and_then(|()| self.rename(&new, &object.name)) {
+            let _left_behind = fs::remove_file(&path);
+            return Err(error);
+        }
         Ok(Box::new(Held { path: self.path(object), _file: file }))
     }
 

@@ -4,24 +4,66 @@
 //! later ones, and [`SimulatedStorage::after_power_cut`] shows what a disk would hold then.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Folder, ObjectInfo, ObjectName, ObjectReader, ObjectWriter, Storage};
 use crate::base::{Error, ErrorKind, Result};
 
-/// What a power cut does to changes of folders that were not synced.
+/// What a power cut does to what was not synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsynced {
-    /// They are lost.
+    /// Names and bytes are lost.
     Lost,
-    /// They are kept, though the bytes of the objects may not be.
+    /// Names are kept, bytes are lost.
     Kept,
+    /// Names are kept, and of an object's unsynced bytes the first half; the rest is garbage.
+    Torn,
+}
+
+impl Unsynced {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Lost, Self::Kept, Self::Torn];
 }
 
 #[derive(Debug, Default, Clone)]
 struct Content {
     bytes: Vec<u8>,
     synced: usize,
+    /// Bytes that never reached the disk, whatever later syncs said.
+    never: Vec<Range<usize>>,
+}
+
+impl Content {
+    fn synced(bytes: Vec<u8>) -> Contents {
+        Arc::new(Mutex::new(Self { synced: bytes.len(), bytes, never: Vec::new() }))
+    }
+
+    fn after_power_cut(&self, unsynced: Unsynced) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        for lost in &self.never {
+            if let Some(lost) = bytes.get_mut(lost.clone()) {
+                lost.fill(0);
+            }
+        }
+        if unsynced == Unsynced::Torn {
+            let kept = self.synced + (bytes.len() - self.synced) / 2;
+            bytes[kept..].fill(0x5a);
+        } else {
+            bytes.truncate(self.synced);
+        }
+        bytes
+    }
+}
+
+/// Promises that storage may fail to keep.
+#[derive(Debug, Default, Clone, Copy)]
+struct Lies {
+    /// Syncs succeed and do nothing.
+    ignored_syncs: bool,
+    /// This sync from now fails with `EIO`, and what it was to sync never reaches the disk though
+    /// it can be read, as Linux has it.
+    failing_sync: Option<u64>,
 }
 
 type Contents = Arc<Mutex<Content>>;
@@ -34,6 +76,7 @@ struct State {
     steps: u64,
     cut_before: Option<u64>,
     room: Option<u64>,
+    lies: Lies,
 }
 
 /// A repository's objects in memory.
@@ -55,9 +98,21 @@ impl SimulatedStorage {
         state.cut_before = Some(state.steps + step);
     }
 
-    /// Lets `bytes` more be appended before the disk is full.
+    /// Lets `bytes` more be appended before the disk is full; `None` for any number.
     pub fn limit(&self, bytes: Option<u64>) {
         self.lock().room = bytes;
+    }
+
+    /// From now on syncs succeed without doing anything.
+    pub fn ignore_syncs(&self) {
+        self.lock().lies.ignored_syncs = true;
+    }
+
+    /// Fails the sync of an object that comes `number` syncs from now, counted from 0. As on
+    /// Linux, its bytes can still be read and later syncs of it succeed, but a power cut shows
+    /// that they are lost.
+    pub fn fail_sync(&self, number: u64) {
+        self.lock().lies.failing_sync = Some(number);
     }
 
     /// Steps taken so far.
@@ -72,14 +127,13 @@ impl SimulatedStorage {
         let state = self.lock();
         let names = match unsynced {
             Unsynced::Lost => &state.synced_names,
-            Unsynced::Kept => &state.names,
+            Unsynced::Kept | Unsynced::Torn => &state.names,
         };
         let survivors: BTreeMap<ObjectName, Contents> = names
             .iter()
             .map(|(name, content)| {
-                let content = lock(content);
-                let bytes = content.bytes[..content.synced].to_vec();
-                (name.clone(), Arc::new(Mutex::new(Content { synced: bytes.len(), bytes })))
+                let bytes = lock(content).after_power_cut(unsynced);
+                (name.clone(), Content::synced(bytes))
             })
             .collect();
         let names = survivors.clone();
@@ -195,8 +249,11 @@ impl Storage for SimulatedStorage {
     }
 
     fn hold(&self, object: &ObjectName, content: &[u8]) -> Result<Box<dyn Send + Sync>> {
-        let mut writer = self.create(object)?;
+        let new = ObjectName::new(object.folder, format!("{}.new", object.name));
+        let mut writer = self.create(&new)?;
         writer.append(content)?;
+        writer.sync()?;
+        self.rename(&new, &object.name)?;
         self.lock().held.insert(object.clone());
         Ok(Box::new(SimulatedHold { storage: self.clone(), object: object.clone() }))
     }
@@ -229,6 +286,10 @@ impl ObjectWriter for SimulatedWriter {
         let mut state = self.storage.step()?;
         if let Some(room) = state.room {
             let Some(left) = room.checked_sub(bytes.len() as u64) else {
+                // What fits is written, as filesystems do.
+                let fits = usize::try_from(room).unwrap_or(usize::MAX);
+                lock(&self.content).bytes.extend_from_slice(&bytes[..fits]);
+                state.room = Some(0);
                 let full = std::io::Error::from_raw_os_error(nix::libc::ENOSPC);
                 return Err(Error::io("write to simulated storage", full));
             };
@@ -239,10 +300,26 @@ impl ObjectWriter for SimulatedWriter {
     }
 
     fn sync(&mut self) -> Result<()> {
-        let _state = self.storage.step()?;
+        let mut state = self.storage.step()?;
+        if state.lies.ignored_syncs {
+            return Ok(());
+        }
         let mut content = lock(&self.content);
+        let unsynced = content.synced..content.bytes.len();
         content.synced = content.bytes.len();
-        Ok(())
+        match &mut state.lies.failing_sync {
+            Some(0) => {
+                state.lies.failing_sync = None;
+                content.never.push(unsynced);
+                let error = std::io::Error::from_raw_os_error(nix::libc::EIO);
+                Err(Error::io("sync in simulated storage", error))
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 }
 
