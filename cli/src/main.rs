@@ -81,7 +81,7 @@ fn advice(kind: ErrorKind, command: &Command) -> Option<&'static str> {
             "no image was made; the next capture uses the blocks that were stored"
         }
         (ErrorKind::Cancelled, Command::Restore(_)) => {
-            "the target is incomplete; restore again, with --only-changed to go on"
+            "the target is incomplete; restore again, with --yes --only-changed to go on"
         }
         (ErrorKind::Io, Command::Capture(_)) => {
             "no image was made, earlier ones are intact; free space or check the disk, and retry"

@@ -238,7 +238,7 @@ fn an_image_opens_at_the_same_small_cost_whatever_its_size() {
 /// Asserts that a restore is refused for a reason that has `words` in it.
 fn assert_refused(repository: &Repository, image: &Image, target: &Path, words: &[&str]) {
     let options = RestoreOptions { overwrite: words[0] != "--yes", ..RestoreOptions::default() };
-    let error = Restore::plan(repository, image, target, options).err().expect("refused");
+    let error = restore(repository, image, target, options).err().expect("refused");
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     for word in words.iter().chain([&target.to_str().expect("plain")]) {
         assert!(error.to_string().contains(word), "'{word}' is not in: {error}");
@@ -359,7 +359,7 @@ fn only_what_differs_is_written_if_that_is_asked_for() {
     let copy = folder.path().join("copy");
     fs::copy(&disk, &copy).expect("copied");
     let target = attach(&copy, 512);
-    let options = RestoreOptions { only_changed: true, overwrite: false, ..FORCE };
+    let options = RestoreOptions { only_changed: true, ..FORCE };
     let report = restore(&repository, &image, target.path(), options).expect("restored");
     assert_eq!((report.written, report.zeroed, report.unchanged), (0, 0, size));
 

@@ -109,8 +109,7 @@ impl Restore {
     /// Plans the restore of `image` to the device or file `path`.
     ///
     /// # Errors
-    /// `Conflict` when the target is in use, too small, has other sectors, or holds data that may
-    /// not be overwritten; `Corrupt` when the image's tree cannot be read; `Io`.
+    /// `Conflict` when the target is in use, too small, or has other sectors; `Io`.
     pub fn plan(
         repository: &Repository,
         image: &Image,
@@ -129,16 +128,6 @@ impl Restore {
         if let Some(target) = &target {
             plan.held = target.first_data(SEARCH)?;
         }
-        let may_overwrite = options.overwrite || options.only_changed;
-        if let (Some(place), false) = (plan.held, may_overwrite) {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!(
-                    "{} holds data (at byte {place}): add --yes to overwrite it",
-                    path.display()
-                ),
-            ));
-        }
         let mut measure = Measure { image: &reader, plan: &mut plan };
         reader.walk(None, &mut measure)?;
         let gpt = if options.keep_table { None } else { plan_gpt(&reader, plan.target_size)? };
@@ -156,11 +145,19 @@ impl Restore {
     /// Does it.
     ///
     /// # Errors
+    /// `Conflict` when the target holds data that may not be overwritten, and nothing was written;
     /// `Io` of the target; `Cancelled`, which leaves the target half written; `Corrupt` when the
     /// target does not read back as it was written. Damage in the repository does not end the
     /// restore: it is reported and counted.
     pub fn run(self, observer: &dyn Observer) -> Result<RestoreReport> {
         self.lock.warn(observer);
+        if let (Some(place), false) = (self.plan.held, self.options.overwrite) {
+            let path = self.path.display();
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("{path} holds data (at byte {place}): add --yes to overwrite it"),
+            ));
+        }
         let target = match self.target {
             Some(target) => target,
             None => create(&self.path, self.image.size(), self.options.space)?,

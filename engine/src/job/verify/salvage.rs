@@ -21,6 +21,8 @@ pub struct SalvagedImage {
     pub manifest: Manifest,
     /// Whether its manifest is sound where it belongs.
     pub is_listed: bool,
+    /// The manifest's file, byte for byte: its id is a digest of it.
+    bytes: Vec<u8>,
     /// Bytes of its disk whose blocks' frames its tree leads to.
     pub reachable: u64,
     /// Bytes of its disk of which nothing is known, because a node is damaged.
@@ -87,7 +89,7 @@ impl<'a> Salvage<'a> {
             for bytes in copies {
                 let found = self.repository.keys().image_id(&bytes);
                 match Manifest::decode(&bytes, found, &self.repository.keys()) {
-                    Ok(manifest) => _ = manifests.insert(found, manifest),
+                    Ok(manifest) => _ = manifests.insert(found, (manifest, bytes)),
                     Err(error) => self.report(&error),
                 }
             }
@@ -95,8 +97,8 @@ impl<'a> Salvage<'a> {
             progress.moved = progress.done;
             self.observer.event(&Event::Progress(progress));
         }
-        for (id, manifest) in manifests {
-            report.images.push(self.measure(id, manifest)?);
+        for (id, (manifest, bytes)) in manifests {
+            report.images.push(self.measure(Image { id, manifest }, bytes)?);
         }
         let created = |image: &SalvagedImage| image.manifest.created.clone();
         report.images.sort_by_key(|image| std::cmp::Reverse(created(image)));
@@ -107,14 +109,14 @@ impl<'a> Salvage<'a> {
         self.observer.event(&Event::Damage { report: &error.to_string() });
     }
 
-    fn measure(&self, id: ImageId, manifest: Manifest) -> Result<SalvagedImage> {
-        let image = Image { id, manifest };
+    fn measure(&self, image: Image, bytes: Vec<u8>) -> Result<SalvagedImage> {
         let reader = self.repository.reader(&image);
         let mut reach = Reach { image: &reader, frame: Vec::new(), reachable: 0, lost: 0 };
         reader.walk(None, &mut reach)?;
         let Reach { reachable, lost, .. } = reach;
+        let Image { id, manifest } = image;
         let is_listed = self.repository.image(id).is_ok();
-        Ok(SalvagedImage { id, manifest: image.manifest, is_listed, reachable, lost })
+        Ok(SalvagedImage { id, manifest, is_listed, bytes, reachable, lost })
     }
 
     /// Puts the manifests of images that are not listed back where they belong, and returns how
@@ -130,7 +132,7 @@ impl<'a> Salvage<'a> {
         for image in missing {
             match storage.remove(&manifest_name(image.id)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => publish_manifest(&**storage, image.id, &image.manifest.encode())?,
+                _ => publish_manifest(&**storage, image.id, &image.bytes)?,
             }
             restored += 1;
         }
