@@ -116,7 +116,7 @@ impl Restore {
         options: RestoreOptions,
     ) -> Result<Self> {
         let lock = repository.lock(LockKind::Shared, "restore")?;
-        let reader = repository.reader(image);
+        let reader = repository.bulk_reader(image);
         let target = open_target(path, image)?;
         let mut plan = RestorePlan {
             target: path.to_path_buf(),
