@@ -6,13 +6,14 @@
 use std::fs;
 use std::time::Duration;
 
+use nix::libc;
 use serde::{Deserialize, Serialize};
 
 use super::digest::random_bytes;
 use super::storage::{Folder, ObjectName, Storage};
 use crate::base::bytes::to_hex;
 use crate::base::limits::MAX_LOCK_SIZE;
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{Error, ErrorKind, Event, Observer, Result};
 
 const ATTEMPTS: u32 = 10;
 
@@ -104,6 +105,46 @@ impl Lock {
     }
 }
 
+/// What a job that only reads holds: a shared lock, or the reason why it could have none. A full
+/// or read-only repository must still be readable.
+pub enum ReadLock {
+    /// A shared lock.
+    Held(Lock),
+    /// There can be no lock, and nobody held an exclusive one.
+    Impossible(Error),
+}
+
+impl ReadLock {
+    /// Takes a shared lock for `purpose`, if the storage takes one.
+    ///
+    /// # Errors
+    /// `Conflict` naming the owner of an exclusive lock; `Io`.
+    pub fn acquire(storage: &dyn Storage, purpose: &str) -> Result<Self> {
+        const NO_WRITING: [i32; 5] =
+            [libc::ENOSPC, libc::EDQUOT, libc::EROFS, libc::EACCES, libc::EPERM];
+        let error = match Lock::acquire(storage, LockKind::Shared, purpose) {
+            Ok(lock) => return Ok(Self::Held(lock)),
+            Err(error) => error,
+        };
+        if !error.raw_os_error().is_some_and(|number| NO_WRITING.contains(&number)) {
+            return Err(error);
+        }
+        let nobody = ObjectName::new(Folder::Locks, "");
+        match find_conflict(storage, &nobody, &Record::here(LockKind::Shared, purpose))? {
+            Some(conflict) => Err(conflict),
+            None => Ok(Self::Impossible(error)),
+        }
+    }
+
+    /// Tells of a lock that could not be taken.
+    pub fn warn(&self, observer: &dyn Observer) {
+        if let Self::Impossible(error) = self {
+            let message = format!("the repository is read without a lock: {error}");
+            observer.event(&Event::Warning { message: &message });
+        }
+    }
+}
+
 fn find_conflict(storage: &dyn Storage, own: &ObjectName, mine: &Record) -> Result<Option<Error>> {
     for object in storage.list(Folder::Locks)? {
         let name = ObjectName::new(Folder::Locks, object.name);
@@ -128,10 +169,8 @@ fn check(storage: &dyn Storage, name: &ObjectName, mine: &Record) -> Result<Opti
         Error::corrupt(format!("{}/{name}", storage.describe()), "a lock's record", error)
     })?;
     if is_dead(storage, name, &theirs, mine)? {
-        match storage.remove(name) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => return Ok(None),
-        }
+        let _dead_wherever_it_stays = storage.remove(name);
+        return Ok(None);
     }
     if mine.kind == LockKind::Shared && theirs.kind == LockKind::Shared {
         return Ok(None);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::config::Config;
 use super::digest::{DigestKeys, ImageId, PackId};
 use super::index::Index;
-use super::lock::{Lock, LockKind};
+use super::lock::{Lock, LockKind, ReadLock};
 use super::manifest::Manifest;
 use super::pack::{self, PackName};
 use super::reader::{FrameReader, ImageReader};
@@ -155,6 +155,14 @@ impl Repository {
     /// `Conflict` naming who is in the way; `Io`.
     pub fn lock(&self, kind: LockKind, purpose: &str) -> Result<Lock> {
         Lock::acquire(&*self.storage, kind, purpose)
+    }
+
+    /// Locks it for `purpose`, which only reads; where it cannot be written, it is not locked.
+    ///
+    /// # Errors
+    /// `Conflict` naming who is in the way; `Io`.
+    pub fn lock_to_read(&self, purpose: &str) -> Result<ReadLock> {
+        ReadLock::acquire(&*self.storage, purpose)
     }
 
     /// Opens an image for reading here and there.

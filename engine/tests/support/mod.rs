@@ -2,17 +2,18 @@
 #![allow(dead_code)]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use imgx_engine::base::{ByteOffset, Event, Observer, Result, Silent};
 use imgx_engine::block::ReadAt;
 use imgx_engine::job::{
-    Capture, CaptureOptions, CaptureReport, VerifyOptions, VerifyReport, verify,
+    Capture, CaptureOptions, CaptureReport, Effort, VerifyOptions, VerifyReport, verify,
 };
 use imgx_engine::store::repository::Image;
 use imgx_engine::store::{ImageReader, Repository};
 use imgx_fixtures::pattern::{incompressible, text};
+use imgx_fixtures::tool;
 
 pub const KIB: usize = 1 << 10;
 pub const MIB: usize = 1 << 20;
@@ -26,6 +27,24 @@ pub fn is_long() -> bool {
 pub fn folder_in_memory() -> tempfile::TempDir {
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
     folder.expect("a temporary folder can be made")
+}
+
+/// A mounted folder.
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Runs `mount` with `arguments` and `point`.
+    pub fn new(arguments: &[&str], point: &Path) -> Self {
+        let all = [arguments, &[point.to_str().expect("plain")]].concat();
+        tool::run("mount", &all).expect("mounted");
+        Self(point.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _stays = tool::run("umount", &[self.0.to_str().unwrap_or_default()]);
+    }
 }
 
 /// A disk of `length` bytes with text, noise, zeros and repetitions, changing every 192 KiB.
@@ -45,7 +64,7 @@ pub fn small_disk(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Captures the file or device `disk` as `name`, compressing by one thread.
+/// Captures the file or device `disk` as `name`, by one thread, the same each time.
 pub fn capture(
     repository: &Repository,
     disk: &Path,
@@ -55,6 +74,7 @@ pub fn capture(
     let options = CaptureOptions {
         name: Some(name.to_owned()),
         threads: Some(1),
+        effort: Effort::Level(1),
         ..CaptureOptions::default()
     };
     Capture::plan(repository, disk, options, observer)?.run(observer)
@@ -130,7 +150,7 @@ pub fn image_named(repository: &Repository, name: &str) -> Option<Image> {
 }
 
 /// Writes `bytes` to a new file of `folder`.
-pub fn file(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
+pub fn file(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.join(name);
     fs::write(&path, bytes).expect("a temporary file can be written");
     path

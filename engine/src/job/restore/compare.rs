@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::run_range;
+use super::{only_damage, run_range};
 use crate::base::bytes::is_zero;
 use crate::base::{BlockIndex, ByteRange, Error, Event, Observer, Phase, Progress, Result};
 use crate::block::{Chunk, Disk, ExtentKind, ReadAt};
@@ -172,7 +172,8 @@ impl TreeVisitor for Against<'_> {
         Ok(())
     }
 
-    fn damaged(&mut self, first: BlockIndex, count: u64, _reported_later: Error) -> Result<()> {
+    fn damaged(&mut self, first: BlockIndex, count: u64, error: Error) -> Result<()> {
+        only_damage(error)?;
         let range = ByteRange::new(self.chunk.offset.0, self.chunk.buffer.len() as u64);
         push_common(&mut self.differing, (first, count), blocks_of(self.image, range));
         Ok(())
@@ -208,7 +209,8 @@ impl TreeVisitor for Holed<'_> {
         Ok(())
     }
 
-    fn damaged(&mut self, first: BlockIndex, count: u64, _reported_later: Error) -> Result<()> {
+    fn damaged(&mut self, first: BlockIndex, count: u64, error: Error) -> Result<()> {
+        only_damage(error)?;
         push_common(&mut self.differing, (first, count), self.blocks.clone());
         Ok(())
     }

@@ -14,10 +14,11 @@ use std::path::{Path, PathBuf};
 use crate::base::{ByteCount, ByteOffset, ByteRange, Error, ErrorKind};
 use crate::base::{Observer, Phase, Result};
 use crate::block::{Disk, FileMode, IoMode, OpenOptions, ReadAt, SourceInfo, Target, WriteAt};
+use crate::store::lock::ReadLock;
 use crate::store::node::SECTOR;
 use crate::store::repository::Image;
 use crate::store::tree::TreeVisitor;
-use crate::store::{Entry, ImageReader, LockKind, Repository, TreeRun};
+use crate::store::{Entry, ImageReader, Repository, TreeRun};
 use crate::sys::mounts;
 use crate::volume::{GptMove, plan_gpt_move};
 
@@ -101,7 +102,7 @@ pub struct Restore {
     gpt: Option<GptMove>,
     options: RestoreOptions,
     plan: RestorePlan,
-    _lock: crate::store::lock::Lock,
+    lock: ReadLock,
 }
 
 impl Restore {
@@ -115,7 +116,7 @@ impl Restore {
         path: &Path,
         options: RestoreOptions,
     ) -> Result<Self> {
-        let lock = repository.lock(LockKind::Shared, "restore")?;
+        let lock = repository.lock_to_read("restore")?;
         let reader = repository.bulk_reader(image);
         let target = open_target(path, image)?;
         let mut plan = RestorePlan {
@@ -132,7 +133,7 @@ impl Restore {
         let gpt = if options.keep_table { None } else { plan_gpt(&reader, plan.target_size)? };
         plan.gpt_grows = gpt.as_ref().map(|gpt| gpt.gained);
         let path = path.to_path_buf();
-        Ok(Self { image: reader, path, target, gpt, options, plan, _lock: lock })
+        Ok(Self { image: reader, path, target, gpt, options, plan, lock })
     }
 
     /// What will be done.
@@ -149,6 +150,7 @@ impl Restore {
     /// target does not read back as it was written. Damage in the repository does not end the
     /// restore: it is reported and counted.
     pub fn run(self, observer: &dyn Observer) -> Result<RestoreReport> {
+        self.lock.warn(observer);
         if let (Some(place), false) = (self.plan.held, self.options.overwrite) {
             let path = self.path.display();
             return Err(Error::new(
@@ -306,9 +308,18 @@ impl TreeVisitor for Measure<'_> {
         Ok(())
     }
 
-    fn damaged(&mut self, _: crate::base::BlockIndex, _: u64, _: Error) -> Result<()> {
+    fn damaged(&mut self, _: crate::base::BlockIndex, _: u64, error: Error) -> Result<()> {
         // The run reports it, with its place.
-        Ok(())
+        only_damage(error).map(|_reported_later| ())
+    }
+}
+
+/// Passes on damage, which a restore goes around and reports, and fails with all else: what is
+/// out of reach now is not lost.
+fn only_damage(error: Error) -> Result<Error> {
+    match error.kind() {
+        ErrorKind::Corrupt | ErrorKind::Unsupported => Ok(error),
+        _ => Err(error),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a restore has to do, in pieces that one thread can do by itself.
 
-use super::run_range;
+use super::{only_damage, run_range};
 use crate::base::limits::MAX_IO_SIZE;
 use crate::base::{BlockIndex, ByteRange, Error, Result};
 use crate::store::tree::TreeVisitor;
@@ -80,6 +80,6 @@ impl TreeVisitor for Cutter<'_> {
 
     fn damaged(&mut self, first: BlockIndex, count: u64, error: Error) -> Result<()> {
         let range = run_range(self.image, &TreeRun { first, count, entry: &Entry::Zero });
-        (self.take)(Piece::Lost(range, error))
+        (self.take)(Piece::Lost(range, only_damage(error)?))
     }
 }

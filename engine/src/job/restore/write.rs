@@ -6,8 +6,8 @@ use std::thread;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::pieces::{Cutter, Piece};
-use super::{RestoreOptions, RestoreReport, Space};
-use crate::base::{ByteOffset, ByteRange, Error, ErrorKind, Event, Observer, Phase};
+use super::{RestoreOptions, RestoreReport, Space, only_damage};
+use crate::base::{ByteOffset, ByteRange, Error, Event, Observer, Phase};
 use crate::base::{Progress, Result, limits};
 use crate::block::{Buffer, BufferPool, Target, TargetWriter, Zeroing};
 use crate::job::pipeline::{DEPTH, PATIENCE, QUEUE, reading_threads};
@@ -111,9 +111,7 @@ impl Writing<'_> {
         {
             let outcome = self.block(stored, part, reader);
             let Err(error) = outcome else { continue };
-            if !is_damage(&error) {
-                return Err(error);
-            }
+            let error = only_damage(error)?;
             part.fill(0);
             let start = range.start + number as u64 * block_size.bytes();
             let damaged = ByteRange::new(start, part.len() as u64);
@@ -192,9 +190,4 @@ impl Writing<'_> {
         let error = error.within(range);
         self.observer.event(&Event::Damage { report: &error.to_string() });
     }
-}
-
-/// Whether the repository is damaged there, rather than out of reach.
-fn is_damage(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported)
 }

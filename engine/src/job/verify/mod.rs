@@ -18,7 +18,7 @@ use crate::base::{BlockIndex, ErrorKind};
 use crate::base::{ByteRange, Error, Event, Observer, Result};
 use crate::store::repository::Image;
 use crate::store::tree::TreeVisitor;
-use crate::store::{ImageReader, LockKind, PackId, Place, Repository, StoredEntry, TreeRun};
+use crate::store::{ImageReader, PackId, Place, Repository, StoredEntry, TreeRun};
 use crate::volume::DiskLayout;
 
 pub use salvage::{Salvage, SalvageReport, SalvagedImage};
@@ -76,7 +76,8 @@ pub fn verify(
     options: &VerifyOptions,
     observer: &dyn Observer,
 ) -> Result<VerifyReport> {
-    let _lock = repository.lock(LockKind::Shared, "verify")?;
+    let lock = repository.lock_to_read("verify")?;
+    lock.warn(observer);
     let mut report = VerifyReport::default();
     let images = images(repository, options, &mut report, observer)?;
     let mut marks = Marks::default();

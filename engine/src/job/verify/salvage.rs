@@ -60,7 +60,8 @@ impl<'a> Salvage<'a> {
     /// # Errors
     /// `Conflict` when the repository is locked; `Io`; `Cancelled`.
     pub fn look(&self) -> Result<SalvageReport> {
-        let _lock = self.repository.lock(LockKind::Shared, "salvage")?;
+        let lock = self.repository.lock_to_read("salvage")?;
+        lock.warn(self.observer);
         let packs = self.repository.packs()?.finished;
         let total = packs.values().sum();
         self.observer.event(&Event::Started { phase: Phase::Scrub, total });
