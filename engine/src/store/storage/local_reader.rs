@@ -16,7 +16,7 @@ use crate::block::{Buffer, BufferPool};
 /// Bytes of one direct read at most.
 const STEP: usize = 4 * 1024 * 1024;
 /// What direct reads are aligned to: no disk has larger logical sectors than memory has pages.
-const ALIGNMENT: u64 = 4096;
+const ALIGNMENT: usize = 4096;
 
 thread_local! {
     /// Aligned memory that direct reads go through.
@@ -58,9 +58,9 @@ impl LocalReader {
             let Some(memory) = aligned.as_mut() else { return Ok(false) };
             let (mut at, mut left) = (offset, buffer);
             while !left.is_empty() {
-                let skipped = usize::try_from(at % ALIGNMENT).unwrap_or(0);
+                let skipped = usize::try_from(at % ALIGNMENT as u64).unwrap_or(0);
                 let wanted = (left.len() + skipped).min(STEP);
-                memory.set_len(wanted.next_multiple_of(ALIGNMENT as usize));
+                memory.set_len(wanted.next_multiple_of(ALIGNMENT));
                 let read = match direct.read_at(memory, at - skipped as u64) {
                     Ok(read) => read,
                     Err(error) if error.kind() == ErrorKind::Interrupted => continue,
