@@ -197,7 +197,7 @@ fn unexplained_unsafe(path: &str, text: &str) -> Vec<String> {
             line.trim_start().starts_with("//")
                 && (line.contains("SAFETY") || line.contains("# Safety"))
         };
-        if !above.take(12).any(|line| explains(line)) {
+        if !above.take(12).any(explains) {
             complaints.push(format!("{path}:{}: {}", number + 1, line.trim()));
         }
     }
