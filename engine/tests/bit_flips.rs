@@ -38,7 +38,7 @@ impl Scene {
         second[200 * KIB..500 * KIB].copy_from_slice(&small_disk(12, 300 * KIB));
         second.extend(small_disk(13, 600 * KIB + 77));
         let scene = Self { folder, root, disks: [first, second] };
-        let block_size = BlockSize::new(16 << 10).expect("valid");
+        let block_size = BlockSize::new(16 * 1024).expect("valid");
         Repository::create(&scene.root, block_size).expect("created");
         for (name, disk) in NAMES.iter().zip(&scene.disks) {
             let path = file(scene.folder.path(), "disk", disk);

@@ -34,7 +34,7 @@ fn open(storage: &SimulatedStorage) -> Repository {
 /// Storage with the image `first` of the returned disk.
 fn with_first_image() -> (SimulatedStorage, tempfile::TempDir, Vec<u8>) {
     let (storage, folder) = (SimulatedStorage::new(), folder_in_memory());
-    let block_size = BlockSize::new(16 << 10).expect("valid");
+    let block_size = BlockSize::new(16 * 1024).expect("valid");
     Repository::create_in(Arc::new(storage.clone()), block_size).expect("created");
     let first = small_disk(21, 700 * KIB);
     captured(&open(&storage), &file(folder.path(), "first", &first), "first");
@@ -264,7 +264,7 @@ fn any_operation_on_the_repository_may_fail_and_costs_no_image() {
         for number in 0.. {
             let folder = folder_in_memory();
             let root = folder.path().join("repository");
-            let block_size = BlockSize::new(16 << 10).expect("valid");
+            let block_size = BlockSize::new(16 * 1024).expect("valid");
             Repository::create(&root, block_size).expect("created");
             let plain = || Repository::open(&root).expect("opens").with_pack_size(256 << 10);
             let first = small_disk(27, 500 * KIB);

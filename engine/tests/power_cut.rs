@@ -31,7 +31,7 @@ impl Scene {
         // A third of it stays as it was.
         let mut second = first[..1024 * KIB].to_vec();
         second.extend(small_disk(2, 2100 * KIB + 3));
-        let block_size = BlockSize::new(16 << 10).expect("valid");
+        let block_size = BlockSize::new(16 * 1024).expect("valid");
         Repository::create_in(Arc::new(storage.clone()), block_size).expect("created");
         let disk = file(folder.path(), "first", &first);
         capture(&open(&storage).expect("opens"), &disk, "first", &Silent).expect("captured");

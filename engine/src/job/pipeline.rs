@@ -32,6 +32,12 @@ pub fn worker_threads(choice: Option<usize>) -> usize {
     choice.unwrap_or_else(processors).max(1)
 }
 
+/// As [`worker_threads`], for work that also waits for reads of its own.
+#[must_use]
+pub fn reading_threads(choice: Option<usize>) -> usize {
+    choice.unwrap_or_else(|| worker_threads(None) * 2).max(1)
+}
+
 /// Reads a disk with all processors.
 pub struct Pipeline<'a> {
     /// The disk to read.

@@ -23,6 +23,7 @@ pub struct FrameReader {
     packs: Mutex<VecDeque<(PackId, Arc<dyn ObjectReader>)>>,
     nodes: Mutex<VecDeque<(StoredEntry, Arc<Node>)>>,
     decoder: Mutex<Decoder>,
+    is_bulk: bool,
 }
 
 impl FrameReader {
@@ -30,7 +31,15 @@ impl FrameReader {
     #[must_use]
     pub fn new(storage: Arc<dyn Storage>, keys: DigestKeys) -> Self {
         let decoder = Mutex::new(Decoder::new(keys.clone()));
-        Self { storage, keys, packs: Mutex::default(), nodes: Mutex::default(), decoder }
+        let (packs, nodes) = (Mutex::default(), Mutex::default());
+        Self { storage, keys, packs, nodes, decoder, is_bulk: false }
+    }
+
+    /// The same, for a job that reads much and nothing twice.
+    #[must_use]
+    pub fn for_bulk(mut self) -> Self {
+        self.is_bulk = true;
+        self
     }
 
     /// The keys of the repository's digests.
@@ -51,7 +60,9 @@ impl FrameReader {
             return Ok(entry.1);
         }
         let name = pack::object_name(id);
-        let opened = self.storage.open(&name).map_err(|error| match error.kind() {
+        let storage = &self.storage;
+        let opened = if self.is_bulk { storage.open_for_bulk(&name) } else { storage.open(&name) };
+        let opened = opened.map_err(|error| match error.kind() {
             ErrorKind::NotFound => Error::corrupt(&name, "a pack", "nothing: it is missing"),
             _ => error,
         })?;
@@ -168,14 +179,14 @@ fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 /// An image as bytes at an offset. Opening costs nothing; nodes are read when they are needed.
 pub struct ImageReader {
     manifest: Manifest,
-    frames: Arc<FrameReader>,
+    frames: FrameReader,
     blocks: Mutex<BlockReader>,
 }
 
 impl ImageReader {
     /// The image of `manifest`.
     #[must_use]
-    pub fn new(manifest: Manifest, frames: Arc<FrameReader>) -> Self {
+    pub fn new(manifest: Manifest, frames: FrameReader) -> Self {
         let blocks = Mutex::new(BlockReader::new(frames.keys().clone()));
         Self { manifest, frames, blocks }
     }
@@ -202,7 +213,7 @@ impl ImageReader {
         visitor: &mut dyn TreeVisitor,
     ) -> Result<()> {
         let (level, root) = self.manifest.root();
-        let walk = TreeWalk::new(&*self.frames, self.manifest.blocks());
+        let walk = TreeWalk::new(&self.frames, self.manifest.blocks());
         let (first, count) = only.unwrap_or((BlockIndex(0), u64::MAX));
         walk.only(first, count).run((level, &root), visitor)
     }

@@ -165,16 +165,18 @@ impl Repository {
         ReadLock::acquire(&*self.storage, purpose)
     }
 
-    /// A reader of its frames.
-    #[must_use]
-    pub fn frames(&self) -> Arc<FrameReader> {
-        Arc::new(FrameReader::new(Arc::clone(&self.storage), self.keys()))
-    }
-
-    /// Opens an image for reading.
+    /// Opens an image for reading here and there.
     #[must_use]
     pub fn reader(&self, image: &Image) -> ImageReader {
-        ImageReader::new(image.manifest.clone(), self.frames())
+        let frames = FrameReader::new(Arc::clone(&self.storage), self.keys());
+        ImageReader::new(image.manifest.clone(), frames)
+    }
+
+    /// Opens an image for reading all of it, once.
+    #[must_use]
+    pub fn bulk_reader(&self, image: &Image) -> ImageReader {
+        let frames = FrameReader::new(Arc::clone(&self.storage), self.keys());
+        ImageReader::new(image.manifest.clone(), frames.for_bulk())
     }
 
     /// Every image, and every manifest that is none.

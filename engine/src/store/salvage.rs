@@ -191,7 +191,7 @@ pub fn inspect(
     visit: &mut dyn FnMut(u32, &Frame<'_>) -> Result<()>,
 ) -> Result<PackState> {
     let name = pack::object_name(id);
-    let object = repository.storage().open(&name)?;
+    let object = repository.storage().open_for_bulk(&name)?;
     let mut state = PackState { size: object.size(), ..PackState::default() };
     let report = |error: &Error| {
         observer.event(&Event::Damage { report: &format!("{name}: {error}") });

@@ -117,7 +117,7 @@ impl Restore {
         options: RestoreOptions,
     ) -> Result<Self> {
         let lock = repository.lock_to_read("restore")?;
-        let reader = repository.reader(image);
+        let reader = repository.bulk_reader(image);
         let target = open_target(path, image)?;
         let mut plan = RestorePlan {
             target: path.to_path_buf(),

@@ -10,7 +10,7 @@ use super::{RestoreOptions, RestoreReport, Space, only_damage};
 use crate::base::{ByteOffset, ByteRange, Error, Event, Observer, Phase};
 use crate::base::{Progress, Result, limits};
 use crate::block::{Buffer, BufferPool, Target, TargetWriter, Zeroing};
-use crate::job::pipeline::{DEPTH, PATIENCE, QUEUE, worker_threads};
+use crate::job::pipeline::{DEPTH, PATIENCE, QUEUE, reading_threads};
 use crate::store::reader::BlockReader;
 use crate::store::{ImageReader, StoredEntry};
 
@@ -44,7 +44,7 @@ impl Writing<'_> {
     pub fn run(&self, runs: &[(u64, u64)], report: &mut RestoreReport) -> Result<()> {
         let total = runs.iter().map(|run| self.length(*run)).sum();
         self.observer.event(&Event::Started { phase: Phase::Restore, total });
-        let threads = worker_threads(self.options.threads);
+        let threads = reading_threads(self.options.threads);
         let pool = BufferPool::new(DEPTH + QUEUE + threads, limits::MAX_IO_SIZE)?;
         let (pieces_in, pieces_out) = bounded::<Piece>(QUEUE);
         let (done_in, done_out) = bounded::<Result<Done>>(QUEUE);

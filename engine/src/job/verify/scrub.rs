@@ -9,7 +9,7 @@ use std::thread;
 use super::mark::Marks;
 use super::{BadFrames, VerifyOptions, VerifyReport};
 use crate::base::{Error, ErrorKind, Event, Observer, Phase, Progress, Result};
-use crate::job::pipeline::worker_threads;
+use crate::job::pipeline::reading_threads;
 use crate::store::codec::check_digest;
 use crate::store::frame::Frame;
 use crate::store::node::Node;
@@ -63,7 +63,7 @@ impl Scrub<'_> {
         });
         let next = AtomicUsize::new(0);
         thread::scope(|scope| {
-            for _ in 0..worker_threads(self.options.threads).min(packs.len()) {
+            for _ in 0..reading_threads(self.options.threads).min(packs.len()) {
                 scope.spawn(|| self.work(&packs, &next, &shared));
             }
         });

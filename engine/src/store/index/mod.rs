@@ -10,20 +10,24 @@ mod segment;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use self::segment::{Record, Segment};
-use super::digest::{Digest, PackId, RepositoryId};
+use super::digest::{Digest, PackId, RepositoryId, random_bytes};
 use super::frame::Place;
 use super::pack::TableEntry;
 use crate::base::Result;
+use crate::base::bytes::to_hex;
 use crate::base::limits::{INDEX_HEAP_ENTRIES, INDEX_SEGMENTS};
 
 /// The index of one repository.
 pub struct Index {
     repository: RepositoryId,
     folder: Option<PathBuf>,
+    /// Where segments go when there is no folder to keep them in; removed with the index.
+    scratch: OnceLock<Option<PathBuf>>,
     segments: RwLock<Vec<Arc<Segment>>>,
     recent: RwLock<HashMap<Digest, Place>>,
     finished: Mutex<Vec<(PackId, u64)>>,
@@ -31,7 +35,8 @@ pub struct Index {
 
 impl Index {
     /// The index of `repository`, with the segments found in `folder`. Without a folder, or
-    /// where it cannot be used, the index lasts as long as the process.
+    /// where it cannot be used, the index lasts as long as the process, and what the heap should
+    /// not hold goes to the system's temporary folder.
     #[must_use]
     pub fn open(repository: RepositoryId, folder: Option<&Path>) -> Self {
         let folder = folder.filter(|folder| fs::create_dir_all(folder).is_ok());
@@ -46,6 +51,7 @@ impl Index {
         Self {
             repository,
             folder: folder.map(Path::to_path_buf),
+            scratch: OnceLock::new(),
             segments: RwLock::new(segments),
             recent: RwLock::default(),
             finished: Mutex::default(),
@@ -90,7 +96,13 @@ impl Index {
     /// `Io` when a segment cannot be written; the index goes on without its entries.
     pub fn finish_pack(&self, pack: PackId, size: u64) -> Result<()> {
         lock(&self.finished).push((pack, size));
-        if read(&self.recent).len() > INDEX_HEAP_ENTRIES { self.flush() } else { Ok(()) }
+        if read(&self.recent).len() <= INDEX_HEAP_ENTRIES {
+            return Ok(());
+        }
+        match self.folder.as_ref().or(self.scratch.get_or_init(make_scratch).as_ref()) {
+            Some(folder) => self.write_segment(folder),
+            None => Ok(()),
+        }
     }
 
     /// Notes a finished pack's whole table.
@@ -106,16 +118,22 @@ impl Index {
         self.finish_pack(pack, size)
     }
 
-    /// Writes the finished packs' entries to a segment.
+    /// Keeps the finished packs' entries for later runs, if there is a folder for them.
     ///
     /// # Errors
     /// `Io` when that fails; the entries are then forgotten, to bound the heap.
     pub fn flush(&self) -> Result<()> {
+        match &self.folder {
+            Some(folder) => self.write_segment(folder),
+            None => Ok(()),
+        }
+    }
+
+    fn write_segment(&self, folder: &Path) -> Result<()> {
         let packs = std::mem::take(&mut *lock(&self.finished));
-        let Some(folder) = self.folder.as_deref().filter(|_| !packs.is_empty()) else {
-            // Without a folder the heap is all there is.
+        if packs.is_empty() {
             return Ok(());
-        };
+        }
         let numbers: HashMap<PackId, u32> = packs.iter().map(|(id, _)| *id).zip(0..).collect();
         let mut records = Vec::new();
         for (digest, place) in read(&self.recent).iter() {
@@ -170,6 +188,22 @@ impl Index {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        if let Some(Some(scratch)) = self.scratch.get() {
+            // What stays in the temporary folder costs room there, and nothing else.
+            let _left_behind = fs::remove_dir_all(scratch);
+        }
+    }
+}
+
+/// A folder of this process's own; none where even that cannot be had, and the heap must do.
+fn make_scratch() -> Option<PathBuf> {
+    let name = format!("imgx-index-{}", to_hex(&random_bytes::<8>().ok()?));
+    let folder = std::env::temp_dir().join(name);
+    fs::DirBuilder::new().mode(0o700).create(&folder).ok().map(|()| folder)
 }
 
 // A thread that panicked while it held one of these locks left a whole map behind.
@@ -236,6 +270,18 @@ mod tests {
         check(&reopened, 100, 30);
         let packs: HashMap<PackId, u64> = (0..100).map(|number| (pack(number), 5000)).collect();
         assert!(reopened.reconcile(&packs).is_empty());
+    }
+
+    #[test]
+    fn without_a_folder_the_heap_is_bounded_all_the_same() {
+        let index = Index::open(RepositoryId([3; 16]), None);
+        let packs = (INDEX_HEAP_ENTRIES / 1000) as u64 + 20;
+        fill(&index, 0..packs, 1000);
+        assert!(read(&index.recent).len() <= INDEX_HEAP_ENTRIES);
+        let scratch = index.scratch.get().cloned().flatten().expect("one was needed");
+        check(&index, packs, 1000);
+        drop(index);
+        assert!(!scratch.exists());
     }
 
     #[test]

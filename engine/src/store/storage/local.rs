@@ -2,11 +2,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind as IoErrorKind, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg, RenameFlags, renameat2};
 
+use super::local_reader::LocalReader;
 use super::local_writer::LocalWriter;
 use super::{Folder, ObjectInfo, ObjectName, ObjectReader, ObjectWriter, Storage};
 use crate::base::{Error, ErrorContext, ErrorKind, Result};
@@ -112,8 +112,14 @@ impl Storage for LocalStorage {
         let path = self.path(object);
         let describe = || format!("open {}", path.display());
         let file = File::open(&path).map_err(|error| not_found(error, describe()))?;
-        let size = file.metadata().context(describe)?.len();
-        Ok(Box::new(LocalReader { file, path, size }))
+        Ok(Box::new(LocalReader::new(file, path)?))
+    }
+
+    fn open_for_bulk(&self, object: &ObjectName) -> Result<Box<dyn ObjectReader>> {
+        let path = self.path(object);
+        let describe = || format!("open {}", path.display());
+        let file = File::open(&path).map_err(|error| not_found(error, describe()))?;
+        Ok(Box::new(LocalReader::new(file, path)?.past_the_cache()))
     }
 
     fn rename(&self, from: &ObjectName, to: &str) -> Result<()> {
@@ -199,29 +205,6 @@ impl Drop for Held {
     fn drop(&mut self) {
         // A lock that stays behind is recognised as dead by the next run.
         let _left_behind = fs::remove_file(&self.path);
-    }
-}
-
-struct LocalReader {
-    file: File,
-    path: PathBuf,
-    size: u64,
-}
-
-impl ObjectReader for LocalReader {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        self.file.read_exact_at(buffer, offset).map_err(|error| {
-            let place = format!("{} at {offset}", self.path.display());
-            if error.kind() == IoErrorKind::UnexpectedEof {
-                Error::corrupt(place, format!("{} bytes", buffer.len()), "its end")
-            } else {
-                Error::io(format!("read {place}"), error)
-            }
-        })
     }
 }
 

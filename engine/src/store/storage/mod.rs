@@ -4,6 +4,7 @@
 //! synced may be lost or torn by a crash; a rename may be lost until its folder is synced.
 
 mod local;
+mod local_reader;
 mod local_writer;
 #[cfg(any(test, feature = "fault-injection"))]
 pub mod simulated;
@@ -102,6 +103,15 @@ pub trait Storage: Send + Sync {
     /// # Errors
     /// `NotFound`; `Io`.
     fn open(&self, object: &ObjectName) -> Result<Box<dyn ObjectReader>>;
+
+    /// Opens an object of which much will be read, and only once: its bytes need not be kept in
+    /// memory.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    fn open_for_bulk(&self, object: &ObjectName) -> Result<Box<dyn ObjectReader>> {
+        self.open(object)
+    }
 
     /// Renames an object within its folder; the new name must be free.
     ///

@@ -1,0 +1,133 @@
+//! Reading an object's file, past the page cache where much is read only once: there the cache
+//! would cost a copy of everything, and push out what others keep in it.
+
+use std::cell::RefCell;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+use nix::libc::O_DIRECT;
+
+use super::ObjectReader;
+use crate::base::{Error, ErrorContext, Result};
+use crate::block::{Buffer, BufferPool};
+
+/// Bytes of one direct read at most.
+const STEP: usize = 4 * 1024 * 1024;
+/// What direct reads are aligned to: no disk has larger logical sectors than memory has pages.
+const ALIGNMENT: usize = 4096;
+
+thread_local! {
+    /// Aligned memory that direct reads go through.
+    static ALIGNED: RefCell<Option<Buffer>> = const { RefCell::new(None) };
+}
+
+/// A file open for reading.
+pub struct LocalReader {
+    file: File,
+    direct: Option<File>,
+    path: PathBuf,
+    size: u64,
+}
+
+impl LocalReader {
+    /// Reads `file`, which is at `path`.
+    ///
+    /// # Errors
+    /// `Io` when its size cannot be had.
+    pub fn new(file: File, path: PathBuf) -> Result<Self> {
+        let size = file.metadata().context(|| format!("open {}", path.display()))?.len();
+        Ok(Self { file, direct: None, path, size })
+    }
+
+    /// Reads past the page cache, where the filesystem can.
+    #[must_use]
+    pub fn past_the_cache(mut self) -> Self {
+        self.direct = OpenOptions::new().read(true).custom_flags(O_DIRECT).open(&self.path).ok();
+        self
+    }
+
+    /// Reads directly; false where that cannot be done, and nothing is known of `buffer`.
+    fn read_direct(&self, offset: u64, buffer: &mut [u8]) -> io::Result<bool> {
+        let Some(direct) = &self.direct else { return Ok(false) };
+        ALIGNED.with_borrow_mut(|aligned| {
+            if aligned.is_none() {
+                *aligned = BufferPool::new(1, STEP).ok().and_then(|pool| pool.try_take());
+            }
+            let Some(memory) = aligned.as_mut() else { return Ok(false) };
+            let (mut at, mut left) = (offset, buffer);
+            while !left.is_empty() {
+                let skipped = usize::try_from(at % ALIGNMENT as u64).unwrap_or(0);
+                let wanted = (left.len() + skipped).min(STEP);
+                memory.set_len(wanted.next_multiple_of(ALIGNMENT));
+                let read = match direct.read_at(memory, at - skipped as u64) {
+                    Ok(read) => read,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    // Whatever it is, the ordinary way will do it, or say what is wrong.
+                    Err(_) => return Ok(false),
+                };
+                let Some(bytes) = memory.get(skipped..read.min(wanted)).filter(|b| !b.is_empty())
+                else {
+                    return Err(ErrorKind::UnexpectedEof.into());
+                };
+                let (now, later) = left.split_at_mut(bytes.len());
+                now.copy_from_slice(bytes);
+                at += bytes.len() as u64;
+                left = later;
+            }
+            Ok(true)
+        })
+    }
+}
+
+impl ObjectReader for LocalReader {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let read = match self.read_direct(offset, buffer) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.file.read_exact_at(buffer, offset),
+            Err(error) => Err(error),
+        };
+        read.map_err(|error| {
+            let place = format!("{} at {offset}", self.path.display());
+            if error.kind() == ErrorKind::UnexpectedEof {
+                Error::corrupt(place, format!("{} bytes", buffer.len()), "its end")
+            } else {
+                Error::io(format!("read {place}"), error)
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Folder, LocalStorage, ObjectName, Storage};
+
+    #[test]
+    fn both_ways_of_reading_give_the_same_bytes_and_end_at_the_same_place() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let storage = LocalStorage::create(&folder.path().join("repo")).expect("new");
+        let object = ObjectName::new(Folder::Packs, "a");
+        let bytes: Vec<u8> = (0..9_000_017_u32).map(|place| (place / 3) as u8).collect();
+        let mut writer = storage.create(&object).expect("free");
+        writer.append(&bytes).expect("appended");
+        writer.sync().expect("synced");
+        let readers = [storage.open(&object), storage.open_for_bulk(&object)];
+        for reader in readers.map(|reader| reader.expect("there")) {
+            for (offset, length) in
+                [(0, 0), (0, 1), (4095, 2), (4096, 4096), (1, 9_000_016), (9_000_000, 17)]
+            {
+                let mut part = vec![0; length];
+                reader.read_exact_at(offset, &mut part).expect("within the file");
+                let start = usize::try_from(offset).expect("small");
+                assert!(part == bytes[start..start + length], "{offset} +{length}");
+            }
+            assert!(reader.read_exact_at(9_000_000, &mut [0; 18]).is_err());
+            assert!(reader.read_exact_at(20_000_000, &mut [0; 1]).is_err());
+        }
+    }
+}
