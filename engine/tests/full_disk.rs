@@ -62,7 +62,7 @@ fn a_disk_that_fills_at_any_byte_costs_no_image_and_the_next_capture_goes_on() {
         let case = format!("room for {room} bytes");
         let storage = storage.after_power_cut(Unsynced::Lost);
         storage.limit(Some(room));
-        let error = capture(&open(&storage), &disk, "second", &Silent).err().expect("no room");
+        let error = capture(&open(&storage), &disk, "second", &Silent).expect_err("no room");
         assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::Io, Some(ENOSPC)), "{error}");
         assert!(image_named(&open(&storage), "second").is_none(), "{case}: half an image");
         // Verifying and restoring must not need any room.
@@ -108,7 +108,7 @@ fn a_full_filesystem_costs_no_image_and_the_next_capture_goes_on() {
 
     let second = incompressible(24, 24 * MIB);
     let disk = file(folder.path(), "second", &second);
-    let error = capture(&repository, &disk, "second", &Silent).err().expect("no room");
+    let error = capture(&repository, &disk, "second", &Silent).expect_err("no room");
     assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::Io, Some(ENOSPC)), "{error}");
     assert!(error.to_string().contains("packs/"), "{error}");
     // Not a byte is left, not even for a lock.
@@ -118,7 +118,7 @@ fn a_full_filesystem_costs_no_image_and_the_next_capture_goes_on() {
     assert!(fs::write(point.join("more"), [1; 4096]).is_err(), "there is room");
     assert_intact(&repository, &first, "full");
     assert!(image_named(&repository, "second").is_none());
-    let error = capture(&repository, &disk, "second", &Silent).err().expect("still no room");
+    let error = capture(&repository, &disk, "second", &Silent).expect_err("still no room");
     assert_eq!(error.raw_os_error(), Some(ENOSPC), "{error}");
 
     fs::remove_file(ballast).expect("removed");
@@ -147,7 +147,7 @@ fn a_read_only_repository_can_be_verified_and_restored() {
     let _mounted = Mounted::new(&["--bind", root], Path::new(root));
     tool::run("mount", &["-o", "remount,ro,bind", root]).expect("made read-only");
     assert_intact(&repository, &first, "read-only");
-    let error = capture(&repository, &disk, "first", &Silent).err().expect("read-only");
+    let error = capture(&repository, &disk, "first", &Silent).expect_err("read-only");
     assert_eq!(error.raw_os_error(), Some(30), "{error}");
 }
 
@@ -218,7 +218,7 @@ fn unreadable_sectors_are_recorded_and_never_read_back_as_data() {
             ..CaptureOptions::default()
         };
         let plan = Capture::plan(&repository, device.path(), options, &Silent).expect("planned");
-        let error = plan.run(&Silent).err().expect("aborted");
+        let error = plan.run(&Silent).expect_err("aborted");
         assert_eq!(error.kind(), ErrorKind::Io, "{error}");
         assert!(error.to_string().contains(&cut.to_string()), "{error}");
         assert!(image_named(&repository, "aborted").is_none());
