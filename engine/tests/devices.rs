@@ -238,7 +238,7 @@ fn an_image_opens_at_the_same_small_cost_whatever_its_size() {
 /// Asserts that a restore is refused for a reason that has `words` in it.
 fn assert_refused(repository: &Repository, image: &Image, target: &Path, words: &[&str]) {
     let options = RestoreOptions { overwrite: words[0] != "--yes", ..RestoreOptions::default() };
-    let error = restore(repository, image, target, options).err().expect("refused");
+    let error = restore(repository, image, target, options).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     for word in words.iter().chain([&target.to_str().expect("plain")]) {
         assert!(error.to_string().contains(word), "'{word}' is not in: {error}");
