@@ -43,7 +43,13 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _stays = tool::run("umount", &[self.0.to_str().unwrap_or_default()]);
+        // Rings and loop devices let go of their files a moment after they were told to.
+        for _ in 0..200 {
+            if tool::run("umount", &[self.0.to_str().unwrap_or_default()]).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 }
 
