@@ -22,6 +22,9 @@ use crate::block::{BufferPool, Chunk, Disk, ReadRequest};
 pub const DEPTH: usize = 16;
 /// Pieces of work that wait between two kinds of threads.
 pub const QUEUE: usize = 16;
+/// Chunks that wait for a worker. Disks alternate between stretches that cost much work and
+/// stretches of zeros that cost none; this many MiB are read ahead of the work meanwhile.
+const BACKLOG: usize = 192;
 /// How often a waiting thread looks whether it is to stop.
 pub const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -50,7 +53,7 @@ pub struct Pipeline<'a> {
 
 impl Pipeline<'_> {
     /// Reads `ranges` in chunks of up to 1 MiB, has each worked on, and hands the results to
-    /// `take`, in order. A worker is told how many chunks wait behind its own, of [`QUEUE`].
+    /// `take`, in order. A worker is told how many chunks wait behind its own.
     ///
     /// # Errors
     /// The disk's, the workers', those of `take`; `Cancelled`.
@@ -60,11 +63,11 @@ impl Pipeline<'_> {
         make_worker: &(impl Fn() -> W + Sync),
         take: &mut dyn FnMut(T) -> Result<()>,
     ) -> Result<()> {
-        let pool = BufferPool::new(DEPTH + QUEUE + self.threads, limits::MAX_IO_SIZE)?;
+        let pool = BufferPool::new(DEPTH + BACKLOG + self.threads, limits::MAX_IO_SIZE)?;
         // The reader is never further ahead of its slowest read than the pool's buffers, so a
         // gate at least that wide opens for every chunk in the end.
         let gate = Gate::new((pool.count() + 2 * QUEUE) as u64);
-        let (work_in, work_out) = bounded::<Chunk>(QUEUE);
+        let (work_in, work_out) = bounded::<Chunk>(BACKLOG);
         let (done_in, done_out) = bounded::<(u64, Result<T>)>(QUEUE);
         thread::scope(|scope| {
             let (gate, pool) = (&gate, &pool);

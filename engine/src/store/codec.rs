@@ -4,7 +4,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use zstd_safe::{CCtx, CParameter, DCtx, ResetDirective};
 
 use super::digest::{Digest, DigestKeys};
-use super::frame::{Codec, Frame, FrameHeader, FrameKind, HEADER_LENGTH, Member};
+use super::frame::{Codec, Frame, FrameHeader, FrameKind, HEADER_LENGTH, MEMBER_LENGTH, Member};
 use crate::base::{Error, ErrorKind, Result};
 
 /// How hard to compress.
@@ -84,19 +84,17 @@ impl Encoder {
                 format!("{} frame of {count} members and {length} bytes", kind.name()),
             ));
         }
+        let is_compressed = self.compress(content, compression)?;
+        let (codec, payload) =
+            if is_compressed { (Codec::Zstd, &*self.payload) } else { (Codec::Raw, content) };
         let start = out.len();
+        out.reserve(HEADER_LENGTH + members.len() * MEMBER_LENGTH + payload.len());
         out.resize(start + HEADER_LENGTH, 0);
         for member in members {
             out.extend_from_slice(&member.digest.0);
             out.extend_from_slice(&member.length.to_le_bytes());
         }
-        let codec = if self.compress(content, compression)? {
-            out.extend_from_slice(&self.payload);
-            Codec::Zstd
-        } else {
-            out.extend_from_slice(content);
-            Codec::Raw
-        };
+        out.extend_from_slice(payload);
         let stored = &out[start + HEADER_LENGTH..];
         let header = FrameHeader {
             kind,
@@ -235,7 +233,6 @@ pub fn check_digest(expected: Digest, found: Digest) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::frame::MEMBER_LENGTH;
     use super::*;
 
     fn keys() -> DigestKeys {

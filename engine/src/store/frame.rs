@@ -283,18 +283,27 @@ impl<'a> Frame<'a> {
     /// # Errors
     /// `Corrupt` naming what differs; `Unsupported` for a later version's.
     pub fn open(bytes: &'a [u8]) -> Result<Self> {
+        let frame = Self::parse(bytes)?;
+        let counted = xxh3_64(&bytes[HEADER_LENGTH..]);
+        if counted != frame.header.stored_checksum {
+            return Err(Error::corrupt(
+                "stored bytes' XXH3",
+                format!("{:016x}", frame.header.stored_checksum),
+                format!("{counted:016x}"),
+            ));
+        }
+        Ok(frame)
+    }
+
+    /// Reads a frame that was just made, without counting its checksum again.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn parse(bytes: &'a [u8]) -> Result<Self> {
         let header = FrameHeader::decode(bytes)?;
         let stored = &bytes[HEADER_LENGTH..];
         if stored.len() != header.stored_length as usize {
             return Err(Error::corrupt("frame's length", header.stored_length, stored.len()));
-        }
-        let counted = xxh3_64(stored);
-        if counted != header.stored_checksum {
-            return Err(Error::corrupt(
-                "stored bytes' XXH3",
-                format!("{:016x}", header.stored_checksum),
-                format!("{counted:016x}"),
-            ));
         }
         let mut fields = FieldReader::new("frame's members", stored);
         let mut members = Vec::with_capacity(usize::from(header.members));

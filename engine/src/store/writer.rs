@@ -76,7 +76,7 @@ impl StoreWriter {
     /// # Errors
     /// `Io`, also of packs that were synced in the background.
     pub fn put(&mut self, frame: &[u8]) -> Result<(Vec<Place>, bool)> {
-        let parts = Frame::open(frame)?;
+        let parts = Frame::parse(frame)?;
         let known: Option<Vec<Place>> =
             parts.members.iter().map(|member| self.index.lookup(&member.digest)).collect();
         if let Some(places) = known {
@@ -207,7 +207,7 @@ impl NodeSink for StoreWriter {
         let member = Member { digest, length: u32::try_from(content.len()).unwrap_or(u32::MAX) };
         let kind = (FrameKind::Node, &[member][..]);
         self.encoder.encode(kind, &content, NODE_COMPRESSION, &mut frame)?;
-        let places = self.append(&frame, &Frame::open(&frame)?)?;
+        let places = self.append(&frame, &Frame::parse(&frame)?)?;
         self.nodes += frame.len() as u64;
         let place = places.into_iter().next().expect("a node's frame has one member");
         Ok(StoredEntry { digest, place })

@@ -40,6 +40,10 @@ impl std::str::FromStr for Effort {
     }
 }
 
+/// Waiting chunks above which the processors are what limits.
+const BUSY: usize = 8;
+/// Waiting chunks up to which the disk is.
+const CALM: usize = 2;
 /// Chunks in a row that must find the queue nearly empty before the effort rises.
 const PATIENCE: usize = 4;
 
@@ -58,23 +62,23 @@ impl Governor {
         Self { effort, step: AtomicUsize::new(Compression::STEPS / 3), calm: AtomicUsize::new(0) }
     }
 
-    /// The setting for the next chunk, when `queued` of `capacity` chunks wait behind it.
-    pub fn setting(&self, queued: usize, capacity: usize) -> Compression {
+    /// The setting for the next chunk, when `queued` chunks wait behind it.
+    pub fn setting(&self, queued: usize) -> Compression {
         match self.effort {
             Effort::Off => Compression::Off,
             Effort::Fast => Compression::Step(0),
             Effort::Level(level) => Compression::Level(level),
-            Effort::Auto => Compression::Step(self.adapt(queued, capacity)),
+            Effort::Auto => Compression::Step(self.adapt(queued)),
         }
     }
 
     // Lost updates between workers only delay a step.
-    fn adapt(&self, queued: usize, capacity: usize) -> usize {
+    fn adapt(&self, queued: usize) -> usize {
         let step = self.step.load(Ordering::Relaxed);
-        if queued * 2 > capacity {
+        if queued > BUSY {
             self.calm.store(0, Ordering::Relaxed);
             self.step.store(step.saturating_sub(1), Ordering::Relaxed);
-        } else if queued * 4 > capacity {
+        } else if queued > CALM {
             self.calm.store(0, Ordering::Relaxed);
         } else if self.calm.fetch_add(1, Ordering::Relaxed) >= PATIENCE {
             self.calm.store(0, Ordering::Relaxed);
@@ -92,14 +96,14 @@ mod tests {
     fn effort_rises_while_the_queue_is_empty_and_falls_when_it_is_full() {
         let governor = Governor::new(Effort::Auto);
         for _ in 0..100 {
-            governor.setting(0, 16);
+            governor.setting(0);
         }
         let top = Compression::Step(Compression::STEPS - 1);
-        assert_eq!(governor.setting(0, 16), top);
+        assert_eq!(governor.setting(0), top);
         for _ in 0..Compression::STEPS {
-            governor.setting(16, 16);
+            governor.setting(16);
         }
-        assert_eq!(governor.setting(16, 16), Compression::Step(0));
+        assert_eq!(governor.setting(16), Compression::Step(0));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::time::Instant;
 use self::assembly::Assembly;
 use self::effort::Governor;
 use self::worker::Worker;
-use super::pipeline::{Pipeline, QUEUE, worker_threads};
+use super::pipeline::{Pipeline, worker_threads};
 use crate::base::limits::MAX_DISK_SIZE;
 use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Phase, Result};
 use crate::block::{Chunk, Disk, ExtentKind, IoMode, OpenOptions, SourceInfo};
@@ -168,7 +168,7 @@ impl<'a> Capture<'a> {
         let make_worker = || {
             let mut worker = Worker::new(self.repository.keys(), &index, block_size);
             let governor = &governor;
-            move |chunk: &Chunk, queued| worker.work(chunk, governor.setting(queued, QUEUE))
+            move |chunk: &Chunk, queued| worker.work(chunk, governor.setting(queued))
         };
         let mut assembly = Assembly::new(block_size, size, self.options.on_error);
         pipeline.run(self.ranges.clone(), &make_worker, &mut |chunk| {
