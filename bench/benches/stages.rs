@@ -9,7 +9,9 @@ use imgx_engine::store::codec::{Compression, Decoder, Encoder};
 use imgx_engine::store::frame::{Frame, Member};
 use imgx_engine::store::node::Node;
 use imgx_engine::store::tree::NodeSink;
-use imgx_engine::store::{DigestKeys, Entry, FrameKind, PackId, Place, StoredEntry, TreeBuilder};
+use imgx_engine::store::{
+    DigestKeys, Entry, FrameKind, PackId, Place, StoredEntry, TakeEntries, TreeBuilder,
+};
 use imgx_fixtures::pattern::{incompressible, text};
 
 const BLOCK: usize = 128 * 1024;

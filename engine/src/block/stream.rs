@@ -12,7 +12,7 @@ use crate::sys::{Buffer, BufferPool, Completion};
 /// What to read, and how.
 #[derive(Debug, Clone)]
 pub struct ReadRequest {
-    /// What to read: sorted, disjoint, within the disk. Fast where the ends are multiples of
+    /// What to read, in this order: disjoint, within the disk. Fast where the ends are multiples of
     /// `chunk`, correct anywhere.
     pub ranges: Vec<ByteRange>,
     /// Bytes of a chunk, at most those of a buffer; chunks end at multiples of it.
@@ -236,10 +236,12 @@ fn check(request: &ReadRequest, size: u64, pool: &BufferPool) -> Result<()> {
     if request.chunk == 0 || request.chunk > pool.size() {
         return invalid(format!("chunks of {} bytes: buffers have {}", request.chunk, pool.size()));
     }
+    let mut sorted = request.ranges.clone();
+    sorted.sort_unstable();
     let mut known = 0;
-    for range in &request.ranges {
+    for range in sorted {
         if range.start < known || range.end < range.start || range.end > size {
-            return invalid(format!("{range}: expected sorted ranges within {size} bytes"));
+            return invalid(format!("{range}: expected disjoint ranges within {size} bytes"));
         }
         known = range.end;
     }

@@ -37,5 +37,5 @@ pub use node::{Entry, StoredEntry};
 pub use reader::{FrameReader, ImageReader};
 pub use repository::Repository;
 pub use storage::{LocalStorage, Storage};
-pub use tree::{TreeBuilder, TreeRun, TreeWalk};
+pub use tree::{LeafBuilder, TakeEntries, TreeBuilder, TreeRun, TreeWalk};
 pub use writer::StoreWriter;

@@ -73,11 +73,7 @@ impl TreeBuilder {
         Self { levels: (0..=root_level(blocks)).map(Node::new).collect(), blocks, next: 0 }
     }
 
-    /// Adds the next `count` blocks. Long runs cost no more than short ones.
-    ///
-    /// # Errors
-    /// `Invalid` beyond the disk's last block; the sink's own.
-    pub fn push(&mut self, entry: &Entry, count: u64, sink: &mut dyn NodeSink) -> Result<()> {
+    fn advance(&mut self, count: u64) -> Result<()> {
         let end = self.next.saturating_add(count);
         if end > self.blocks.0 {
             return Err(Error::new(
@@ -86,7 +82,26 @@ impl TreeBuilder {
             ));
         }
         self.next = end;
-        self.push_at(0, entry, count, sink)
+        Ok(())
+    }
+
+    /// Adds the blocks of the next stretch of the disk, whose leaves were built apart.
+    ///
+    /// # Errors
+    /// `Invalid` when the blocks so far do not end where a leaf does, or the stretch reaches
+    /// beyond the disk's last block; the sink's own.
+    pub fn append(&mut self, mut stretch: LeafBuilder, sink: &mut dyn NodeSink) -> Result<()> {
+        if stretch.leaf.children() > 0 {
+            stretch.seal(sink)?;
+        }
+        if stretch.blocks > 0 && (self.levels.len() == 1 || self.levels[0].children() > 0) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("tree of {} blocks: no leaf ends at block {}", self.blocks, self.next),
+            ));
+        }
+        self.advance(stretch.blocks)?;
+        stretch.leaves.iter().try_for_each(|(entry, count)| self.push_at(1, entry, *count, sink))
     }
 
     fn push_at(
@@ -152,6 +167,83 @@ impl TreeBuilder {
             return Ok((level, Entry::Zero));
         }
         Ok((level, self.take(root, sink)?))
+    }
+}
+
+/// Builds the leaves of a stretch of a disk that begins where a leaf does, so that several
+/// stretches can be built side by side; [`TreeBuilder::append`] takes them in order.
+#[derive(Debug)]
+pub struct LeafBuilder {
+    leaf: Node,
+    leaves: Vec<(Entry, u64)>,
+    blocks: u64,
+}
+
+impl LeafBuilder {
+    /// A builder with no block yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { leaf: Node::new(0), leaves: Vec::new(), blocks: 0 }
+    }
+
+    fn seal(&mut self, sink: &mut dyn NodeSink) -> Result<()> {
+        let leaf = std::mem::replace(&mut self.leaf, Node::new(0));
+        let entry = match leaf.uniform() {
+            Some(entry) => entry,
+            None => Entry::Stored(sink.put_node(&leaf)?),
+        };
+        self.add(entry, 1);
+        Ok(())
+    }
+
+    fn add(&mut self, entry: Entry, count: u64) {
+        match self.leaves.last_mut() {
+            Some((last, leaves)) if *last == entry => *leaves += count,
+            _ => self.leaves.push((entry, count)),
+        }
+    }
+}
+
+impl Default for LeafBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Takes a disk's entries in order.
+pub trait TakeEntries {
+    /// Adds the next `count` blocks. Long runs cost no more than short ones.
+    ///
+    /// # Errors
+    /// `Invalid` beyond the disk's last block; the sink's own.
+    fn push(&mut self, entry: &Entry, count: u64, sink: &mut dyn NodeSink) -> Result<()>;
+}
+
+impl TakeEntries for LeafBuilder {
+    fn push(&mut self, entry: &Entry, mut count: u64, sink: &mut dyn NodeSink) -> Result<()> {
+        self.blocks += count;
+        while count > 0 {
+            let whole = count / FANOUT;
+            if entry.is_uniform() && self.leaf.children() == 0 && whole > 0 {
+                self.add(entry.clone(), whole);
+                count -= whole * FANOUT;
+                continue;
+            }
+            let taken = u16::try_from(count).unwrap_or(NODE_FANOUT).min(self.leaf.room());
+            self.leaf.push(entry.clone(), taken);
+            count -= u64::from(taken);
+            if self.leaf.room() == 0 {
+                self.seal(sink)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TakeEntries for TreeBuilder {
+    fn push(&mut self, entry: &Entry, count: u64, sink: &mut dyn NodeSink) -> Result<()> {
+        self.advance(count)?;
+        self.push_at(0, entry, count, sink)
     }
 }
 
@@ -412,6 +504,25 @@ mod tests {
         pieces.extend(vec![(1, stored(4)); 100]);
         let (_, _, piecemeal) = build(&pieces);
         assert_eq!(once, piecemeal);
+    }
+
+    #[test]
+    fn stretches_built_side_by_side_make_the_same_tree() {
+        for tail in [1, 511, 512, 513, 300_000] {
+            let front = [(1000, stored(1)), (24, Entry::Zero)];
+            let back = [(3000, Entry::Zero), (5, stored(2)), (tail, Entry::Zero)];
+            let (_, blocks, expected) = build(&[&front[..], &back[..]].concat());
+            let memory = Memory::default();
+            let (mut tree, mut stretch) = (TreeBuilder::new(blocks), LeafBuilder::new());
+            for (count, entry) in &back {
+                stretch.push(entry, *count, &mut &memory).expect("taken");
+            }
+            for (count, entry) in &front {
+                tree.push(entry, *count, &mut &memory).expect("taken");
+            }
+            tree.append(stretch, &mut &memory).expect("a leaf ends at block 1024");
+            assert_eq!(tree.finish(&mut &memory).expect("complete"), expected);
+        }
     }
 
     #[test]

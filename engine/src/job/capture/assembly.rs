@@ -5,15 +5,16 @@ use super::worker::{Block, Content, WorkedChunk};
 use crate::base::limits::MAX_UNREADABLE_RANGES;
 use crate::base::{BlockSize, ByteCount, ByteRange, Error, ErrorKind, Progress, Result};
 use crate::store::manifest::{Cost, UnreadableRange};
-use crate::store::{Entry, Place, StoreWriter, StoredEntry, TreeBuilder};
+use crate::store::{Entry, LeafBuilder, Place, StoreWriter, StoredEntry, TakeEntries, TreeBuilder};
 
-/// Takes chunks in the disk's order; what lies between them is zero.
+/// Takes the chunks of a disk's two lanes, each in the disk's order; what lies between them is
+/// zero.
 pub struct Assembly {
-    block_size: BlockSize,
     size: ByteCount,
+    split: u64,
     on_error: OnError,
-    tree: TreeBuilder,
-    next: u64,
+    front: Lane<TreeBuilder>,
+    back: Lane<LeafBuilder>,
     cost: Cost,
     unreadable: Vec<ByteRange>,
 }
@@ -31,12 +32,14 @@ pub struct Assembled {
 }
 
 impl Assembly {
-    /// An assembly of a disk of `size` bytes.
+    /// An assembly of a disk of `size` bytes, whose second lane begins at `split`.
     #[must_use]
-    pub fn new(block_size: BlockSize, size: ByteCount, on_error: OnError) -> Self {
+    pub fn new(block_size: BlockSize, size: ByteCount, split: u64, on_error: OnError) -> Self {
         let tree = TreeBuilder::new(block_size.count(size));
+        let front = Lane { block: block_size.bytes(), next: 0, tree };
+        let back = Lane { block: block_size.bytes(), next: split, tree: LeafBuilder::new() };
         let (cost, unreadable) = (Cost::default(), Vec::new());
-        Self { block_size, size, on_error, tree, next: 0, cost, unreadable }
+        Self { size, split, on_error, front, back, cost, unreadable }
     }
 
     /// Stores a chunk.
@@ -46,14 +49,21 @@ impl Assembly {
     /// many ranges are unreadable.
     pub fn store(&mut self, chunk: &WorkedChunk, writer: &mut StoreWriter) -> Result<()> {
         self.note_unreadable(&chunk.bad)?;
-        self.push_hole(chunk.range.start, writer)?;
-        let (places, is_new) = match chunk.frame.as_slice() {
+        let stored = match chunk.frame.as_slice() {
             [] => (Vec::new(), false),
             frame => writer.put(frame)?,
         };
+        self.count(chunk, stored.1);
+        if chunk.range.start < self.split {
+            self.front.push(chunk, &stored.0, writer)
+        } else {
+            self.back.push(chunk, &stored.0, writer)
+        }
+    }
+
+    fn count(&mut self, chunk: &WorkedChunk, is_new: bool) {
         let mut next_member = 0;
         for block in &chunk.blocks {
-            let entry = self.entry(block, &places);
             let length = u64::from(block.length);
             match &block.content {
                 Content::New(_, member) if is_new && *member == next_member => {
@@ -64,36 +74,8 @@ impl Assembly {
                 Content::Zero => self.cost.zero += length,
                 Content::Unreadable => {}
             }
-            self.tree.push(&entry, 1, writer)?;
         }
         self.cost.read += chunk.range.len();
-        self.next = chunk.range.end;
-        Ok(())
-    }
-
-    fn entry(&self, block: &Block, places: &[Place]) -> Entry {
-        let stored = match &block.content {
-            Content::Zero => return Entry::Zero,
-            Content::Unreadable => return Entry::Unreadable,
-            Content::Known(digest, place) => StoredEntry { digest: *digest, place: *place },
-            Content::New(digest, member) => {
-                StoredEntry { digest: *digest, place: places[usize::from(*member)] }
-            }
-        };
-        if block.bad.is_empty() {
-            Entry::Stored(stored)
-        } else {
-            Entry::Partial(stored, block.bad.clone())
-        }
-    }
-
-    fn push_hole(&mut self, end: u64, writer: &mut StoreWriter) -> Result<()> {
-        let blocks =
-            end.div_ceil(self.block_size.bytes()) - self.next.div_ceil(self.block_size.bytes());
-        self.tree.push(&Entry::Zero, blocks, writer)?;
-        self.cost.zero += end - self.next;
-        self.next = end;
-        Ok(())
     }
 
     fn note_unreadable(&mut self, bad: &[ByteRange]) -> Result<()> {
@@ -117,11 +99,11 @@ impl Assembly {
         Ok(())
     }
 
-    /// How far it is.
+    /// How far it is: holes count once something behind them, or the end, was reached.
     #[must_use]
     pub fn progress(&self, writer: &StoreWriter) -> Progress {
         Progress {
-            done: self.next,
+            done: self.front.next + (self.back.next - self.split),
             total: self.size.0,
             moved: self.cost.read,
             fresh: self.cost.fresh,
@@ -134,16 +116,77 @@ impl Assembly {
     /// # Errors
     /// The store's.
     pub fn finish(mut self, writer: &mut StoreWriter) -> Result<Assembled> {
-        self.push_hole(self.size.0, writer)?;
+        self.front.push_hole(self.split, writer)?;
+        self.back.push_hole(self.size.0, writer)?;
         let progress = self.progress(writer);
-        let root = self.tree.finish(writer)?;
+        let mut tree = self.front.tree;
+        tree.append(self.back.tree, writer)?;
+        let root = tree.finish(writer)?;
         let (stored, nodes) = writer.stored();
-        let cost = Cost { stored, nodes, ..self.cost };
-        let unreadable = self
-            .unreadable
-            .iter()
-            .map(|range| UnreadableRange { offset: range.start, length: range.len() })
-            .collect();
-        Ok(Assembled { root, cost, unreadable, progress })
+        // What was not read was a hole.
+        let holes = self.size.0 - self.cost.read;
+        let cost = Cost { stored, nodes, zero: self.cost.zero + holes, ..self.cost };
+        Ok(Assembled { root, cost, unreadable: in_order(self.unreadable), progress })
     }
+}
+
+/// A stretch of the disk, taken from front to back.
+struct Lane<T> {
+    block: u64,
+    /// The first byte that was not taken yet.
+    next: u64,
+    tree: T,
+}
+
+impl<T: TakeEntries> Lane<T> {
+    fn push(
+        &mut self,
+        chunk: &WorkedChunk,
+        places: &[Place],
+        writer: &mut StoreWriter,
+    ) -> Result<()> {
+        self.push_hole(chunk.range.start, writer)?;
+        for block in &chunk.blocks {
+            self.tree.push(&entry(block, places), 1, writer)?;
+        }
+        self.next = chunk.range.end;
+        Ok(())
+    }
+
+    fn push_hole(&mut self, end: u64, writer: &mut StoreWriter) -> Result<()> {
+        let blocks = end.div_ceil(self.block) - self.next.div_ceil(self.block);
+        self.tree.push(&Entry::Zero, blocks, writer)?;
+        self.next = end;
+        Ok(())
+    }
+}
+
+/// What the tree says of a block whose chunk's frame has its members at `places`.
+fn entry(block: &Block, places: &[Place]) -> Entry {
+    let stored = match &block.content {
+        Content::Zero => return Entry::Zero,
+        Content::Unreadable => return Entry::Unreadable,
+        Content::Known(digest, place) => StoredEntry { digest: *digest, place: *place },
+        Content::New(digest, member) => {
+            StoredEntry { digest: *digest, place: places[usize::from(*member)] }
+        }
+    };
+    if block.bad.is_empty() {
+        Entry::Stored(stored)
+    } else {
+        Entry::Partial(stored, block.bad.clone())
+    }
+}
+
+/// Sorts ranges and joins neighbours: the lanes met theirs in turn.
+fn in_order(mut ranges: Vec<ByteRange>) -> Vec<UnreadableRange> {
+    ranges.sort_unstable();
+    let mut joined: Vec<UnreadableRange> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.offset + last.length == range.start => last.length += range.len(),
+            _ => joined.push(UnreadableRange { offset: range.start, length: range.len() }),
+        }
+    }
+    joined
 }

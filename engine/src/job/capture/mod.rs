@@ -6,6 +6,7 @@
 
 mod assembly;
 mod effort;
+mod lanes;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -14,9 +15,10 @@ use std::time::Instant;
 
 use self::assembly::Assembly;
 use self::effort::Governor;
+use self::lanes::Lanes;
 use self::worker::Worker;
 use super::pipeline::{Pipeline, worker_threads};
-use crate::base::limits::MAX_DISK_SIZE;
+use crate::base::limits::{MAX_DISK_SIZE, NODE_FANOUT};
 use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Phase, Result};
 use crate::block::{Chunk, Disk, ExtentKind, IoMode, OpenOptions, SourceInfo};
 use crate::store::lock::host_name;
@@ -170,8 +172,10 @@ impl<'a> Capture<'a> {
             let governor = &governor;
             move |chunk: &Chunk, queued| worker.work(chunk, governor.setting(queued))
         };
-        let mut assembly = Assembly::new(block_size, size, self.options.on_error);
-        pipeline.run(self.ranges.clone(), &make_worker, &mut |chunk| {
+        let leaf = block_size.bytes() * u64::from(NODE_FANOUT);
+        let lanes = Lanes::divide(self.ranges, size.0, leaf);
+        let mut assembly = Assembly::new(block_size, size, lanes.split, self.options.on_error);
+        pipeline.run(lanes.ranges, &make_worker, &mut |chunk| {
             assembly.store(&chunk, &mut writer)?;
             observer.event(&Event::Progress(assembly.progress(&writer)));
             Ok(())
