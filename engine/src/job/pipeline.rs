@@ -35,10 +35,11 @@ pub fn worker_threads(choice: Option<usize>) -> usize {
     choice.unwrap_or_else(processors).max(1)
 }
 
-/// As [`worker_threads`], for work that also waits for reads of its own.
+/// As [`worker_threads`], for work that mostly waits for reads of its own: fewer would leave the
+/// disk without enough of them in flight.
 #[must_use]
 pub fn reading_threads(choice: Option<usize>) -> usize {
-    choice.unwrap_or_else(|| worker_threads(None) * 2).max(1)
+    choice.unwrap_or_else(|| (worker_threads(None) * 4).min(64)).max(1)
 }
 
 /// Reads a disk with all processors.

@@ -1,5 +1,5 @@
-//! Writing an image's blocks: one thread walks the tree, one for each processor decodes, the
-//! caller's writes.
+//! Writing an image's blocks: one thread walks the tree, several read and decode, one makes
+//! ranges zero, the caller's writes.
 
 use std::thread;
 
@@ -56,10 +56,15 @@ impl Writing<'_> {
                 scope.spawn(move || self.decode(pool, &pieces, &done));
             }
             drop((pieces_out, done_in));
-            let written = self.write(pool, &done_out, total, report);
-            drop(done_out);
+            let (zeros_in, zeros_out) = bounded::<ByteRange>(QUEUE);
+            let zeroer =
+                scope.spawn(move || zeros_out.iter().try_for_each(|range| self.zero(range)));
+            let written = self.write(pool, (&done_out, &zeros_in), total, report);
+            drop((done_out, zeros_in));
+            let zeroed = zeroer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             let walked = walker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            written.and(walked)
+            // When zeroing failed, that writing was stopped is only a consequence.
+            zeroed.and(written).and(walked)
         })
     }
 
@@ -134,7 +139,7 @@ impl Writing<'_> {
     fn write(
         &self,
         pool: &BufferPool,
-        done: &Receiver<Result<Done>>,
+        (done, zeros): (&Receiver<Result<Done>>, &Sender<ByteRange>),
         total: u64,
         report: &mut RestoreReport,
     ) -> Result<()> {
@@ -157,12 +162,12 @@ impl Writing<'_> {
                     progress.done += range.len();
                 }
                 Done::Zero(range) => {
-                    self.zero(range)?;
+                    zeros.send(range).map_err(|_zeroing_failed| Error::cancelled())?;
                     report.zeroed += range.len();
                     progress.done += range.len();
                 }
                 Done::Lost(range, error) => {
-                    self.zero(range)?;
+                    zeros.send(range).map_err(|_zeroing_failed| Error::cancelled())?;
                     self.report_damage(range, error, report);
                     progress.done += range.len();
                 }
