@@ -65,7 +65,8 @@ def bars(medians_by_name):
     speed("capture", "imgx-capture", ["fio-read", "zstd-b1"])
     speed("capture of stored blocks", "imgx-stored", ["fio-read"])
     speed("capture of zeros", "imgx-zero", ["fio-read-zero"])
-    speed("restore", "imgx-restore", ["fio-write"])
+    speed("restore, repository on the same disk, cold", "imgx-restore", ["fio-write"])
+    speed("restore, repository in memory", "imgx-restore-memory", ["fio-write"])
     result += peer_bars(found) + memory_bars(found) + size_bars(found)
     return result
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use imgx_engine::base::{BlockSize, Silent};
 use imgx_engine::job::{Capture, CaptureOptions, Restore, RestoreOptions, VerifyOptions, verify};
 use imgx_engine::store::Repository;
-use imgx_fixtures::pattern::MixedDisk;
+use imgx_fixtures::pattern::{MixedDisk, incompressible};
 
 fn round_trip(disk: &Path, block_size: u32) {
     let folder = tempfile::tempdir().expect("temporary folder");
@@ -63,4 +63,30 @@ fn the_same_disk_again_costs_almost_nothing() {
     assert_eq!(second.manifest.tree, first.manifest.tree);
     assert_eq!(second.manifest.parent, Some(first.id));
     assert_eq!((second.manifest.cost.fresh, second.manifest.cost.stored), (0, 0));
+}
+
+#[test]
+fn a_block_that_is_met_many_times_at_once_is_stored_once() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("disk");
+    let (block, chunks) = (131_072, 96);
+    let shared = incompressible(1, block);
+    let mut disk = Vec::new();
+    for chunk in 0..chunks {
+        for number in 0..8 {
+            let is_shared = number == chunk % 8;
+            let seed = 1000 + chunk * 8 + number;
+            disk.extend(if is_shared { shared.clone() } else { incompressible(seed, block) });
+        }
+    }
+    fs::write(&path, &disk).expect("written");
+    let repository =
+        Repository::create(&folder.path().join("repository"), BlockSize::DEFAULT).expect("created");
+    let options = CaptureOptions { threads: Some(4), ..CaptureOptions::default() };
+    let plan = Capture::plan(&repository, &path, options, &Silent).expect("planned");
+    let report = plan.run(&Silent).expect("captured");
+    let distinct = (chunks * 7 + 1) * block as u64;
+    assert_eq!(report.manifest.cost.fresh, distinct);
+    assert!(report.manifest.cost.stored < distinct + distinct / 100);
+    round_trip(&path, 131_072);
 }

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::codec::{Compression, Encoder};
+use super::codec::{Compression, Decoder, Encoder};
 use super::digest::{DigestKeys, ImageId, PackId, RepositoryId};
-use super::frame::{Frame, FrameKind, Member, Place};
+use super::frame::{Codec, Frame, FrameKind, Member, Place};
 use super::index::Index;
 use super::manifest::Manifest;
 use super::node::{Node, StoredEntry};
@@ -33,11 +33,21 @@ pub struct StoreWriter {
     index: Arc<Index>,
     frames: FrameReader,
     encoder: Encoder,
+    decoder: Decoder,
     pack_size: u64,
     open: Option<OpenPack>,
     syncing: Vec<JoinHandle<Result<()>>>,
     stored: u64,
     nodes: u64,
+}
+
+/// Where a content is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Put {
+    /// Its place.
+    pub place: Place,
+    /// Whether it was not stored before.
+    pub is_new: bool,
 }
 
 struct OpenPack {
@@ -61,6 +71,7 @@ impl StoreWriter {
             index,
             frames: FrameReader::new(Arc::clone(repository.storage()), repository.keys()),
             encoder: Encoder::new(),
+            decoder: Decoder::new(repository.keys()),
             pack_size: repository.pack_size(),
             open: None,
             syncing: Vec::new(),
@@ -69,20 +80,57 @@ impl StoreWriter {
         })
     }
 
-    /// Stores an encoded frame, unless all its contents are stored already, and says where its
-    /// first member is and whether it was new. The others' places differ in `member` alone, but
-    /// for contents that were stored before: their earlier places are as good.
+    /// Stores an encoded frame's contents, but for those that are stored already, and says where
+    /// each is.
     ///
     /// # Errors
     /// `Io`, also of packs that were synced in the background.
-    pub fn put(&mut self, frame: &[u8]) -> Result<(Vec<Place>, bool)> {
+    pub fn put(&mut self, frame: &[u8]) -> Result<Vec<Put>> {
         let parts = Frame::parse(frame)?;
-        let known: Option<Vec<Place>> =
+        let known: Vec<Option<Place>> =
             parts.members.iter().map(|member| self.index.lookup(&member.digest)).collect();
-        if let Some(places) = known {
-            return Ok((places, false));
+        let places = match known.iter().flatten().count() {
+            0 => self.append(frame, &parts)?,
+            all if all == known.len() => Vec::new(),
+            _ => {
+                let rest = self.without_known(&parts, &known)?;
+                self.append(&rest, &Frame::parse(&rest)?)?
+            }
+        };
+        let mut places = places.into_iter();
+        let put = known.into_iter().map(|known| match known {
+            Some(place) => Put { place, is_new: false },
+            None => {
+                let place = places.next().expect("what was not known was added");
+                Put { place, is_new: true }
+            }
+        });
+        Ok(put.collect())
+    }
+
+    /// The frame of those members that are not stored yet: of blocks that lie several times on
+    /// the disk, all but one were made in vain when several were in work at once.
+    fn without_known(&mut self, frame: &Frame<'_>, known: &[Option<Place>]) -> Result<Vec<u8>> {
+        let mut content = Vec::new();
+        self.decoder.expand(frame, &mut content)?;
+        let (mut members, mut kept) = (Vec::new(), Vec::new());
+        let mut rest = content.as_slice();
+        for (member, known) in frame.members.iter().zip(known) {
+            let (part, behind) = rest.split_at(member.length as usize);
+            rest = behind;
+            if known.is_none() {
+                members.push(*member);
+                kept.extend_from_slice(part);
+            }
         }
-        Ok((self.append(frame, &parts)?, true))
+        let compression = match frame.header.codec {
+            Codec::Raw => Compression::Off,
+            Codec::Zstd => Compression::Step(0),
+        };
+        let mut smaller = Vec::new();
+        let kind = (frame.header.kind, members.as_slice());
+        self.encoder.encode(kind, &kept, compression, &mut smaller)?;
+        Ok(smaller)
     }
 
     /// Adds a frame to the open pack, and says where its members are.

@@ -5,7 +5,8 @@ use super::worker::{Block, Content, WorkedChunk};
 use crate::base::limits::MAX_UNREADABLE_RANGES;
 use crate::base::{BlockSize, ByteCount, ByteRange, Error, ErrorKind, Progress, Result};
 use crate::store::manifest::{Cost, UnreadableRange};
-use crate::store::{Entry, LeafBuilder, Place, StoreWriter, StoredEntry, TakeEntries, TreeBuilder};
+use crate::store::writer::Put;
+use crate::store::{Entry, LeafBuilder, StoreWriter, StoredEntry, TakeEntries, TreeBuilder};
 
 /// Takes the chunks of a disk's two lanes, each in the disk's order; what lies between them is
 /// zero.
@@ -49,26 +50,28 @@ impl Assembly {
     /// many ranges are unreadable.
     pub fn store(&mut self, chunk: &WorkedChunk, writer: &mut StoreWriter) -> Result<()> {
         self.note_unreadable(&chunk.bad)?;
-        let stored = match chunk.frame.as_slice() {
-            [] => (Vec::new(), false),
+        let members = match chunk.frame.as_slice() {
+            [] => Vec::new(),
             frame => writer.put(frame)?,
         };
-        self.count(chunk, stored.1);
+        self.count(chunk, &members);
         if chunk.range.start < self.split {
-            self.front.push(chunk, &stored.0, writer)
+            self.front.push(chunk, &members, writer)
         } else {
-            self.back.push(chunk, &stored.0, writer)
+            self.back.push(chunk, &members, writer)
         }
     }
 
-    fn count(&mut self, chunk: &WorkedChunk, is_new: bool) {
-        let mut next_member = 0;
+    fn count(&mut self, chunk: &WorkedChunk, members: &[Put]) {
+        let mut seen = 0;
         for block in &chunk.blocks {
             let length = u64::from(block.length);
             match &block.content {
-                Content::New(_, member) if is_new && *member == next_member => {
-                    next_member += 1;
-                    self.cost.fresh += length;
+                Content::New(_, member) if usize::from(*member) == seen => {
+                    let is_new = members[seen].is_new;
+                    seen += 1;
+                    let cost = &mut self.cost;
+                    *(if is_new { &mut cost.fresh } else { &mut cost.duplicate }) += length;
                 }
                 Content::New(..) | Content::Known(..) => self.cost.duplicate += length,
                 Content::Zero => self.cost.zero += length,
@@ -142,12 +145,12 @@ impl<T: TakeEntries> Lane<T> {
     fn push(
         &mut self,
         chunk: &WorkedChunk,
-        places: &[Place],
+        members: &[Put],
         writer: &mut StoreWriter,
     ) -> Result<()> {
         self.push_hole(chunk.range.start, writer)?;
         for block in &chunk.blocks {
-            self.tree.push(&entry(block, places), 1, writer)?;
+            self.tree.push(&entry(block, members), 1, writer)?;
         }
         self.next = chunk.range.end;
         Ok(())
@@ -161,14 +164,14 @@ impl<T: TakeEntries> Lane<T> {
     }
 }
 
-/// What the tree says of a block whose chunk's frame has its members at `places`.
-fn entry(block: &Block, places: &[Place]) -> Entry {
+/// What the tree says of a block of a chunk whose new blocks were put as `members`.
+fn entry(block: &Block, members: &[Put]) -> Entry {
     let stored = match &block.content {
         Content::Zero => return Entry::Zero,
         Content::Unreadable => return Entry::Unreadable,
         Content::Known(digest, place) => StoredEntry { digest: *digest, place: *place },
         Content::New(digest, member) => {
-            StoredEntry { digest: *digest, place: places[usize::from(*member)] }
+            StoredEntry { digest: *digest, place: members[usize::from(*member)].place }
         }
     };
     if block.bad.is_empty() {
