@@ -25,6 +25,8 @@ pub const QUEUE: usize = 16;
 /// Chunks that wait for a worker. Disks alternate between stretches that cost much work and
 /// stretches of zeros that cost none; this many MiB are read ahead of the work meanwhile.
 const BACKLOG: usize = 192;
+/// Results that wait to be taken, so that the workers go on while a pack is written to.
+const RESULTS: usize = 64;
 /// How often a waiting thread looks whether it is to stop.
 pub const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -67,9 +69,9 @@ impl Pipeline<'_> {
         let pool = BufferPool::new(DEPTH + BACKLOG + self.threads, limits::MAX_IO_SIZE)?;
         // The reader is never further ahead of its slowest read than the pool's buffers, so a
         // gate at least that wide opens for every chunk in the end.
-        let gate = Gate::new((pool.count() + 2 * QUEUE) as u64);
+        let gate = Gate::new((pool.count() + 2 * RESULTS) as u64);
         let (work_in, work_out) = bounded::<Chunk>(BACKLOG);
-        let (done_in, done_out) = bounded::<(u64, Result<T>)>(QUEUE);
+        let (done_in, done_out) = bounded::<(u64, Result<T>)>(RESULTS);
         thread::scope(|scope| {
             let (gate, pool) = (&gate, &pool);
             let reader = scope.spawn(move || self.read(ranges, pool, gate, &work_in));

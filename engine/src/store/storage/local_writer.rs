@@ -11,8 +11,9 @@ use super::ObjectWriter;
 use crate::base::{ErrorContext, Result};
 use crate::block::{Buffer, BufferPool};
 
-/// Bytes gathered for one write.
-const GATHER: usize = 4 * 1024 * 1024;
+/// Bytes gathered for one write. While a capture reads, a write waits behind the reads in flight,
+/// so it must carry much to keep up.
+const GATHER: usize = 16 * 1024 * 1024;
 /// What direct writes are aligned to: no disk has larger logical sectors than memory has pages.
 const ALIGNMENT: u64 = 4096;
 
@@ -119,8 +120,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         let storage = LocalStorage::create(&folder.path().join("repo")).expect("new");
         let object = ObjectName::new(Folder::Packs, "a");
-        let bytes: Vec<u8> = (0..9_500_001_u32).map(|place| (place / 7) as u8).collect();
-        let (first, rest) = bytes.split_at(5_000_003);
+        let bytes: Vec<u8> = (0..40_500_001_u32).map(|place| (place / 7) as u8).collect();
+        let (first, rest) = bytes.split_at(20_000_003);
         let mut writer = storage.create(&object).expect("free");
         for piece in first.chunks(100_001) {
             writer.append(piece).expect("appended");
