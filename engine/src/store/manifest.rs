@@ -9,7 +9,9 @@ use super::frame::Place;
 use super::node::{Entry, StoredEntry};
 use super::tree::{disk_digest, root_level};
 use crate::base::limits::MAX_DISK_SIZE;
-use crate::base::{BlockCount, BlockSize, ByteCount, Error, ErrorKind, Result};
+use crate::base::{
+    BlockCount, BlockIndex, BlockSize, ByteCount, ByteRange, Error, ErrorKind, Result,
+};
 
 /// A manifest's `imgx` member.
 const MARK: &str = "image";
@@ -201,6 +203,13 @@ impl Manifest {
             return Err(Error::corrupt("image's content digest", self.content, content));
         }
         Ok(())
+    }
+
+    /// The bytes of the disk that `count` blocks from `first` cover.
+    #[must_use]
+    pub fn bytes_of(&self, first: BlockIndex, count: u64) -> ByteRange {
+        let (size, block) = (self.size.0, self.block_size.bytes());
+        ByteRange { start: (first.0 * block).min(size), end: ((first.0 + count) * block).min(size) }
     }
 
     /// Blocks of the disk.

@@ -281,11 +281,7 @@ impl Copy<'_> {
 impl TreeVisitor for Copy<'_> {
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
         let manifest = &self.image.manifest;
-        let size = manifest.block_size.bytes();
-        let range = ByteRange {
-            start: run.first.0 * size,
-            end: ((run.first.0 + run.count) * size).min(manifest.size.0),
-        };
+        let range = manifest.bytes_of(run.first, run.count);
         match run.entry {
             Entry::Zero | Entry::Unallocated => {
                 if let Some((target, _)) = self.part(range) {

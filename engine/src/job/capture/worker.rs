@@ -68,7 +68,7 @@ impl<'a> Worker<'a> {
     pub fn work(&mut self, chunk: &Chunk, compression: Compression) -> Result<WorkedChunk> {
         let start = chunk.offset.0;
         let mut blocks = Vec::with_capacity(chunk.buffer.len() / self.block_size.usize() + 1);
-        let mut new = New::default();
+        let mut new = Vec::new();
         for (number, bytes) in chunk.buffer.chunks(self.block_size.usize()).enumerate() {
             let first = start + number as u64 * self.block_size.bytes();
             let range = ByteRange::new(first, bytes.len() as u64);
@@ -88,16 +88,16 @@ impl<'a> Worker<'a> {
         Ok(WorkedChunk { range, blocks, frame, bad: chunk.bad.clone() })
     }
 
-    fn look_up(&self, bytes: &[u8], new: &mut New) -> Content {
+    fn look_up(&self, bytes: &[u8], new: &mut Vec<Member>) -> Content {
         let digest = self.keys.block(bytes);
         if let Some(place) = self.index.lookup(&digest) {
             return Content::Known(digest, place);
         }
-        let beside = new.members.iter().position(|member| member.digest == digest);
+        let beside = new.iter().position(|member| member.digest == digest);
         let number = beside.unwrap_or_else(|| {
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-            new.members.push(Member { digest, length });
-            new.members.len() - 1
+            new.push(Member { digest, length });
+            new.len() - 1
         });
         Content::New(digest, u8::try_from(number).expect("a chunk has at most 64 blocks"))
     }
@@ -106,14 +106,14 @@ impl<'a> Worker<'a> {
     fn encode(
         &mut self,
         blocks: &[Block],
-        new: &New,
+        new: &[Member],
         chunk: &[u8],
         compression: Compression,
     ) -> Result<Vec<u8>> {
-        if new.members.is_empty() {
+        if new.is_empty() {
             return Ok(Vec::new());
         }
-        let content = if new.members.len() == blocks.len() {
+        let content = if new.len() == blocks.len() {
             chunk
         } else {
             self.gathered.clear();
@@ -127,16 +127,10 @@ impl<'a> Worker<'a> {
             &self.gathered
         };
         let mut frame = Vec::new();
-        let members = (FrameKind::Block, new.members.as_slice());
+        let members = (FrameKind::Block, new);
         self.encoder.encode(members, content, compression, &mut frame)?;
         Ok(frame)
     }
-}
-
-/// The members of the frame that a chunk's new blocks will make.
-#[derive(Default)]
-struct New {
-    members: Vec<Member>,
 }
 
 /// The sectors of `block` that `bad` covers.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{only_damage, run_range};
+use super::only_damage;
 use crate::base::bytes::is_zero;
 use crate::base::{BlockIndex, ByteRange, Error, Event, Observer, Phase, Progress, Result};
 use crate::block::{Chunk, Disk, ExtentKind, ReadAt};
@@ -204,7 +204,7 @@ impl TreeVisitor for Holed<'_> {
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
         match run.entry {
             Entry::Stored(_) | Entry::Partial(..) => self.differing.push((run.first.0, run.count)),
-            _ => self.same += run_range(self.image, &run).len(),
+            _ => self.same += self.image.manifest().bytes_of(run.first, run.count).len(),
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use crate::base::{ByteCount, ByteOffset, ByteRange, Error, ErrorKind};
+use crate::base::{ByteCount, ByteOffset, Error, ErrorKind};
 use crate::base::{Observer, Phase, Result};
 use crate::block::{Disk, FileMode, IoMode, OpenOptions, ReadAt, SourceInfo, Target, WriteAt};
 use crate::store::lock::ReadLock;
@@ -293,7 +293,7 @@ struct Measure<'a> {
 
 impl TreeVisitor for Measure<'_> {
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
-        let length = run_range(self.image, &run).len();
+        let length = self.image.manifest().bytes_of(run.first, run.count).len();
         match run.entry {
             Entry::Zero | Entry::Unallocated => self.plan.zero += length,
             Entry::Unreadable => self.plan.unreadable += length,
@@ -320,14 +320,5 @@ fn only_damage(error: Error) -> Result<Error> {
     match error.kind() {
         ErrorKind::Corrupt | ErrorKind::Unsupported => Ok(error),
         _ => Err(error),
-    }
-}
-
-/// The bytes of the disk that a run covers.
-fn run_range(image: &ImageReader, run: &TreeRun<'_>) -> ByteRange {
-    let (size, block) = (image.manifest().size.0, image.manifest().block_size.bytes());
-    ByteRange {
-        start: (run.first.0 * block).min(size),
-        end: ((run.first.0 + run.count) * block).min(size),
     }
 }

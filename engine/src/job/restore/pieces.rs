@@ -1,6 +1,6 @@
 //! What a restore has to do, in pieces that one thread can do by itself.
 
-use super::{only_damage, run_range};
+use super::only_damage;
 use crate::base::limits::MAX_IO_SIZE;
 use crate::base::{BlockIndex, ByteRange, Error, Result};
 use crate::store::tree::TreeVisitor;
@@ -65,7 +65,7 @@ impl<'a> Cutter<'a> {
 
 impl TreeVisitor for Cutter<'_> {
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
-        let range = run_range(self.image, &run);
+        let range = self.image.manifest().bytes_of(run.first, run.count);
         match run.entry {
             Entry::Zero | Entry::Unallocated | Entry::Unreadable => (self.take)(Piece::Zero(range)),
             Entry::Stored(stored) | Entry::Partial(stored, _) => {
@@ -79,7 +79,7 @@ impl TreeVisitor for Cutter<'_> {
     }
 
     fn damaged(&mut self, first: BlockIndex, count: u64, error: Error) -> Result<()> {
-        let range = run_range(self.image, &TreeRun { first, count, entry: &Entry::Zero });
+        let range = self.image.manifest().bytes_of(first, count);
         (self.take)(Piece::Lost(range, only_damage(error)?))
     }
 }

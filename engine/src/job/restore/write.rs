@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::pieces::{Cutter, Piece};
 use super::{RestoreOptions, RestoreReport, Space, only_damage};
-use crate::base::{ByteOffset, ByteRange, Error, Event, Observer, Phase};
+use crate::base::{BlockIndex, ByteOffset, ByteRange, Error, Event, Observer, Phase};
 use crate::base::{Progress, Result, limits};
 use crate::block::{Buffer, BufferPool, Target, TargetWriter, Zeroing};
 use crate::job::pipeline::{DEPTH, PATIENCE, QUEUE, reading_threads};
@@ -42,7 +42,8 @@ impl Writing<'_> {
     /// # Errors
     /// `Io` of the target; `Cancelled`.
     pub fn run(&self, runs: &[(u64, u64)], report: &mut RestoreReport) -> Result<()> {
-        let total = runs.iter().map(|run| self.length(*run)).sum();
+        let manifest = self.image.manifest();
+        let total = runs.iter().map(|run| manifest.bytes_of(BlockIndex(run.0), run.1).len()).sum();
         self.observer.event(&Event::Started { phase: Phase::Restore, total });
         let threads = reading_threads(self.options.threads);
         let pool = BufferPool::new(DEPTH + QUEUE + threads, limits::MAX_IO_SIZE)?;
@@ -66,12 +67,6 @@ impl Writing<'_> {
             // When zeroing failed, that writing was stopped is only a consequence.
             zeroed.and(written).and(walked)
         })
-    }
-
-    fn length(&self, (first, count): (u64, u64)) -> u64 {
-        let manifest = self.image.manifest();
-        let (size, block) = (manifest.size.0, manifest.block_size.bytes());
-        ((first + count) * block).min(size) - (first * block).min(size)
     }
 
     fn walk(&self, runs: &[(u64, u64)], pieces: &Sender<Piece>) -> Result<()> {

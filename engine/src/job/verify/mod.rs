@@ -18,7 +18,7 @@ use crate::base::{BlockIndex, ErrorKind};
 use crate::base::{ByteRange, Error, Event, Observer, Result};
 use crate::store::repository::Image;
 use crate::store::tree::TreeVisitor;
-use crate::store::{ImageReader, PackId, Place, Repository, StoredEntry, TreeRun};
+use crate::store::{ImageReader, PackId, Place, Repository, TreeRun};
 use crate::volume::DiskLayout;
 
 pub use salvage::{Salvage, SalvageReport, SalvagedImage};
@@ -152,10 +152,8 @@ impl Lost<'_> {
         self.bad.get(&place.pack).is_some_and(|offsets| offsets.contains(&place.offset))
     }
 
-    fn add(&mut self, first: u64, count: u64) {
-        let manifest = self.image.manifest();
-        let (size, block) = (manifest.size.0, manifest.block_size.bytes());
-        let range = ByteRange { start: first * block, end: ((first + count) * block).min(size) };
+    fn add(&mut self, first: BlockIndex, count: u64) {
+        let range = self.image.manifest().bytes_of(first, count);
         match self.ranges.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
             _ => self.ranges.push(range),
@@ -164,13 +162,9 @@ impl Lost<'_> {
 }
 
 impl TreeVisitor for Lost<'_> {
-    fn enter(&mut self, _stored: &StoredEntry) -> Result<bool> {
-        Ok(true)
-    }
-
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
         if run.entry.stored().is_some_and(|stored| self.is_bad(&stored.place)) {
-            self.add(run.first.0, run.count);
+            self.add(run.first, run.count);
         }
         Ok(())
     }
@@ -179,7 +173,7 @@ impl TreeVisitor for Lost<'_> {
         if error.kind() == ErrorKind::Io {
             return Err(error);
         }
-        self.add(first.0, count);
+        self.add(first, count);
         Ok(())
     }
 }

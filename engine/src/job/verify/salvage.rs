@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::base::Result;
-use crate::base::{BlockIndex, ByteRange, Error, ErrorKind, Event, Observer, Phase, Progress};
+use crate::base::{BlockIndex, Error, ErrorKind, Event, Observer, Phase, Progress};
 use crate::store::repository::{Image, manifest_name};
 use crate::store::salvage::inspect;
 use crate::store::tree::TreeVisitor;
@@ -148,18 +148,9 @@ struct Reach<'a> {
     lost: u64,
 }
 
-impl Reach<'_> {
-    fn length(&self, first: u64, count: u64) -> u64 {
-        let manifest = self.image.manifest();
-        let (size, block) = (manifest.size.0, manifest.block_size.bytes());
-        let range = ByteRange { start: first * block, end: ((first + count) * block).min(size) };
-        range.len()
-    }
-}
-
 impl TreeVisitor for Reach<'_> {
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
-        let length = self.length(run.first.0, run.count);
+        let length = self.image.manifest().bytes_of(run.first, run.count).len();
         let found = run.entry.stored().is_none_or(|stored| {
             let frames = self.image.frames();
             frames.frame(FrameKind::Block, &stored.place, &mut self.frame).is_ok()
@@ -176,7 +167,7 @@ impl TreeVisitor for Reach<'_> {
         if error.kind() == ErrorKind::Io {
             return Err(error);
         }
-        self.lost += self.length(first.0, count);
+        self.lost += self.image.manifest().bytes_of(first, count).len();
         Ok(())
     }
 }
