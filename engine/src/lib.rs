@@ -10,6 +10,7 @@
 
 pub mod base;
 pub mod block;
+pub mod fs;
 pub mod job;
 pub mod store;
 pub mod sys;

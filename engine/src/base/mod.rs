@@ -3,6 +3,7 @@
 pub mod bytes;
 pub mod error;
 pub mod event;
+pub mod fields;
 pub mod limits;
 pub mod units;
 

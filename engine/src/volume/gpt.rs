@@ -8,10 +8,10 @@ use crate::base::limits::{MAX_GPT_ENTRY_BYTES, MAX_PARTITIONS};
 use crate::base::{Error, Result};
 
 use super::extent::Extent;
-use super::fields::{array, has, le64, slice};
 use super::layout::{Notes, Volume};
 use super::text::{guid, label_utf16};
 use super::types::gpt_type_name;
+use crate::base::fields::{array, has, le64, slice};
 
 pub(super) const MAGIC: &[u8; 8] = b"EFI PART";
 pub(super) const HEADER_MIN: u32 = 92;

@@ -8,9 +8,9 @@
 use crate::base::limits::{MAX_EBR_LINKS, MAX_PARTITIONS};
 
 use super::extent::Extent;
-use super::fields::{has, le32, slice, u8_at};
 use super::layout::{Notes, Volume};
 use super::types::{is_extended, mbr_type_name};
+use crate::base::fields::{has, le32, slice, u8_at};
 
 /// The type of the entry that protects a GPT from tools that know none.
 pub(super) const PROTECTIVE: u8 = 0xee;

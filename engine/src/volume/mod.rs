@@ -12,7 +12,6 @@
 )]
 
 mod extent;
-mod fields;
 mod gpt;
 mod layout;
 mod mbr;

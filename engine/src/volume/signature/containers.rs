@@ -4,10 +4,10 @@
 //! `include/uapi/linux/raid/md_p.h`. LVM2: `lib/format_text/layout.h` of LVM2. ZFS: "ZFS On-Disk
 //! Specification", chapter 1. BIOS RAID: util-linux `libblkid/src/superblocks/*_raid.c`.
 
-use super::super::fields::{array, has, le32, le64, slice, u8_at};
 use super::super::layout::{Content, Notes};
 use super::super::text::{label, uuid};
 use super::Subject;
+use crate::base::fields::{array, has, le32, le64, slice, u8_at};
 
 /// LUKS1 and LUKS2.
 pub(super) fn luks(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {

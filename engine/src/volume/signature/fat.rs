@@ -7,10 +7,10 @@
 use crate::base::bytes::to_hex;
 use crate::base::limits::MAX_LABEL_SEARCH;
 
-use super::super::fields::{array, has, le16, le32, slice, u8_at};
 use super::super::layout::{Content, Notes};
 use super::super::text::label;
 use super::Subject;
+use crate::base::fields::{array, has, le16, le32, slice, u8_at};
 
 const ENTRY: usize = 32;
 

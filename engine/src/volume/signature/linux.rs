@@ -5,10 +5,10 @@
 //! SquashFS: `include/linux/f2fs_fs.h`, `fs/erofs/erofs_fs.h`, `fs/squashfs/squashfs_fs.h`.
 //! Swap: `include/linux/swap.h`.
 
-use super::super::fields::{array, be32, be64, has, le16, le32, le64, slice, u8_at};
 use super::super::layout::{Content, Notes};
 use super::super::text::{label, label_utf16, uuid};
 use super::Subject;
+use crate::base::fields::{array, be32, be64, has, le16, le32, le64, slice, u8_at};
 
 /// ext2, ext3, ext4, told apart by the features that each kernel driver accepts, and their
 /// external journals.

@@ -2,10 +2,10 @@
 //!
 //! Places and values: util-linux 2.38, `libblkid/src/superblocks/*.c`.
 
-use super::super::fields::{array, has, le64, slice};
 use super::super::layout::{Content, Notes};
 use super::super::text::{label, uuid};
 use super::Subject;
+use crate::base::fields::{array, has, le64, slice};
 
 /// Kind, place of the magic, the magic, and the place of a 16-byte UUID.
 type Magic = (&'static str, usize, &'static [u8], Option<usize>);

@@ -6,11 +6,11 @@
 use crate::base::bytes::to_hex;
 use crate::base::limits::MAX_LABEL_SEARCH;
 
-use super::super::fields::{array, has, le16, le32, le64, slice, u8_at};
 use super::super::layout::{Content, Notes};
 use super::super::text::label_utf16;
 use super::Subject;
 use super::fat::serial_number;
+use crate::base::fields::{array, has, le16, le32, le64, slice, u8_at};
 
 /// Whether `sector` is NTFS's or exFAT's boot sector.
 pub(super) fn is_boot_sector(sector: &[u8]) -> bool {

@@ -1,0 +1,113 @@
+//! Filesystems: folders, files, attributes and free space, read from the bytes of a volume.
+//!
+//! [`open`] finds out which filesystem a volume holds and reads it through one trait,
+//! [`Filesystem`]. A new filesystem is one folder here and one line in `OPENERS`.
+//!
+//! Nothing is mounted and nothing is written: a dirty journal is replayed into memory. All of it
+//! is hostile ground: no unsafe code, no unchecked arithmetic or indexing, a limit on every loop,
+//! depth and allocation. Damage costs what is damaged: a folder yields its sound entries and an
+//! error for each lost one. Nothing is read whole into memory. Names are bytes.
+#![deny(
+    unsafe_code,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::as_conversions
+)]
+
+mod metadata;
+mod open;
+
+use std::ops::ControlFlow;
+
+pub use metadata::{
+    DirEntry, Extent, FileId, FileType, FilesystemInfo, Metadata, Place, Protection, Timestamp,
+    Xattr,
+};
+pub use open::open;
+
+use crate::base::{ByteRange, Result};
+
+/// What a walk calls for each item; [`ControlFlow::Break`] ends the walk early, without an error.
+pub type Visit<'a, T> = &'a mut dyn FnMut(T) -> ControlFlow<()>;
+
+/// One filesystem, opened for reading. Shared by threads.
+///
+/// Errors, everywhere: `Corrupt` where the filesystem's own structures are damaged, with place
+/// and expectation; `Unsupported`, naming the feature, where they are sound but not understood;
+/// `Limit` where one of [`limits`](crate::base::limits) is exceeded; `Io` and whatever else the
+/// volume's own reads give. An error says nothing of other files: they can still be read.
+pub trait Filesystem: Send + Sync {
+    /// What it is, and what was noticed when it was opened.
+    fn info(&self) -> &FilesystemInfo;
+
+    /// The root folder.
+    fn root(&self) -> FileId;
+
+    /// The entry called `name` in `folder`, compared as the filesystem itself compares names;
+    /// `None` if there is none. Uses the folder's index where there is one.
+    ///
+    /// # Errors
+    /// `Invalid` when `folder` is no folder; see [`Filesystem`].
+    fn lookup(&self, folder: FileId, name: &[u8]) -> Result<Option<FileId>>;
+
+    /// Calls `visit` for each entry of `folder`, in the order of the disk, without `.` and `..`;
+    /// with an error for each entry, block or cluster that is lost, after which it goes on with
+    /// what can still be read.
+    ///
+    /// # Errors
+    /// `Invalid` when `folder` is no folder; see [`Filesystem`], when nothing can be listed.
+    fn list(&self, folder: FileId, visit: Visit<'_, Result<DirEntry>>) -> Result<()>;
+
+    /// A file's type, size, owner, times.
+    ///
+    /// # Errors
+    /// See [`Filesystem`].
+    fn metadata(&self, file: FileId) -> Result<Metadata>;
+
+    /// Opens a regular file's content.
+    ///
+    /// # Errors
+    /// `Invalid` when it is no regular file; `Unsupported` when its content is encrypted or in a
+    /// form that is not understood; see [`Filesystem`].
+    fn open(&self, file: FileId) -> Result<Box<dyn FileContent + '_>>;
+
+    /// What a symbolic link says, as the filesystem has it, with no trailing NUL.
+    ///
+    /// # Errors
+    /// `Invalid` when it is no symbolic link; see [`Filesystem`].
+    fn link_target(&self, file: FileId) -> Result<Vec<u8>>;
+
+    /// Extended attributes under the names that Linux gives them (`user.x`,
+    /// `system.posix_acl_access`), with values as `getxattr` returns them.
+    ///
+    /// # Errors
+    /// See [`Filesystem`].
+    fn xattrs(&self, file: FileId) -> Result<Vec<Xattr>>;
+
+    /// Calls `visit` for each range of the volume, ascending, of which it is *certain* that the
+    /// filesystem keeps nothing there. It may leave free space out, but never name a used byte.
+    ///
+    /// # Errors
+    /// `Unsupported` or `Corrupt`, saying why, when that is not certain: unknown features, damage,
+    /// a state that needs a checker. What was visited before the error counts for nothing then.
+    fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()>;
+}
+
+/// The content of one open file.
+pub trait FileContent: Send {
+    /// Its length in bytes.
+    fn size(&self) -> u64;
+
+    /// Fills `buffer` from `offset`, as far as the file goes; returns how many bytes those are.
+    /// Holes and unwritten ranges read as zeros.
+    ///
+    /// # Errors
+    /// See [`Filesystem`]; the buffer holds nothing of use then.
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize>;
+
+    /// Calls `visit` for each stretch of the file, ascending and without gaps, up to its size.
+    ///
+    /// # Errors
+    /// See [`Filesystem`].
+    fn extents(&mut self, visit: Visit<'_, Extent>) -> Result<()>;
+}

@@ -1,0 +1,27 @@
+//! Which filesystem a volume holds.
+
+use std::sync::Arc;
+
+use super::Filesystem;
+use crate::base::{Error, ErrorKind, Result};
+use crate::block::ReadAt;
+
+/// Opens a filesystem if the volume holds one of its kind; `None` if it holds something else.
+type Opener = fn(&Arc<dyn ReadAt>) -> Result<Option<Box<dyn Filesystem>>>;
+
+/// Every filesystem, the ones with the surest signatures first.
+const OPENERS: [Opener; 0] = [];
+
+/// Opens the filesystem that `volume` holds.
+///
+/// # Errors
+/// `Unsupported` when it holds none that is known; else the filesystem's own, see
+/// [`Filesystem`].
+pub fn open(volume: &Arc<dyn ReadAt>) -> Result<Box<dyn Filesystem>> {
+    for opener in OPENERS {
+        if let Some(filesystem) = opener(volume)? {
+            return Ok(filesystem);
+        }
+    }
+    Err(Error::new(ErrorKind::Unsupported, "no filesystem that can be read is here"))
+}
