@@ -1,6 +1,8 @@
 //! Turning contents into frames and back: compression, checksums, digests.
 
+use std::io::Cursor;
 use xxhash_rust::xxh3::xxh3_64;
+
 use zstd_safe::{CCtx, CParameter, DCtx, ResetDirective};
 
 use super::digest::{Digest, DigestKeys};
@@ -53,14 +55,13 @@ impl Compression {
 pub struct Encoder {
     context: CCtx<'static>,
     current: Option<Compression>,
-    payload: Vec<u8>,
 }
 
 impl Encoder {
     /// A new one.
     #[must_use]
     pub fn new() -> Self {
-        Self { context: CCtx::create(), current: None, payload: Vec::new() }
+        Self { context: CCtx::create(), current: None }
     }
 
     /// Appends the frame of `content`, which `members` divide, to `out`, and returns its header.
@@ -84,17 +85,14 @@ impl Encoder {
                 format!("{} frame of {count} members and {length} bytes", kind.name()),
             ));
         }
-        let is_compressed = self.compress(content, compression)?;
-        let (codec, payload) =
-            if is_compressed { (Codec::Zstd, &*self.payload) } else { (Codec::Raw, content) };
         let start = out.len();
-        out.reserve(HEADER_LENGTH + members.len() * MEMBER_LENGTH + payload.len());
+        out.reserve(HEADER_LENGTH + members.len() * MEMBER_LENGTH + content.len());
         out.resize(start + HEADER_LENGTH, 0);
         for member in members {
             out.extend_from_slice(&member.digest.0);
             out.extend_from_slice(&member.length.to_le_bytes());
         }
-        out.extend_from_slice(payload);
+        let codec = self.append_payload(content, compression, out)?;
         let stored = &out[start + HEADER_LENGTH..];
         let header = FrameHeader {
             kind,
@@ -108,21 +106,32 @@ impl Encoder {
         Ok(header)
     }
 
-    /// Compresses `content` into the payload buffer; false when that is not worth it.
-    fn compress(&mut self, content: &[u8], compression: Compression) -> Result<bool> {
-        if compression == Compression::Off {
-            return Ok(false);
-        }
+    /// Appends `content` to `out`, compressed where that is worth it.
+    fn append_payload(
+        &mut self,
+        content: &[u8],
+        compression: Compression,
+        out: &mut Vec<u8>,
+    ) -> Result<Codec> {
         if self.current != Some(compression) {
             self.configure(compression)?;
         }
-        self.payload.clear();
-        self.payload.reserve(content.len());
-        let worthwhile = content.len() - content.len() / 32;
-        match self.context.compress2(&mut self.payload, content) {
-            Ok(length) => Ok(length <= worthwhile),
-            Err(_does_not_fit) => Ok(false),
+        let start = out.len();
+        if compression != Compression::Off {
+            let worthwhile = content.len() - content.len() / 32;
+            // Compressed in place: a buffer between would cost a copy of all that is stored.
+            let mut place = Cursor::new(&mut *out);
+            place.set_position(start as u64);
+            // An error says that it did not fit.
+            if let Ok(length) = self.context.compress2(&mut place, content)
+                && length <= worthwhile
+            {
+                return Ok(Codec::Zstd);
+            }
         }
+        out.truncate(start);
+        out.extend_from_slice(content);
+        Ok(Codec::Raw)
     }
 
     fn configure(&mut self, compression: Compression) -> Result<()> {
