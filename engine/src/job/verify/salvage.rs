@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::Result;
-use crate::base::{BlockIndex, Error, ErrorKind, Event, Observer, Phase, Progress};
+use crate::base::{BlockIndex, Error, ErrorKind, Event, Observer, Phase, Progress, Result};
 use crate::store::repository::{Image, manifest_name};
 use crate::store::salvage::inspect;
 use crate::store::tree::TreeVisitor;
 use crate::store::writer::publish_manifest;
 use crate::store::{
-    Decoder, Entry, FrameKind, ImageId, ImageReader, LockKind, Manifest, Repository, TreeRun,
+    Decoder, Entry, FrameKind, ImageId, ImageReader, LockKind, Manifest, PackId, Place, Repository,
+    TreeRun,
 };
 
 /// An image whose manifest was found in a pack.
@@ -111,7 +111,8 @@ impl<'a> Salvage<'a> {
 
     fn measure(&self, image: Image, bytes: Vec<u8>) -> Result<SalvagedImage> {
         let reader = self.repository.reader(&image);
-        let mut reach = Reach { image: &reader, frame: Vec::new(), reachable: 0, lost: 0 };
+        let mut reach =
+            Reach { image: &reader, frame: Vec::new(), last: None, reachable: 0, lost: 0 };
         reader.walk(None, &mut reach)?;
         let Reach { reachable, lost, .. } = reach;
         let Image { id, manifest } = image;
@@ -144,17 +145,31 @@ impl<'a> Salvage<'a> {
 struct Reach<'a> {
     image: &'a ImageReader,
     frame: Vec<u8>,
+    /// The frame that was read last, and whether it could be: its other blocks follow.
+    last: Option<((PackId, u32), bool)>,
     reachable: u64,
     lost: u64,
+}
+
+impl Reach<'_> {
+    fn reaches(&mut self, place: &Place) -> bool {
+        let frame = (place.pack, place.offset);
+        match self.last {
+            Some((last, found)) if last == frame => found,
+            _ => {
+                let frames = self.image.frames();
+                let found = frames.frame(FrameKind::Block, place, &mut self.frame).is_ok();
+                self.last = Some((frame, found));
+                found
+            }
+        }
+    }
 }
 
 impl TreeVisitor for Reach<'_> {
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
         let length = self.image.manifest().bytes_of(run.first, run.count).len();
-        let found = run.entry.stored().is_none_or(|stored| {
-            let frames = self.image.frames();
-            frames.frame(FrameKind::Block, &stored.place, &mut self.frame).is_ok()
-        });
+        let found = run.entry.stored().is_none_or(|stored| self.reaches(&stored.place));
         if found && !matches!(run.entry, Entry::Unreadable) {
             self.reachable += length;
         } else {
