@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Filesystem;
+use super::{Filesystem, ext};
 use crate::base::{Error, ErrorKind, Result};
 use crate::block::ReadAt;
 
@@ -10,7 +10,7 @@ use crate::block::ReadAt;
 type Opener = fn(&Arc<dyn ReadAt>) -> Result<Option<Box<dyn Filesystem>>>;
 
 /// Every filesystem, the ones with the surest signatures first.
-const OPENERS: [Opener; 0] = [];
+const OPENERS: [Opener; 1] = [ext::open];
 
 /// Opens the filesystem that `volume` holds.
 ///
