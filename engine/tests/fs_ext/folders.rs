@@ -1,0 +1,49 @@
+//! Large folders, by their index and one entry after another.
+
+use std::fs::File;
+use std::time::Instant;
+
+use crate::common::is_long;
+use crate::fill::folder;
+use crate::fixture::{Fixture, MIB, open};
+use crate::need_mounts;
+
+#[test]
+fn a_large_folder_is_listed_whole_and_searched_by_its_index() {
+    need_mounts!();
+    let count = if is_long() { 100_000 } else { 20_000 };
+    let fixture = Fixture::make(256 * MIB, &["-t", "ext4", "-b", "1024", "-O", "large_dir"]);
+    let truth = fixture.fill(|root| {
+        let many = folder(root, "many");
+        for number in 0..count {
+            File::create(many.join(format!("entry number {number}"))).expect("made");
+        }
+    });
+    let start = Instant::now();
+    let filesystem = fixture.assert_reads_as("large_dir", &truth);
+    println!("{count} entries were compared in {:?}", start.elapsed());
+    let many = filesystem.lookup(filesystem.root(), b"many").expect("searched").expect("found");
+    assert_eq!(filesystem.lookup(many, b"entry number x").expect("searched"), None);
+}
+
+#[test]
+fn every_hash_finds_every_name() {
+    need_mounts!();
+    for hash in ["legacy", "half_md4", "tea"] {
+        for signed in ["signed", "unsigned"] {
+            let fixture = Fixture::make(32 * MIB, &["-t", "ext4", "-b", "1024"]);
+            let image = fixture.image();
+            let image = image.to_str().expect("plain");
+            let flags = if signed == "signed" { "1" } else { "2" };
+            let request = format!("ssv def_hash_version {hash}\nssv flags {flags}\n");
+            imgx_fixtures::tool::run_with_input("debugfs", &["-w", "-f", "-", image], &request)
+                .expect("debugfs runs");
+            let truth = fixture.fill(|root| crate::fill::names(root, 900));
+            let context = format!("{hash} {signed}");
+            fixture.assert_reads_as(&context, &truth);
+            let filesystem = open(&fixture.image()).expect("opened");
+            let missing = filesystem.lookup(filesystem.root(), b"no such name").expect("searched");
+            assert_eq!(missing, None, "{context}");
+        }
+    }
+}
