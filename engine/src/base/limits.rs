@@ -52,3 +52,8 @@ pub const CACHED_FS_BLOCKS: usize = 1024;
 pub const MAX_FOLDER_BLOCKS: u64 = 1 << 20;
 /// Bytes of one extended attribute's value at most: Linux's own limit.
 pub const MAX_XATTR_SIZE: usize = 64 * 1024;
+/// Blocks of one filesystem journal at most: what mke2fs makes at most.
+pub const MAX_JOURNAL_BLOCKS: u64 = 10_240_000;
+/// Bitmaps and tables that one filesystem's free space is computed with at most: those of a
+/// million block groups.
+pub const MAX_METADATA_RANGES: usize = 3 << 20;

@@ -9,8 +9,9 @@ use crate::block::ReadAt;
 /// Opens a filesystem if the volume holds one of its kind; `None` if it holds something else.
 type Opener = fn(&Arc<dyn ReadAt>) -> Result<Option<Box<dyn Filesystem>>>;
 
-/// Every filesystem, the ones with the surest signatures first.
-const OPENERS: [Opener; 1] = [ext::open];
+/// Every filesystem, the ones with the surest signatures first; last what is recognised by copies
+/// only, which may be left of a filesystem that another took the place of.
+const OPENERS: [Opener; 2] = [ext::open, ext::open_by_backup];
 
 /// Opens the filesystem that `volume` holds.
 ///

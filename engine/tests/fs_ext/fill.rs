@@ -154,3 +154,16 @@ pub fn names(root: &Path, count: usize) {
         File::create(root.join(OsStr::from_bytes(name))).expect("made");
     }
 }
+
+/// A little of everything, for an image that is walked many times.
+pub fn everything_small(root: &Path) {
+    links(&folder(root, "links"));
+    nodes(&folder(root, "nodes"));
+    attributes(&folder(root, "attributes"), 500);
+    names(&folder(root, "names"), 150);
+    fs::write(root.join("content"), bytes(500_000)).expect("written");
+    let holes = File::create(root.join("holes")).expect("made");
+    for number in 0..30 {
+        holes.write_all_at(b"data", number * 40_000).expect("written");
+    }
+}

@@ -62,7 +62,8 @@ pub(super) fn each_entry<'a>(
     // What is left at the end may be too short for an entry, in inline data.
     while let Some(header) = slice(bytes, at, HEADER_SIZE) {
         let length = record_length(le16(header, 4).unwrap_or_default(), bytes.len());
-        let record = slice(bytes, at, length).filter(|_| length >= HEADER_SIZE && length % 4 == 0);
+        let record =
+            slice(bytes, at, length).filter(|_| length >= HEADER_SIZE && length.is_multiple_of(4));
         let Some(record) = record else {
             let place = format!("folder entry at byte {at}");
             return visit(Err(Error::corrupt(place, "an entry within the block", length)));

@@ -2,7 +2,7 @@
 
 use super::features::{self, compat, incompat, ro_compat};
 use super::superblock::Superblock;
-use super::units::{BlockNumber, GroupNumber, InodeNumber, bytes, index, join};
+use super::units::{BlockNumber, GroupNumber, InodeNumber, index, join};
 use crate::base::{ByteRange, Error, ErrorKind, Result, limits};
 
 /// Largest `s_log_block_size`: 64 KiB.
@@ -84,7 +84,7 @@ impl Geometry {
         let descriptor_size = u32::from(self.descriptor_size);
         let checks = [
             ("s_blocks_count", self.size().is_some_and(|size| size <= limits::MAX_DISK_SIZE)),
-            ("s_blocks_per_group", clusters > 0 && clusters <= bits && clusters % 8 == 0),
+            ("s_blocks_per_group", clusters > 0 && clusters <= bits && clusters.is_multiple_of(8)),
             ("s_inodes_per_group", self.group_inodes > 0 && self.group_inodes <= bits),
             (
                 "s_inode_size",
@@ -174,11 +174,6 @@ impl Geometry {
     pub(super) fn holds(&self, first: BlockNumber, count: u64) -> bool {
         first.0.checked_add(count).is_some_and(|end| end <= self.block_count)
     }
-
-    /// The length of a piece of memory in blocks, rounded up.
-    pub(super) fn memory_blocks(&self, length: usize) -> u64 {
-        self.blocks_of(bytes(length))
-    }
 }
 
 impl std::fmt::Display for Geometry {
@@ -199,6 +194,10 @@ impl std::fmt::Display for Geometry {
 }
 
 fn refuse_unknown(superblock: &Superblock) -> Result<()> {
+    if !superblock.has_known_checksums() {
+        let context = format!("checksums of type {}", superblock.s_checksum_type);
+        return Err(Error::new(ErrorKind::Unsupported, context));
+    }
     match superblock.s_feature_incompat & !incompat::KNOWN {
         0 => Ok(()),
         bits => {

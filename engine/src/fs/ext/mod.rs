@@ -20,19 +20,21 @@ mod dirent;
 mod extents;
 mod features;
 mod folder;
+mod free;
 mod geometry;
 mod groups;
 mod hash;
 mod htree;
 mod inline;
 mod inode;
+mod journal;
 mod map;
 mod open;
 mod superblock;
 mod units;
 mod xattr;
 
-pub(super) use open::open;
+pub(super) use open::{open, open_by_backup};
 
 use std::ops::ControlFlow;
 
@@ -129,7 +131,7 @@ impl Filesystem for Ext {
         self.attributes(&self.file(file)?)
     }
 
-    fn free_space(&self, _visit: Visit<'_, ByteRange>) -> Result<()> {
-        Err(Error::new(ErrorKind::Unsupported, self.doubt.clone().unwrap_or_default()))
+    fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+        self.free_ranges(visit)
     }
 }

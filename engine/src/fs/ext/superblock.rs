@@ -121,6 +121,11 @@ impl Superblock {
         wrong.then_some((self.computed_checksum, self.s_checksum))
     }
 
+    /// Whether its checksums are of the one type there is, CRC32C.
+    pub(super) fn has_known_checksums(&self) -> bool {
+        !self.has_checksums() || self.s_checksum_type == 1
+    }
+
     /// What every other checksum starts with.
     pub(super) fn checksum_seed(&self) -> Checksum {
         match self.has_incompat(incompat::CSUM_SEED) {
