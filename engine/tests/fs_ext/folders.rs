@@ -1,11 +1,16 @@
 //! Large folders, by their index and one entry after another.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
+
+use imgx_engine::base::{ByteCount, ByteOffset, Result};
+use imgx_engine::block::ReadAt;
 
 use crate::common::is_long;
 use crate::fill::folder;
-use crate::fixture::{Fixture, MIB, open};
+use crate::fixture::{Fixture, MIB};
 use crate::need_mounts;
 
 #[test]
@@ -41,9 +46,35 @@ fn every_hash_finds_every_name() {
             let truth = fixture.fill(|root| crate::fill::names(root, 900));
             let context = format!("{hash} {signed}");
             fixture.assert_reads_as(&context, &truth);
-            let filesystem = open(&fixture.image()).expect("opened");
-            let missing = filesystem.lookup(filesystem.root(), b"no such name").expect("searched");
-            assert_eq!(missing, None, "{context}");
+            assert_few_reads(&fixture, &context);
         }
+    }
+}
+
+/// A volume that counts how often it is read.
+struct Counting(Vec<u8>, Arc<AtomicU64>);
+
+impl ReadAt for Counting {
+    fn size(&self) -> ByteCount {
+        self.0.size()
+    }
+
+    fn read_exact_at(&self, offset: ByteOffset, buffer: &mut [u8]) -> Result<()> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.read_exact_at(offset, buffer)
+    }
+}
+
+/// Asserts that names are found, and not found, without reading the folder from end to end.
+fn assert_few_reads(fixture: &Fixture, context: &str) {
+    let bytes = fs::read(fixture.image()).expect("read");
+    for (name, exists) in [("3-nnn", true), ("899-no", false), ("no such name", false)] {
+        let count = Arc::new(AtomicU64::new(0));
+        let volume: Arc<dyn ReadAt> = Arc::new(Counting(bytes.clone(), Arc::clone(&count)));
+        let filesystem = imgx_engine::fs::open(&volume).expect("opened");
+        let found = filesystem.lookup(filesystem.root(), name.as_bytes()).expect("searched");
+        assert_eq!(found.is_some(), exists, "{context}: {name}");
+        let reads = count.load(Ordering::Relaxed);
+        assert!(reads < 12, "{context}: {reads} reads for {name}, so the index was of no use");
     }
 }

@@ -66,7 +66,7 @@ impl Ext {
         let table_blocks = self.geometry().inode_table_blocks();
         let mut ranges: Vec<Blocks> = Vec::new();
         for group in self.all_groups() {
-            let descriptor = self.descriptor_in(group, self.superblock_at)?;
+            let descriptor = self.current_descriptor(group)?;
             for (block, count) in [
                 (descriptor.bg_block_bitmap, 1),
                 (descriptor.bg_inode_bitmap, 1),
@@ -92,7 +92,7 @@ impl Ext {
 
     /// The free runs of a group, ascending.
     fn free_in(&self, group: GroupNumber, metadata: &[Blocks]) -> Result<Vec<Blocks>> {
-        let descriptor = self.descriptor_in(group, self.superblock_at)?;
+        let descriptor = self.current_descriptor(group)?;
         let start = self.geometry().group_start(group).0;
         let end = start.saturating_add(self.geometry().blocks_in(group));
         let first = metadata.partition_point(|range| range.end <= start);

@@ -258,6 +258,8 @@ pub(super) fn has_superblock(superblock: &Superblock, group: GroupNumber) -> boo
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, clippy::as_conversions, reason = "a test may panic")]
+
     use super::*;
 
     fn superblock() -> Superblock {

@@ -53,31 +53,35 @@ impl Ext {
     /// # Errors
     /// `Corrupt` when its checksum is wrong, or it names blocks that are not there.
     pub(super) fn group(&self, group: GroupNumber) -> Result<GroupDescriptor> {
-        let first = match self.descriptor_in(group, self.superblock_at) {
+        let first = match self.current_descriptor(group) {
             Ok(descriptor) => return Ok(descriptor),
             Err(error) => error,
         };
-        for backup in BACKUP_GROUPS.map(GroupNumber) {
+        let backups = BACKUP_GROUPS.into_iter().map(GroupNumber).filter(|backup| {
             let exists = backup.0 < self.geometry().group_count;
-            if exists && has_superblock(&self.superblock, backup) {
-                let place = self.geometry().group_start(backup);
-                if let Ok(descriptor) = self.descriptor_in(group, place) {
-                    return Ok(descriptor);
-                }
+            exists && has_superblock(&self.superblock, *backup)
+        });
+        let places = backups.map(|backup| self.geometry().group_start(backup));
+        for place in std::iter::once(self.superblock_at).chain(places) {
+            if let Ok(mut descriptor) = self.descriptor_in(group, place) {
+                // Only places are the same for ever: copies of the rest are hardly ever updated.
+                descriptor.bg_flags = 0;
+                return Ok(descriptor);
             }
         }
         Err(first)
     }
 
-    /// The descriptor of `group` that belongs to the superblock in block `copy`.
+    /// The descriptor of `group` that the kernel keeps up to date.
     ///
     /// # Errors
     /// See [`group`](Self::group).
-    pub(super) fn descriptor_in(
-        &self,
-        group: GroupNumber,
-        copy: BlockNumber,
-    ) -> Result<GroupDescriptor> {
+    pub(super) fn current_descriptor(&self, group: GroupNumber) -> Result<GroupDescriptor> {
+        self.descriptor_in(group, self.geometry().superblock_block)
+    }
+
+    /// The descriptor of `group` that belongs to the superblock in block `copy`.
+    fn descriptor_in(&self, group: GroupNumber, copy: BlockNumber) -> Result<GroupDescriptor> {
         let geometry = self.geometry();
         let per_block = geometry.descriptors_per_block();
         let table_block = group.0.checked_div(per_block).unwrap_or(0);
@@ -110,7 +114,7 @@ impl Ext {
         }
         let first = table_block.saturating_mul(geometry.descriptors_per_block());
         // Copies are in the second and in the last group of those that one block describes.
-        let step = u32::from(copy != self.superblock_at);
+        let step = u32::from(copy != geometry.superblock_block);
         let group = GroupNumber(first.saturating_add(step));
         let mut skip = u64::from(has_superblock(&self.superblock, group));
         // With blocks of 1 KiB the superblock is in block 1; if clusters made group 0 start at

@@ -81,6 +81,8 @@ impl ReadAt for Overlay {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, clippy::as_conversions, reason = "a test may panic")]
+
     use super::*;
 
     #[test]
