@@ -2,7 +2,6 @@
 //! filled through the kernel, and read back by the engine; nothing of the truth is the engine's.
 
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "other tests need the rest")]
 mod common;
 
 mod damage;
