@@ -157,3 +157,27 @@ fn a_filesystem_that_is_cut_short_still_opens() {
     }
     assert!(open(&fixture.image()).is_ok());
 }
+
+#[test]
+fn a_size_beyond_all_maps_takes_no_time() {
+    need_mounts!();
+    for features in ["extent", "^extent,^64bit"] {
+        let fixture = Fixture::make(16 * MIB, &["-t", "ext4", "-O", features]);
+        fixture.fill(|root| fs::write(root.join("file"), "little").expect("written"));
+        let image = fixture.image();
+        let image = image.to_str().expect("plain");
+        let request = format!("sif file size {}", 1_u64 << 50);
+        imgx_fixtures::tool::run("debugfs", &["-w", "-R", &request, image]).expect("it runs");
+        let filesystem = open(&fixture.image()).expect("opened");
+        let found = filesystem.lookup(filesystem.root(), b"file").expect("searched");
+        let mut content = filesystem.open(found.expect("found")).expect("opened");
+        assert_eq!(content.size(), 1 << 50);
+        let start = Instant::now();
+        let mut buffer = [1; 6];
+        content.read_at(0, &mut buffer).expect("read");
+        assert_eq!(&buffer, b"little");
+        let _ = content.read_at(1 << 49, &mut buffer);
+        let _ = content.extents(&mut |_| ControlFlow::Continue(()));
+        assert!(start.elapsed() < PATIENCE, "{features}");
+    }
+}

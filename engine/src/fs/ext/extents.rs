@@ -143,9 +143,10 @@ fn leaf_run(leaf: &Node<'_>, block: FileBlock, next: u64) -> Result<Run> {
     Ok(Run { first: FileBlock(first), count, place })
 }
 
-/// A hole from `block` up to `end`; beyond what the tree can count, one block.
+/// A hole from `block` up to `end`; beyond what the tree can count, there is nothing else.
 fn hole(block: FileBlock, end: u64) -> Result<Run> {
-    let count = if block.0 >= END { Some(1) } else { end.checked_sub(block.0) };
+    let end = if block.0 >= END { u64::MAX } else { end };
+    let count = end.checked_sub(block.0);
     match count.filter(|count| *count > 0) {
         Some(count) => Ok(Run { first: block, count, place: RunPlace::Hole }),
         None => Err(Error::corrupt("extent tree", "entries in order", format!("{end} next"))),

@@ -5,6 +5,9 @@ use super::inode::{Inode, flags};
 use super::units::{BlockNumber, FileBlock};
 use crate::base::Result;
 
+/// Parts that are joined to one run at most, so that no map makes one read take for ever.
+const MAX_PARTS: u32 = 1024;
+
 /// Where a run of blocks is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RunPlace {
@@ -74,7 +77,10 @@ impl Ext {
         let part = self.part_of_run(inode, block)?;
         let place = part.place_of(block);
         let mut run = Run { first: block, count: part.end().saturating_sub(block.0), place };
-        while run.end() < end {
+        for _ in 0..MAX_PARTS {
+            if run.end() >= end {
+                break;
+            }
             let next = FileBlock(run.end());
             // Damage further on is for whoever gets there.
             let Ok(part) = self.part_of_run(inode, next) else { break };
