@@ -46,3 +46,14 @@ pub const MAX_GPT_ENTRY_BYTES: u64 = 1024 * 1024;
 pub const MAX_LAYOUT_NOTES: usize = 64;
 /// Directory bytes that are searched for a FAT or exFAT volume label at most.
 pub const MAX_LABEL_SEARCH: u64 = 1024 * 1024;
+/// Blocks of metadata that an open filesystem keeps in memory at most.
+pub const CACHED_FS_BLOCKS: usize = 1024;
+/// Blocks of one folder at most: 4 GiB of entries with blocks of 4 KiB.
+pub const MAX_FOLDER_BLOCKS: u64 = 1 << 20;
+/// Bytes of one extended attribute's value at most: Linux's own limit.
+pub const MAX_XATTR_SIZE: usize = 64 * 1024;
+/// Blocks of one filesystem journal at most: what mke2fs makes at most.
+pub const MAX_JOURNAL_BLOCKS: u64 = 10_240_000;
+/// Bitmaps and tables that one filesystem's free space is computed with at most: those of a
+/// million block groups.
+pub const MAX_METADATA_RANGES: usize = 3 << 20;

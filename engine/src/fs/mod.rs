@@ -14,6 +14,7 @@
     clippy::as_conversions
 )]
 
+mod ext;
 mod metadata;
 mod open;
 

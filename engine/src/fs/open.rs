@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use super::Filesystem;
+use super::{Filesystem, ext};
 use crate::base::{Error, ErrorKind, Result};
 use crate::block::ReadAt;
 
 /// Opens a filesystem if the volume holds one of its kind; `None` if it holds something else.
 type Opener = fn(&Arc<dyn ReadAt>) -> Result<Option<Box<dyn Filesystem>>>;
 
-/// Every filesystem, the ones with the surest signatures first.
-const OPENERS: [Opener; 0] = [];
+/// Every filesystem, the ones with the surest signatures first; last what is recognised by copies
+/// only, which may be left of a filesystem that another took the place of.
+const OPENERS: [Opener; 2] = [ext::open, ext::open_by_backup];
 
 /// Opens the filesystem that `volume` holds.
 ///

@@ -1,0 +1,137 @@
+//! ext2, ext3 and ext4.
+//!
+//! Written from the kernel's documentation (`Documentation/filesystems/ext4`), whose names of
+//! fields are used here. [`Superblock`] is what the disk says; [`Geometry`] is what makes sense of
+//! it; [`Ext`] is the open filesystem, to which each file here adds one subject: `groups`,
+//! `inode`, `map` with its two forms `extents` and `block_map`, `folder` with its index in
+//! `htree`, `xattr`, `inline`, `content`, `free`. `journal` overlays the volume with what a dirty
+//! journal holds, so nothing else knows of it.
+//!
+//! Invariants: all checksums that a structure has are verified before it is believed; every chain
+//! and tree is bounded by its own size or by the filesystem's count of blocks; reads stay within
+//! the filesystem.
+
+mod acl;
+mod block_map;
+mod blocks;
+mod checksum;
+mod content;
+mod dirent;
+mod extents;
+mod features;
+mod folder;
+mod free;
+mod geometry;
+mod groups;
+mod hash;
+mod htree;
+mod inline;
+mod inode;
+mod journal;
+mod map;
+mod open;
+mod superblock;
+mod units;
+mod xattr;
+
+pub(super) use open::{open, open_by_backup};
+
+use std::ops::ControlFlow;
+
+use super::{
+    DirEntry, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Visit, Xattr,
+};
+use crate::base::{ByteRange, Error, ErrorKind, Result};
+use blocks::Blocks;
+use checksum::Checksum;
+use geometry::Geometry;
+use inode::Inode;
+use superblock::Superblock;
+use units::{BlockNumber, InodeNumber, ROOT_INODE};
+
+/// An open filesystem.
+pub(super) struct Ext {
+    superblock: Superblock,
+    /// The block of the superblock that was used, after which the group descriptors come.
+    superblock_at: BlockNumber,
+    /// What the checksums of metadata start with.
+    seed: Checksum,
+    blocks: Blocks,
+    info: FilesystemInfo,
+    /// Why it is not certain what is free, if it is not.
+    doubt: Option<String>,
+}
+
+impl Ext {
+    fn geometry(&self) -> &Geometry {
+        self.blocks.geometry()
+    }
+
+    fn file(&self, file: FileId) -> Result<Inode> {
+        self.inode(number(file)?)
+    }
+}
+
+/// The inode that a file's number stands for.
+fn number(file: FileId) -> Result<InodeNumber> {
+    let number = u32::try_from(file.number).ok().filter(|number| *number > 0 && file.tree == 0);
+    let none = || Error::new(ErrorKind::Invalid, format!("{file:?} is no file of ext"));
+    number.map(InodeNumber).ok_or_else(none)
+}
+
+fn id(inode: InodeNumber) -> FileId {
+    FileId::new(u64::from(inode.0))
+}
+
+impl Filesystem for Ext {
+    fn info(&self) -> &FilesystemInfo {
+        &self.info
+    }
+
+    fn root(&self) -> FileId {
+        id(ROOT_INODE)
+    }
+
+    fn lookup(&self, folder: FileId, name: &[u8]) -> Result<Option<FileId>> {
+        let folder = self.folder(number(folder)?)?;
+        Ok(self.find(&folder, name)?.map(id))
+    }
+
+    fn list(&self, folder: FileId, visit: Visit<'_, Result<DirEntry>>) -> Result<()> {
+        let folder = self.folder(number(folder)?)?;
+        self.entries(&folder, &mut |entry| match entry {
+            Ok(entry) if entry.name == b"." || entry.name == b".." => ControlFlow::Continue(()),
+            Ok(entry) => visit(Ok(DirEntry {
+                name: entry.name.to_vec(),
+                file: id(entry.inode),
+                file_type: entry.file_type,
+            })),
+            Err(error) => visit(Err(error)),
+        })
+    }
+
+    fn metadata(&self, file: FileId) -> Result<Metadata> {
+        self.file(file)?.metadata()
+    }
+
+    fn open(&self, file: FileId) -> Result<Box<dyn FileContent + '_>> {
+        let inode = self.file(file)?;
+        if inode.file_type()? != FileType::Regular {
+            let context = format!("{} is no regular file", inode.number);
+            return Err(Error::new(ErrorKind::Invalid, context));
+        }
+        Ok(Box::new(self.content(inode)?))
+    }
+
+    fn link_target(&self, file: FileId) -> Result<Vec<u8>> {
+        self.target(&self.file(file)?)
+    }
+
+    fn xattrs(&self, file: FileId) -> Result<Vec<Xattr>> {
+        self.attributes(&self.file(file)?)
+    }
+
+    fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+        self.free_ranges(visit)
+    }
+}

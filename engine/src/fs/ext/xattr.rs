@@ -1,0 +1,192 @@
+//! Extended attributes: behind the inode's fields, in a block of their own, in inodes of their
+//! own.
+//!
+//! Kernel documentation, `filesystems/ext4/attributes.rst`.
+
+use std::sync::Arc;
+
+use super::Ext;
+use super::acl;
+use super::inode::{Inode, flags};
+use super::units::{InodeNumber, bytes, index};
+use crate::base::fields::{le16, le32, slice, u8_at};
+use crate::base::{Error, ErrorKind, Result, limits};
+use crate::fs::Xattr;
+
+const MAGIC: u32 = 0xea02_0000;
+/// Bytes before the first entry: of the header in an inode, and of the one in a block.
+const INODE_HEADER: usize = 4;
+const BLOCK_HEADER: usize = 32;
+/// Where a block's checksum is.
+const CHECKSUM_AT: usize = 0x10;
+/// Bytes of an entry before its name.
+const ENTRY_SIZE: usize = 16;
+
+/// `e_name_index` of POSIX ACLs, and of what holds the rest of inline data.
+const ACCESS_ACL: u8 = 2;
+const DEFAULT_ACL: u8 = 3;
+const SYSTEM: u8 = 7;
+
+/// A stretch of entries with the values they point to.
+struct Table {
+    bytes: Arc<[u8]>,
+    /// Where the first entry is.
+    entries: usize,
+    /// From where values' places are counted.
+    values: usize,
+}
+
+/// An entry, its name and value still elsewhere.
+struct Entry {
+    e_name_index: u8,
+    name: Vec<u8>,
+    e_value_offs: u16,
+    e_value_inum: u32,
+    e_value_size: u32,
+}
+
+impl Table {
+    fn list(&self) -> Result<Vec<Entry>> {
+        let mut found = Vec::new();
+        let mut at = self.entries;
+        // Each entry takes 16 bytes at least, so the table's own size bounds their number.
+        loop {
+            // Four zeros end the list; in an inode, it may fill the room exactly.
+            if le32(&self.bytes, at).unwrap_or(0) == 0 {
+                return Ok(found);
+            }
+            let Some(entry) = slice(&self.bytes, at, ENTRY_SIZE).and_then(|header| {
+                let length = usize::from(u8_at(header, 0x0)?);
+                Some(Entry {
+                    e_name_index: u8_at(header, 0x1)?,
+                    e_value_offs: le16(header, 0x2)?,
+                    e_value_inum: le32(header, 0x4)?,
+                    e_value_size: le32(header, 0x8)?,
+                    name: slice(&self.bytes, at.checked_add(ENTRY_SIZE)?, length)?.to_vec(),
+                })
+            }) else {
+                let place = format!("extended attribute at byte {at}");
+                return Err(Error::corrupt(place, "an entry", "the end"));
+            };
+            let length = entry.name.len().next_multiple_of(4).saturating_add(ENTRY_SIZE);
+            at = at.saturating_add(length);
+            found.push(entry);
+        }
+    }
+}
+
+impl Ext {
+    /// Every attribute that Linux lists.
+    ///
+    /// # Errors
+    /// `Corrupt` where one is damaged.
+    pub(super) fn attributes(&self, inode: &Inode) -> Result<Vec<Xattr>> {
+        let read = || {
+            let mut found = Vec::new();
+            let tables = [self.table_in_inode(inode), self.table_in_block(inode)?];
+            for table in tables.iter().flatten() {
+                for entry in table.list()? {
+                    let Some(name) = full_name(&entry) else { continue };
+                    let value = self.attribute_value(table, &entry)?;
+                    let value = match entry.e_name_index {
+                        ACCESS_ACL | DEFAULT_ACL => acl::convert(&value)?,
+                        _ => value,
+                    };
+                    found.push(Xattr { name, value });
+                }
+            }
+            Ok(found)
+        };
+        read().map_err(|error: Error| error.within(inode.number))
+    }
+
+    /// What of a file's inline data the inode's map has no room for.
+    ///
+    /// # Errors
+    /// `Corrupt` where attributes are damaged.
+    pub(super) fn inline_rest(&self, inode: &Inode) -> Result<Vec<u8>> {
+        let Some(table) = self.table_in_inode(inode) else { return Ok(Vec::new()) };
+        let is_data = |entry: &Entry| entry.e_name_index == SYSTEM && entry.name == b"data";
+        let read = || match table.list()?.iter().find(|entry| is_data(entry)) {
+            Some(entry) => self.attribute_value(&table, entry),
+            None => Ok(Vec::new()),
+        };
+        read().map_err(|error| error.within(inode.number))
+    }
+
+    fn table_in_inode(&self, inode: &Inode) -> Option<Table> {
+        let end = inode.fields_end();
+        let rest = inode.bytes.get(end..).filter(|_| inode.i_extra_isize > 0)?;
+        if le32(rest, 0)? != MAGIC {
+            return None;
+        }
+        Some(Table { bytes: rest.into(), entries: INODE_HEADER, values: INODE_HEADER })
+    }
+
+    fn table_in_block(&self, inode: &Inode) -> Result<Option<Table>> {
+        let block = inode.i_file_acl;
+        if block.0 == 0 {
+            return Ok(None);
+        }
+        let table = self.blocks.read(block)?;
+        if le32(&table, 0) != Some(MAGIC) || le32(&table, 0x8) != Some(1) {
+            let found = format!("{:#010x}", le32(&table, 0).unwrap_or_default());
+            return Err(Error::corrupt(block, "extended attributes", found));
+        }
+        if self.superblock.has_checksums() {
+            let seed = self.seed.add(&block.0.to_le_bytes());
+            let expected = seed.add_without(&table, CHECKSUM_AT, 4).value();
+            let found = le32(&table, CHECKSUM_AT).unwrap_or_default();
+            if expected != found {
+                let (expected, found) = (format!("{expected:#010x}"), format!("{found:#010x}"));
+                return Err(Error::corrupt(block, format!("checksum {expected}"), found));
+            }
+        }
+        Ok(Some(Table { bytes: table, entries: BLOCK_HEADER, values: 0 }))
+    }
+
+    fn attribute_value(&self, table: &Table, entry: &Entry) -> Result<Vec<u8>> {
+        let size = index(entry.e_value_size);
+        if entry.e_value_inum != 0 {
+            return self.value_of_inode(InodeNumber(entry.e_value_inum), size);
+        }
+        let at = table.values.saturating_add(usize::from(entry.e_value_offs));
+        if size == 0 {
+            return Ok(Vec::new());
+        }
+        slice(&table.bytes, at, size).map(<[u8]>::to_vec).ok_or_else(|| {
+            let name = String::from_utf8_lossy(&entry.name).into_owned();
+            let place = format!("extended attribute {name}");
+            Error::corrupt(place, "a value inside", format!("{size} bytes at {at}"))
+        })
+    }
+
+    /// A value that is an inode's content.
+    fn value_of_inode(&self, number: InodeNumber, size: usize) -> Result<Vec<u8>> {
+        if size > limits::MAX_XATTR_SIZE {
+            let context = format!("{number}: an extended attribute of {size} bytes");
+            return Err(Error::new(ErrorKind::Limit, context));
+        }
+        let inode = self.inode(number)?;
+        if !inode.has(flags::EA_INODE) || inode.i_size != bytes(size) {
+            let expected = format!("the {size} bytes of an extended attribute");
+            return Err(inode.corrupt(expected, format!("a file of {} bytes", inode.i_size)));
+        }
+        self.whole_content(&inode)
+    }
+}
+
+/// An attribute's name with its prefix; `None` for those that Linux does not show.
+fn full_name(entry: &Entry) -> Option<Vec<u8>> {
+    let prefix: &[u8] = match entry.e_name_index {
+        1 => b"user.",
+        ACCESS_ACL => b"system.posix_acl_access",
+        DEFAULT_ACL => b"system.posix_acl_default",
+        4 => b"trusted.",
+        6 => b"security.",
+        8 => b"system.richacl",
+        10 => b"gnu.",
+        _ => return None,
+    };
+    Some([prefix, &entry.name].concat())
+}

@@ -1,0 +1,183 @@
+//! Damage costs what is damaged, and never a panic or an endless walk.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use imgx_engine::fs::{FileId, FileType, Filesystem};
+use imgx_fixtures::pattern::Random;
+
+use crate::common::is_long;
+use crate::fill;
+use crate::fixture::{Fixture, MIB, open, open_bytes};
+use crate::need_mounts;
+
+/// One walk of a small image must end within this, however slow the machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_damaged_superblock_is_replaced_by_a_copy() {
+    need_mounts!();
+    for (size, block_size) in [(32 * MIB, "1024"), (160 * MIB, "4096")] {
+        let fixture = Fixture::make(size, &["-t", "ext4", "-b", block_size]);
+        let truth = fixture.fill(fill::contents);
+        let good = fs::read(fixture.image()).expect("read");
+        // A wrong field; no superblock at all; nor the group descriptors behind it.
+        for (start, end) in [(1024 + 0x28, 1024 + 0x2a), (1024, 2048), (0, 2048), (0, 8192)] {
+            let mut bytes = good.clone();
+            bytes[start..end].fill(0xa5);
+            fs::write(fixture.image(), bytes).expect("written");
+            let context = format!("{block_size}: garbage in {start}..{end}");
+            let filesystem = fixture.assert_reads_as(&context, &truth);
+            let notes = &filesystem.info().notes;
+            assert!(notes.iter().any(|note| note.contains("copy")), "{context}: {notes:?}");
+            let free = filesystem.free_space(&mut |_| ControlFlow::Continue(()));
+            assert!(free.is_err(), "{context}: free space is not certain");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_block_of_a_folder_costs_its_entries_only() {
+    need_mounts!();
+    let fixture = Fixture::make(32 * MIB, &["-t", "ext4", "-b", "1024"]);
+    fixture.fill(|root| fill::names(&fill::folder(root, "many"), 400));
+    let mut bytes = fs::read(fixture.image()).expect("read");
+    let place = bytes.windows(5).position(|window| window == b"150-n").expect("the entry is there");
+    bytes[place] = b'X';
+    let filesystem = open_bytes(bytes).expect("opened");
+    let many = filesystem.lookup(filesystem.root(), b"many").expect("searched").expect("found");
+    let (mut sound, mut lost) = (0, 0);
+    filesystem
+        .list(many, &mut |entry| {
+            *(if entry.is_ok() { &mut sound } else { &mut lost }) += 1;
+            ControlFlow::Continue(())
+        })
+        .expect("listed");
+    assert_eq!(lost, 1);
+    assert!((390..404).contains(&sound), "{sound} entries are left");
+}
+
+/// Does everything there is to do with every file that can be reached; counts the errors.
+pub fn use_everything(filesystem: &dyn Filesystem) -> u64 {
+    let mut seen = BTreeSet::new();
+    let mut waiting = vec![filesystem.root()];
+    let mut errors = 0;
+    while let Some(file) = waiting.pop() {
+        if seen.len() > 20_000 || !seen.insert(file) {
+            continue;
+        }
+        errors += u64::from(filesystem.xattrs(file).is_err());
+        let Ok(metadata) = filesystem.metadata(file) else {
+            errors += 1;
+            continue;
+        };
+        errors += match metadata.file_type {
+            FileType::Directory => use_folder(filesystem, file, &mut waiting),
+            FileType::Symlink => u64::from(filesystem.link_target(file).is_err()),
+            FileType::Regular => u64::from(!reads(filesystem, file)),
+            _ => 0,
+        };
+    }
+    errors + u64::from(filesystem.free_space(&mut |_| ControlFlow::Continue(())).is_err())
+}
+
+fn use_folder(filesystem: &dyn Filesystem, folder: FileId, waiting: &mut Vec<FileId>) -> u64 {
+    let (mut errors, mut names) = (0, Vec::new());
+    let listed = filesystem.list(folder, &mut |entry| {
+        match entry {
+            Ok(entry) => {
+                waiting.push(entry.file);
+                names.push(entry.name);
+            }
+            Err(_) => errors += 1,
+        }
+        if names.len() < 5000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    let lookups = names.iter().step_by(names.len() / 20 + 1);
+    errors += lookups.filter(|name| filesystem.lookup(folder, name).is_err()).count() as u64;
+    errors + u64::from(listed.is_err())
+}
+
+fn reads(filesystem: &dyn Filesystem, file: FileId) -> bool {
+    let Ok(mut content) = filesystem.open(file) else { return false };
+    let mut extents = 0;
+    let mapped = content.extents(&mut |_| {
+        extents += 1;
+        if extents < 100_000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    let mut buffer = vec![0; 256 * 1024];
+    let size = content.size();
+    let places = [0, size / 2, size.saturating_sub(1000)];
+    mapped.is_ok() && places.iter().all(|place| content.read_at(*place, &mut buffer).is_ok())
+}
+
+#[test]
+fn flipped_bytes_cause_no_panic_and_no_endless_walk() {
+    need_mounts!();
+    for arguments in [
+        ["-t", "ext4", "-b", "1024", "-O", "inline_data", "-N", "2048"].as_slice(),
+        &["-t", "ext4", "-b", "1024", "-O", "^metadata_csum", "-N", "2048"],
+        &["-t", "ext2", "-b", "1024", "-N", "2048"],
+    ] {
+        let fixture = Fixture::make(12 * MIB, arguments);
+        fixture.fill(fill::everything_small);
+        let good = fs::read(fixture.image()).expect("read");
+        // Metadata lies in the first part; content, which is never looked into, mostly behind it.
+        let used: Vec<usize> = (0..3 << 20).filter(|place| good[*place] != 0).collect();
+        let mut random = Random::new(77);
+        let rounds = if is_long() { 5000 } else { 150 };
+        let mut errors = 0;
+        for round in 0..rounds {
+            let mut bytes = good.clone();
+            for _ in 0..=round % 4 {
+                let among = if round % 3 == 0 { 4000.min(used.len()) } else { used.len() };
+                let place = used[usize::try_from(random.next_u64()).expect("64 bits") % among];
+                bytes[place] ^= 1 << (random.next_u64() % 8);
+            }
+            let start = Instant::now();
+            errors += open_bytes(bytes).map_or(1, |filesystem| use_everything(filesystem.as_ref()));
+            assert!(start.elapsed() < PATIENCE, "{arguments:?} round {round}");
+        }
+        assert!(errors > 0, "{arguments:?}: no flip was ever noticed");
+    }
+}
+
+#[test]
+fn a_filesystem_that_is_cut_short_still_opens() {
+    need_mounts!();
+    let fixture = Fixture::make(32 * MIB, &["-t", "ext4", "-b", "1024"]);
+    fixture.fill(fill::contents);
+    let bytes = fs::read(fixture.image()).expect("read");
+    for length in [0, 1000, 1024, 2047, 2048, 5000, 100_000, 9 << 20] {
+        if let Ok(filesystem) = open_bytes(bytes[..length].to_vec()) {
+            use_everything(filesystem.as_ref());
+        }
+    }
+    assert!(open(&fixture.image()).is_ok());
+}
+
+#[test]
+fn a_size_beyond_all_maps_takes_no_time() {
+    need_mounts!();
+    for features in ["extent", "^extent,^64bit"] {
+        let fixture = Fixture::make(16 * MIB, &["-t", "ext4", "-O", features]);
+        fixture.fill(|root| fs::write(root.join("file"), "little").expect("written"));
+        let image = fixture.image();
+        let image = image.to_str().expect("plain");
+        let request = format!("sif file size {}", 1_u64 << 50);
+        imgx_fixtures::tool::run("debugfs", &["-w", "-R", &request, image]).expect("it runs");
+        let filesystem = open(&fixture.image()).expect("opened");
+        let found = filesystem.lookup(filesystem.root(), b"file").expect("searched");
+        let mut content = filesystem.open(found.expect("found")).expect("opened");
+        assert_eq!(content.size(), 1 << 50);
+        let start = Instant::now();
+        let mut buffer = [1; 6];
+        content.read_at(0, &mut buffer).expect("read");
+        assert_eq!(&buffer, b"little");
+        let _ = content.read_at(1 << 49, &mut buffer);
+        let _ = content.extents(&mut |_| ControlFlow::Continue(()));
+        assert!(start.elapsed() < PATIENCE, "{features}");
+    }
+}

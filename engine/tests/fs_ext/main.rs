@@ -1,0 +1,14 @@
+//! ext2, ext3 and ext4 as the kernel's own mount shows them. The filesystems are made by mke2fs,
+//! filled through the kernel, and read back by the engine; nothing of the truth is the engine's.
+
+#[path = "../support/mod.rs"]
+mod common;
+
+mod damage;
+mod fill;
+mod fixture;
+mod folders;
+mod free;
+mod journal;
+mod truth;
+mod variants;
