@@ -57,3 +57,11 @@ pub const MAX_JOURNAL_BLOCKS: u64 = 10_240_000;
 /// Bitmaps and tables that one filesystem's free space is computed with at most: those of a
 /// million block groups.
 pub const MAX_METADATA_RANGES: usize = 3 << 20;
+/// Bytes of the kernel's own types (`/sys/kernel/btf/vmlinux`) at most; some 10 MiB are usual.
+pub const MAX_KERNEL_TYPES: u64 = 128 * 1024 * 1024;
+/// Smallest granule of a change map, bytes.
+pub const MIN_GRANULE: u64 = 4 * 1024;
+/// Largest granule of a change map, bytes.
+pub const MAX_GRANULE: u64 = MAX_BLOCK_SIZE as u64;
+/// Granules of one change map at most: 128 MiB of bits, which cover 64 TiB at 64 KiB.
+pub const MAX_GRANULES: u64 = 1 << 30;

@@ -1,6 +1,7 @@
 //! The kernel: I/O rings, aligned memory, device ioctls, mounts. The only layer with unsafe code,
-//! and that only in [`ring`] and [`ioctl`].
+//! and that only in [`ring`], [`ioctl`] and [`bpf`].
 
+pub mod bpf;
 pub mod buffer;
 pub mod device;
 pub mod ioctl;
