@@ -60,6 +60,8 @@ pub enum Command {
     Images,
     /// Show what an image, a disk or a disk's file holds
     Show(ShowArguments),
+    /// List the ranges of bytes in which two images differ
+    Diff(DiffArguments),
     /// Read images back against their digests
     Verify(VerifyArguments),
     /// Write an image to a disk or file
@@ -117,6 +119,17 @@ pub struct CaptureArguments {
 pub struct ShowArguments {
     /// The image; or, with a slash in it, the path of a disk or a disk's file
     pub image: String,
+}
+
+/// `diff`.
+#[derive(Debug, Args)]
+pub struct DiffArguments {
+    /// The image before
+    #[arg(value_name = "IMAGE")]
+    pub before: String,
+    /// The image after
+    #[arg(value_name = "IMAGE")]
+    pub after: String,
 }
 
 /// `verify`.

@@ -4,6 +4,7 @@
 mod bench;
 mod capture;
 mod demo;
+mod diff;
 mod images;
 mod init;
 mod restore;
@@ -25,6 +26,7 @@ pub fn run(command: &Command, session: &Session) -> Result<Outcome> {
         Command::Capture(arguments) => capture::run(arguments, session),
         Command::Images => images::run(session),
         Command::Show(arguments) => show::run(arguments, session),
+        Command::Diff(arguments) => diff::run(arguments, session),
         Command::Verify(arguments) => verify::run(arguments, session),
         Command::Restore(arguments) => restore::run(arguments, session),
         Command::Bench(arguments) => bench::run(arguments, session),

@@ -13,6 +13,7 @@
 
 pub mod codec;
 pub mod config;
+pub mod difference;
 pub mod digest;
 pub mod frame;
 pub mod index;
@@ -29,6 +30,7 @@ pub mod writer;
 
 pub use codec::{Compression, Decoder, Encoder};
 pub use config::Config;
+pub use difference::difference;
 pub use digest::{Digest, DigestKeys, ImageId, PackId, RepositoryId};
 pub use frame::{FrameKind, Place};
 pub use lock::LockKind;

@@ -77,7 +77,9 @@ impl Entry {
         }
     }
 
-    fn same_content(&self, other: &Self) -> bool {
+    /// Whether both say the same of the disk, wherever it is stored.
+    #[must_use]
+    pub fn same_content(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Stored(a), Self::Stored(b)) => a.digest == b.digest,
             (Self::Partial(a, bad), Self::Partial(b, also)) => a.digest == b.digest && bad == also,
