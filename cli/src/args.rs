@@ -255,6 +255,11 @@ impl From<Unreadable> for OnError {
     }
 }
 
+/// Whether what stands for an image is the path of a disk instead: it has a slash in it.
+pub fn is_path(reference: &str) -> bool {
+    reference.contains('/')
+}
+
 fn parse_parent(word: &str) -> Result<ParentChoice, String> {
     match word {
         "auto" => Ok(ParentChoice::Auto),

@@ -4,7 +4,7 @@ use imgx_engine::base::{ByteRange, Error, ErrorKind, Result};
 use imgx_engine::store::difference;
 use serde_json::json;
 
-use crate::args::DiffArguments;
+use crate::args::{DiffArguments, is_path};
 use crate::output::{count, size};
 use crate::progress::Reporter;
 use crate::session::{Outcome, Session};
@@ -15,7 +15,7 @@ use crate::session::{Outcome, Session};
 /// `NotFound` for an unknown image; `Corrupt` or `Io` when a tree cannot be read.
 pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
     for reference in [&arguments.before, &arguments.after] {
-        if reference.contains('/') {
+        if is_path(reference) {
             let context = format!("{reference} is not an image: capture it, then compare images");
             return Err(Error::new(ErrorKind::Invalid, context));
         }

@@ -9,7 +9,7 @@ use imgx_engine::volume::{DiskLayout, Volume, probe};
 use serde_json::{Value, json};
 
 use super::capture::unreadable_lines;
-use crate::args::ShowArguments;
+use crate::args::{ShowArguments, is_path};
 use crate::output::{Console, duration, exact_size, local_time, ratio, size, table};
 use crate::session::{Outcome, Session};
 
@@ -18,7 +18,7 @@ use crate::session::{Outcome, Session};
 /// # Errors
 /// `NotFound` for an unknown image or path; `Io`.
 pub fn run(arguments: &ShowArguments, session: &Session) -> Result<Outcome> {
-    if arguments.image.contains('/') {
+    if is_path(&arguments.image) {
         return show_disk(Path::new(&arguments.image), &session.console);
     }
     let image = session.repository()?.resolve(&arguments.image)?;

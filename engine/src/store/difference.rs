@@ -1,11 +1,11 @@
 //! Where two trees differ, found from their nodes alone: subtrees with one digest are not read,
 //! so that it costs what changed, not what the disks hold.
 
-use super::node::{Entry, Node};
+use super::node::Entry;
 use super::reader::ImageReader;
-use super::tree::{NodeSource, child_span, root_level};
+use super::tree::{child_span, node_at};
 use crate::base::limits::NODE_FANOUT;
-use crate::base::{BlockCount, ByteRange, Error, ErrorKind, Observer, Result};
+use crate::base::{BlockIndex, ByteCount, ByteRange, Error, ErrorKind, Observer, Result};
 
 /// Shows `take` the ranges of bytes in which two images of one repository differ, in order, in
 /// whole blocks, neighbours joined. What only the larger disk has counts as different; what was
@@ -23,37 +23,24 @@ pub fn difference(
     if before.block_size != after.block_size {
         return Err(Error::new(ErrorKind::Invalid, "images of different block sizes"));
     }
-    let common = before.blocks().0.min(after.blocks().0);
-    let level = before.root().0.max(after.root().0);
-    let entries = [before, after].map(|manifest| lift(manifest.root(), manifest.blocks(), level));
+    let block = before.block_size;
+    let (smaller, larger) = (before.size.0.min(after.size.0), before.size.0.max(after.size.0));
+    // A last block that only one of them has whole differs as what lies behind it does.
+    let shared = if smaller == larger { larger } else { smaller / block.bytes() * block.bytes() };
+    let common = block.count(ByteCount(shared)).0;
     let mut ranges = Joined { open: None, take };
-    let mut walk = Walk { images, observer, common, ranges: &mut ranges };
-    walk.compare(level + 1, 0, [&entries[0], &entries[1]])?;
-    let sizes = [before.size.0, after.size.0];
-    let block = before.block_size.bytes();
-    // A last block that is short in one image was compared as far as it goes.
-    let start = (sizes[0].min(sizes[1]) / block * block).min(sizes[0].max(sizes[1]));
-    if sizes[0] != sizes[1] {
-        ranges.add(ByteRange { start, end: sizes[0].max(sizes[1]) })?;
+    if common > 0 {
+        let mut walk = Walk { images, observer, common, ranges: &mut ranges };
+        let roots = [before.root(), after.root()];
+        let level = roots[0].0.min(roots[1].0);
+        let one = walk.first_at(0, &roots[0], level)?;
+        let other = walk.first_at(1, &roots[1], level)?;
+        walk.compare(level + 1, 0, [&one, &other])?;
+    }
+    if shared < larger {
+        ranges.add(ByteRange { start: shared, end: larger })?;
     }
     ranges.finish()
-}
-
-/// A tree's side of a comparison.
-#[derive(Clone)]
-enum Side {
-    /// What the tree says.
-    Tree(Entry),
-    /// The first child of nodes that the smaller of two trees does not have.
-    Below(Box<Side>),
-    /// Beyond the disk's end.
-    Beyond,
-}
-
-/// The root of a tree, as deep below as if the tree had `level` levels.
-fn lift((own, root): (u8, Entry), blocks: BlockCount, level: u8) -> Side {
-    debug_assert_eq!(own, root_level(blocks));
-    (own..level).fold(Side::Tree(root), |side, _| Side::Below(Box::new(side)))
 }
 
 struct Walk<'a, 'b> {
@@ -64,63 +51,45 @@ struct Walk<'a, 'b> {
 }
 
 impl Walk<'_, '_> {
+    /// The entry of the first node of `level`: of a taller tree, no other has common blocks.
+    fn first_at(&self, image: usize, (own, root): &(u8, Entry), level: u8) -> Result<Entry> {
+        (level..*own).rev().try_fold(root.clone(), |entry, below| {
+            let first = self.children(image, &entry, below + 1, 0)?.into_iter().next();
+            Ok(first.expect("a node that spans blocks has a child"))
+        })
+    }
+
     /// Compares what two entries say of the blocks from `first`; `height` is 0 for a block's.
-    fn compare(&mut self, height: u8, first: u64, sides: [&Side; 2]) -> Result<()> {
-        let count = child_span(height).min(self.common.saturating_sub(first));
-        let same = match sides {
-            [Side::Tree(one), Side::Tree(other)] => one.same_content(other),
-            _ => false,
-        };
-        if count == 0 || same {
+    fn compare(&mut self, height: u8, first: u64, entries: [&Entry; 2]) -> Result<()> {
+        if entries[0].same_content(entries[1]) {
             return Ok(());
         }
-        if height == 0 {
-            let block = self.images[0].manifest().block_size.bytes();
-            let ends = self.images.map(|image| image.manifest().size.0);
-            let end = (first + count).saturating_mul(block).min(ends[0].max(ends[1]));
-            return self.ranges.add(ByteRange { start: first * block, end });
-        }
+        let Some(level) = height.checked_sub(1) else {
+            return self.ranges.add(self.images[0].manifest().bytes_of(BlockIndex(first), 1));
+        };
         if self.observer.cancelled() {
             return Err(Error::cancelled());
         }
-        let span = child_span(height - 1);
-        let expected = count.div_ceil(span);
-        let mut children = [Vec::new(), Vec::new()];
-        for (number, side) in sides.into_iter().enumerate() {
-            children[number] = self.children(number, side, height - 1)?;
-        }
-        let [one, other] = &children;
-        for (number, sides) in (0..expected).zip(one.iter().zip(other)) {
-            self.compare(height - 1, first + number * span, [sides.0, sides.1])?;
+        let one = self.children(0, entries[0], level, first)?;
+        let other = self.children(1, entries[1], level, first)?;
+        let span = usize::try_from(child_span(level)).unwrap_or(usize::MAX);
+        let firsts = (first..self.common).step_by(span);
+        for (first, (one, other)) in firsts.zip(one.iter().zip(&other)) {
+            self.compare(level, first, [one, other])?;
         }
         Ok(())
     }
 
-    /// What is below `side`, a node of `level`.
-    fn children(&self, image: usize, side: &Side, level: u8) -> Result<Vec<Side>> {
-        let fanout = usize::from(NODE_FANOUT);
-        let mut children = match side {
-            Side::Beyond => Vec::new(),
-            Side::Below(child) => vec![(**child).clone()],
-            Side::Tree(Entry::Stored(stored)) => {
-                let node = self.images[image].frames().node(stored)?;
-                if node.level != level {
-                    return Err(Error::corrupt("tree node's level", level, node.level));
-                }
-                expand(&node)
-            }
-            uniform @ Side::Tree(_) => vec![uniform.clone(); fanout],
+    /// What is below `entry`, which stands for a node of `level` that begins at block `first`.
+    fn children(&self, image: usize, entry: &Entry, level: u8, first: u64) -> Result<Vec<Entry>> {
+        let Entry::Stored(stored) = entry else {
+            return Ok(vec![entry.clone(); usize::from(NODE_FANOUT)]);
         };
-        children.resize(fanout, Side::Beyond);
-        Ok(children)
+        let image = self.images[image];
+        let node = node_at(image.frames(), stored, level, image.manifest().blocks().0 - first)?;
+        let runs = node.runs().iter();
+        Ok(runs.flat_map(|run| vec![run.entry.clone(); run.count.into()]).collect())
     }
-}
-
-fn expand(node: &Node) -> Vec<Side> {
-    let repeat = |run: &super::node::Run| {
-        std::iter::repeat_n(Side::Tree(run.entry.clone()), run.count.into())
-    };
-    node.runs().iter().flat_map(repeat).collect()
 }
 
 /// Joins ranges that touch or overlap.

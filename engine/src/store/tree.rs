@@ -336,8 +336,7 @@ impl<'a> TreeWalk<'a> {
         }
         let span = child_span(level);
         let left = self.total.saturating_sub(first);
-        let expected = left.div_ceil(span).min(FANOUT);
-        let node = match self.source.node(stored).and_then(|node| check(node, level, expected)) {
+        let node = match node_at(self.source, stored, level, left) {
             Ok(node) => node,
             Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
             Err(error) => {
@@ -384,7 +383,19 @@ impl<'a> TreeWalk<'a> {
     }
 }
 
-fn check(node: Arc<Node>, level: u8, children: u64) -> Result<Arc<Node>> {
+/// The node of `stored`, checked to be one of `level` when `left` blocks of the disk remain from
+/// its first on.
+///
+/// # Errors
+/// `Corrupt` when it is damaged, missing or of another shape; `Io`.
+pub fn node_at(
+    source: &dyn NodeSource,
+    stored: &StoredEntry,
+    level: u8,
+    left: u64,
+) -> Result<Arc<Node>> {
+    let node = source.node(stored)?;
+    let children = left.div_ceil(child_span(level)).min(FANOUT);
     if node.level != level || u64::from(node.children()) != children {
         return Err(Error::corrupt(
             "tree node",
