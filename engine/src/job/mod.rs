@@ -5,6 +5,8 @@ mod pipeline;
 pub mod restore;
 pub mod verify;
 
-pub use capture::{Capture, CaptureOptions, CaptureReport, Effort, OnError, ParentChoice};
+pub use capture::{
+    Capture, CaptureOptions, CaptureReport, ChangeTracker, Effort, Findings, OnError, ParentChoice,
+};
 pub use restore::{Restore, RestoreOptions, RestorePlan, RestoreReport, Space};
 pub use verify::{Salvage, SalvageReport, VerifyOptions, VerifyReport, verify};
