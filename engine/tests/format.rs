@@ -5,6 +5,7 @@ use std::path::Path;
 
 use imgx_engine::base::bytes::to_hex;
 use imgx_engine::store::codec::{Compression, Decoder, Encoder};
+use imgx_engine::store::content::Base;
 use imgx_engine::store::frame::{Frame, Member};
 use imgx_engine::store::node::Node;
 use imgx_engine::store::pack::{TableEntry, check_header, encode_end, encode_header};
@@ -98,10 +99,11 @@ fn delta() -> Vec<u8> {
     let member = Member { digest: keys().block(&content), length: 512 };
     let length = u32::try_from(frame().len()).expect("small");
     let place = Place { pack: PACK, offset: 48, length, member: 1 };
-    let base = StoredEntry { digest: keys().block(&BLOCKS[16..]), place };
+    let stored = StoredEntry { digest: keys().block(&BLOCKS[16..]), place };
+    let base = Base { stored, content: &BLOCKS[16..], grown: 0 };
     let mut bytes = Vec::new();
-    let parts = ((FrameKind::Block, member), (&base, &BLOCKS[16..]));
-    assert!(Encoder::encode_delta(parts.0, &content, parts.1, &mut bytes).expect("within limits"));
+    let kind = (FrameKind::Block, member);
+    assert!(Encoder::encode_delta(kind, &content, &base, &mut bytes).expect("within limits"));
     bytes
 }
 

@@ -5,11 +5,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use zstd_safe::{CCtx, CParameter, DCtx, ResetDirective};
 
+use super::content::Base;
 use super::digest::{Digest, DigestKeys};
 use super::frame::{
     Codec, Frame, FrameHeader, FrameKind, HEADER_LENGTH, MEMBER_LENGTH, Member, encode_base,
 };
-use super::node::StoredEntry;
 use crate::base::{Error, ErrorKind, Result};
 
 /// How hard to compress.
@@ -38,6 +38,9 @@ const WINDOW_LOG: u32 = 20;
 const MIN_WINDOW_LOG: u32 = 10;
 /// A delta is mostly one long match after another: more than this finds nothing more.
 const DELTA_LEVEL: i32 = 1;
+/// What zstd's trained dictionaries begin with. Bytes that begin so are taken for one, unless
+/// they are given as a prefix, for which a context must be made anew.
+const DICTIONARY_MAGIC: [u8; 4] = 0xec30_a437_u32.to_le_bytes();
 
 /// The settings that automatic compression climbs while processors are idle, fastest first.
 /// Measured on a Debian disk in frames of 1 MiB, against zstd's level 1 on blocks of 128 KiB:
@@ -103,15 +106,16 @@ impl Encoder {
         Ok(seal((kind, codec, members.len()), content, &mut out[start..]))
     }
 
-    /// Appends the frame of `content` as a delta against `base`, whose content is `prefix`, to
-    /// `out`. Returns false, and appends nothing, unless that takes at most half of the content.
+    /// Appends the frame of `content` as a delta against `base` to `out`. Returns false, and
+    /// appends nothing, unless that takes at most half of the content and is worth it in the long
+    /// run.
     ///
     /// # Errors
     /// `Limit` for more than the kind's limits; `Invalid` for what zstd refuses.
     pub fn encode_delta(
         (kind, member): (FrameKind, Member),
         content: &[u8],
-        (base, prefix): (&StoredEntry, &[u8]),
+        base: &Base<'_>,
         out: &mut Vec<u8>,
     ) -> Result<bool> {
         if content.len() > kind.max_content() {
@@ -123,29 +127,29 @@ impl Encoder {
         out.resize(start + HEADER_LENGTH, 0);
         out.extend_from_slice(&member.digest.0);
         out.extend_from_slice(&member.length.to_le_bytes());
-        encode_base(base, out);
+        encode_base(&base.stored, out);
         let payload = out.len();
         let room = (content.len() / 2).saturating_sub(payload - start);
         out.resize(payload + room, 0);
-        // A context keeps its prefix as long as it lives, so each delta has its own. With
-        // `ref_prefix`, and in no other way, a prefix is never taken for a trained dictionary.
+        // A context keeps its prefix as long as it lives, so each delta has its own.
         let mut context = CCtx::create();
-        let span = (content.len() + prefix.len()).next_power_of_two().trailing_zeros();
+        let span = (content.len() + base.content.len()).next_power_of_two().trailing_zeros();
         let compressed = [
             CParameter::CompressionLevel(DELTA_LEVEL),
             CParameter::WindowLog(span.max(MIN_WINDOW_LOG)),
         ]
         .into_iter()
         .try_for_each(|parameter| context.set_parameter(parameter).map(drop))
-        .and_then(|()| context.ref_prefix(prefix))
+        .and_then(|()| context.ref_prefix(base.content))
         .map_err(|code| Error::new(ErrorKind::Invalid, zstd_safe::get_error_name(code)))
         // An error says that it did not fit.
         .map(|_| context.compress2(&mut out[payload..], content).ok())?;
-        let Some(length) = compressed else {
-            out.truncate(start);
+        let kept = compressed.map(|length| payload + length);
+        let kept = kept.filter(|end| base.is_worth_keeping(content.len(), end - start));
+        out.truncate(kept.unwrap_or(start));
+        if kept.is_none() {
             return Ok(false);
-        };
-        out.truncate(payload + length);
+        }
         seal((kind, Codec::Delta, 1), content, &mut out[start..]);
         Ok(true)
     }
@@ -279,12 +283,16 @@ impl Decoder {
             Codec::Zstd => {
                 check_length(self.context.decompress(content.as_mut_slice(), frame.payload))?;
             }
-            Codec::Delta => {
+            Codec::Delta if prefix.starts_with(&DICTIONARY_MAGIC) => {
                 let mut context = DCtx::create();
                 let decoded = context
                     .ref_prefix(prefix)
                     .and_then(|_| context.decompress(content.as_mut_slice(), frame.payload));
                 check_length(decoded)?;
+            }
+            Codec::Delta => {
+                let (out, payload) = (content.as_mut_slice(), frame.payload);
+                check_length(self.context.decompress_using_dict(out, payload, prefix))?;
             }
         }
         Ok(())
@@ -328,6 +336,7 @@ mod tests {
     use super::*;
     use crate::store::digest::PackId;
     use crate::store::frame::Place;
+    use crate::store::node::StoredEntry;
 
     fn keys() -> DigestKeys {
         DigestKeys::derive(&[7; 32])
@@ -393,8 +402,9 @@ mod tests {
         let base = StoredEntry { digest: keys().block(prefix), place };
         let member = Member { digest: keys().block(content), length: content.len() as u32 };
         let mut frame = b"before".to_vec();
-        let parts = ((FrameKind::Block, member), (&base, prefix));
-        let is_delta = Encoder::encode_delta(parts.0, content, parts.1, &mut frame).expect("valid");
+        let against = Base { stored: base, content: prefix, grown: 0 };
+        let kind = (FrameKind::Block, member);
+        let is_delta = Encoder::encode_delta(kind, content, &against, &mut frame).expect("valid");
         assert_eq!(frame[..6], *b"before");
         assert_eq!(is_delta, frame.len() > 6);
         let frame = is_delta.then(|| frame[6..].to_vec())?;
@@ -423,7 +433,7 @@ mod tests {
     #[test]
     fn a_base_that_looks_like_a_trained_dictionary_is_none() {
         let mut before = noise(64 << 10, 1);
-        before[..4].copy_from_slice(&0xec30_a437_u32.to_le_bytes());
+        before[..4].copy_from_slice(&DICTIONARY_MAGIC);
         let mut after = before.clone();
         after[5000] ^= 1;
         assert!(delta(&after, &before).expect("a delta").len() < 400);

@@ -219,11 +219,9 @@ impl StoreWriter {
         let mut frame = Vec::new();
         if let Some(before) = before
             && let Ok(base) = self.nodes_read.base(&self.frames, &before)
+            && Encoder::encode_delta((FrameKind::Node, member), content, &base, &mut frame)?
         {
-            let base = (&base.0, base.1);
-            if Encoder::encode_delta((FrameKind::Node, member), content, base, &mut frame)? {
-                return Ok(frame);
-            }
+            return Ok(frame);
         }
         let members = (FrameKind::Node, &[member][..]);
         self.encoder.encode(members, content, NODE_COMPRESSION, &mut frame)?;

@@ -56,10 +56,9 @@ impl<'a> Deltas<'a> {
             return None;
         }
         let before = *self.parent.block(block).ok()??.stored()?;
-        let (base, prefix) = self.contents.base(self.parent.frames(), &before).ok()?;
+        let base = self.contents.base(self.parent.frames(), &before).ok()?;
         let mut frame = Vec::new();
-        let base = (&base, prefix);
-        let made = Encoder::encode_delta((FrameKind::Block, member), bytes, base, &mut frame);
+        let made = Encoder::encode_delta((FrameKind::Block, member), bytes, &base, &mut frame);
         let is_delta = made.unwrap_or(false);
         self.luck.learn(is_delta);
         is_delta.then_some(frame)
