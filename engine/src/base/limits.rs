@@ -31,7 +31,7 @@ pub const MAX_TREE_LEVEL: u8 = 6;
 /// Decoded tree nodes that one open image keeps in memory at most.
 pub const CACHED_NODES: usize = 64;
 /// Pack files that one reader keeps open at most.
-pub const OPEN_PACKS: usize = 64;
+pub const OPEN_PACKS: usize = 256;
 /// Entries of finished packs that the index keeps on the heap before it writes a segment.
 pub const INDEX_HEAP_ENTRIES: usize = 131_072;
 /// Index segments above which the smallest are merged.
