@@ -14,4 +14,5 @@ pub mod fs;
 pub mod job;
 pub mod store;
 pub mod sys;
+pub mod track;
 pub mod volume;

@@ -65,3 +65,10 @@ pub const MIN_GRANULE: u64 = 4 * 1024;
 pub const MAX_GRANULE: u64 = MAX_BLOCK_SIZE as u64;
 /// Granules of one change map at most: 128 MiB of bits, which cover 64 TiB at 64 KiB.
 pub const MAX_GRANULES: u64 = 1 << 30;
+/// Disks that are tracked at the same time at most.
+pub const MAX_TRACKED_DISKS: u32 = 64;
+/// Writes in flight to tracked disks without a request queue at most; more are told, and then
+/// the marks at their queueing have to do.
+pub const MAX_TRACKED_IN_FLIGHT: u32 = 65_536;
+/// Epochs of one disk whose images were not stored that are kept apart at most; more are joined.
+pub const MAX_OPEN_EPOCHS: usize = 16;
