@@ -125,6 +125,85 @@ impl DeviceFacts {
     }
 }
 
+/// What the kernel counted of a disk since it appeared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskCounters {
+    /// Sectors of 512 bytes that were written, zeros without data included.
+    pub written: u64,
+    /// Sectors that were discarded.
+    pub discarded: u64,
+    /// Writes in flight now.
+    pub in_flight: u64,
+}
+
+impl DiskCounters {
+    /// Those of the disk that the kernel calls `name` (`/sys/block/NAME/stat`).
+    ///
+    /// # Errors
+    /// `NotFound` if it is gone.
+    pub fn of(name: &str) -> Result<Self> {
+        let folder = sysfs(name);
+        let fields = |file: &str| -> Option<Vec<u64>> {
+            let text = text(&folder.join(file))?;
+            text.split_whitespace().map(|field| field.parse().ok()).collect()
+        };
+        let read = || {
+            let (stat, in_flight) = (fields("stat")?, fields("inflight")?);
+            // Documentation/block/stat.rst: write sectors are the seventh, discard sectors the
+            // fourteenth; `inflight` has reads and writes.
+            Some(Self {
+                written: *stat.get(6)?,
+                discarded: stat.get(13).copied().unwrap_or(0),
+                in_flight: *in_flight.get(1)?,
+            })
+        };
+        read().ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("{}: no such disk any more", folder.display()))
+        })
+    }
+}
+
+/// How a disk takes requests, as far as tracking its changes needs to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskQueue {
+    /// It has no request queue (device mapper, md, zram).
+    pub is_bio_based: bool,
+    /// It is zoned, so that the place of some writes is known only once they are done.
+    pub is_zoned: bool,
+    /// The kernel counts its sectors.
+    pub is_counted: bool,
+}
+
+impl DiskQueue {
+    /// That of the disk that the kernel calls `name`.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        let folder = sysfs(name);
+        let zoned = text(&folder.join("queue/zoned"));
+        Self {
+            is_bio_based: !folder.join("mq").is_dir(),
+            is_zoned: zoned.is_some_and(|zoned| zoned != "none"),
+            is_counted: text(&folder.join("queue/iostats")).is_none_or(|flag| flag != "0"),
+        }
+    }
+}
+
+/// The kernel's name of the disk with the device number `major:minor`, while there is one.
+#[must_use]
+pub fn name_of(number: &str) -> Option<String> {
+    file_name(&fs::canonicalize(format!("/sys/dev/block/{number}")).ok()?)
+}
+
+/// The random id of the machine's running boot.
+///
+/// # Errors
+/// `Io` if the kernel does not tell.
+pub fn boot_id() -> Result<String> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    let id = fs::read_to_string(PATH).context(|| format!("read {PATH}"))?;
+    Ok(id.trim().to_owned())
+}
+
 /// The device node of the block device that the kernel calls `name`.
 #[must_use]
 pub fn node(name: &str) -> PathBuf {

@@ -116,7 +116,9 @@ impl Flag {
             Self::TooLong => Some("one write was longer than can be marked"),
             Self::NoSectors => Some("zones were reset"),
             Self::ZoneAppend => Some("zone appends were written"),
-            Self::PassThrough => Some("commands went past the block layer (SG_IO, NVMe passthrough)"),
+            Self::PassThrough => {
+                Some("commands went past the block layer (SG_IO, NVMe passthrough)")
+            }
             Self::TooManyInFlight | Self::Failed | Self::SeveralRanges => None,
         }
     }
@@ -148,12 +150,43 @@ impl BitmapShape {
         let words = usize::try_from(bits.div_ceil(64)).unwrap_or(usize::MAX);
         Self { granules, coarse, words }
     }
+}
 
-    /// The bits that a granule has: its own, and the coarse one.
+/// What the programs know of a disk.
+#[derive(Debug, Clone, Copy)]
+pub struct DiskEntry {
+    /// Its slot.
+    pub slot: u32,
+    /// Sectors of a granule, as a power of two.
+    pub shift: u32,
+    /// Its sequence number.
+    pub sequence: u64,
+    /// The first bit of the coarse part of its maps.
+    pub coarse: u64,
+    /// Whether it has no request queue.
+    pub is_bio_based: bool,
+}
+
+impl DiskEntry {
+    /// Its bytes, in the machine's order, which is the programs'.
     #[must_use]
-    pub fn bits_of(&self, granule: u64) -> [u64; 2] {
-        [granule, self.coarse + (granule >> COARSE_SHIFT)]
+    #[allow(clippy::host_endian_bytes)]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(self.slot.to_ne_bytes());
+        bytes.extend(self.shift.to_ne_bytes());
+        bytes.extend(self.sequence.to_ne_bytes());
+        bytes.extend(self.coarse.to_ne_bytes());
+        bytes.extend(u64::from(self.is_bio_based).to_ne_bytes());
+        bytes
     }
+}
+
+/// A key or value of 32 bits, in the machine's order.
+#[must_use]
+#[allow(clippy::host_endian_bytes)]
+pub fn word(value: u32) -> [u8; 4] {
+    value.to_ne_bytes()
 }
 
 #[cfg(test)]
@@ -164,9 +197,9 @@ mod tests {
     fn fine_and_coarse_bits_do_not_meet() {
         for granules in [1, 63, 64, 65, 4096, 1_000_003] {
             let shape = BitmapShape::new(granules);
-            let [fine, coarse] = shape.bits_of(granules - 1);
-            assert!(fine < shape.coarse && shape.coarse <= coarse);
-            assert_eq!(coarse / 64 + 1, shape.words as u64);
+            let (fine, last) = (granules - 1, shape.coarse + ((granules - 1) >> COARSE_SHIFT));
+            assert!(fine < shape.coarse && shape.coarse <= last);
+            assert_eq!(last / 64 + 1, shape.words as u64);
         }
     }
 }

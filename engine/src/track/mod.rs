@@ -1,28 +1,352 @@
-//! Change tracking by programs in the kernel.
+//! Change tracking by programs in the kernel: which parts of a disk were written since its last
+//! image, with no module, agent or running process, and with a proof that nothing was missed.
+//!
+//! A write is marked when it is queued and again before its completion is reported. An epoch's
+//! bitmap is replaced, never cleared, and read only after that, so that a write that was in
+//! flight meanwhile is marked in a later epoch too. The programs' count of completed sectors must
+//! equal the kernel's own ([`verdict`]), or the map is not believed.
+//!
+//! An epoch ends with a checkpoint and is given up once its image is stored
+//! ([`Tracker::commit`]); until then the next checkpoint tells its changes again.
+
+mod bitmap;
+mod evidence;
+mod installation;
 mod layout;
+mod page;
 mod programs;
+mod tracker;
+mod verdict;
 
-#[cfg(test)]
-mod tests {
-    use super::layout::{DISKS, IN_FLIGHT, SLOTS, STATS, WRITES};
-    use super::programs::{Hook, Maps};
-    use crate::sys::bpf::{KernelTypes, Map, MapKind};
-    use std::os::fd::AsRawFd;
+use std::fs::File;
+use std::path::Path;
 
-    #[test]
-    fn loads() {
-        let types = KernelTypes::of_running_kernel().unwrap_or_else(|e| panic!("{e}"));
-        let disks = Map::create(DISKS, SLOTS, "imgx_disks").unwrap_or_else(|e| panic!("{e}"));
-        let stats = Map::create(STATS, SLOTS, "imgx_stats").unwrap_or_else(|e| panic!("{e}"));
-        let in_flight = Map::create(IN_FLIGHT, WRITES, "imgx_flight").unwrap_or_else(|e| panic!("{e}"));
-        let like = Map::create(MapKind::Words, 1, "imgx_epoch").unwrap_or_else(|e| panic!("{e}"));
-        let like = like.descriptor().as_raw_fd();
-        let epochs = Map::create(MapKind::ArrayOfMaps { like }, SLOTS, "imgx_epochs").unwrap_or_else(|e| panic!("{e}"));
-        let maps = Maps { disks: &disks, stats: &stats, epochs: &epochs, in_flight: &in_flight };
-        for hook in Hook::ALL {
-            let start = std::time::Instant::now();
-            let p = hook.load(&types, maps);
-            println!("{hook:?} {:?} {:?}", p.map_err(|e| e.to_string()), start.elapsed());
-        }
+use self::bitmap::Bitmap;
+use self::installation::{Installation, remove_all};
+use self::layout::{BitmapShape, DiskEntry};
+use self::page::{Own, VERSION};
+use self::programs::Hook;
+use self::verdict::Judge;
+use crate::base::limits::MAX_TRACKED_DISKS;
+use crate::base::{ByteCount, Error, ErrorContext, ErrorKind, Granule, Result, fields};
+use crate::sys::bpf::BpfFolder;
+use crate::sys::device::{DeviceFacts, DiskQueue, name_of};
+
+pub use evidence::Evidence;
+pub use page::Sectors;
+pub use tracker::{Checkpoint, Tracker};
+pub use verdict::Verdict;
+
+/// Where the usual installation is pinned in bpffs.
+const FOLDER: &str = "imgx";
+
+/// An installation of programs, which may be there or not.
+#[derive(Debug, Clone)]
+pub struct Tracking {
+    folder: String,
+}
+
+impl Default for Tracking {
+    fn default() -> Self {
+        Self::named(FOLDER)
     }
+}
+
+/// How a tracked disk is doing.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// The kernel's name of the disk; none if it is gone.
+    pub name: Option<String>,
+    /// Its device number, `major:minor`.
+    pub device: String,
+    /// Its size.
+    pub size: ByteCount,
+    /// The granule of its map.
+    pub granule: Granule,
+    /// Bytes of the kernel's memory that its maps take now.
+    pub memory: u64,
+    /// The running epoch.
+    pub epoch: u64,
+    /// Epochs whose image was not stored yet, the running one among them.
+    pub open_epochs: usize,
+    /// What a map would be worth now.
+    pub verdict: Verdict,
+    /// Sectors that the programs saw completed since tracking began.
+    pub completed: Sectors,
+    /// Sectors that the kernel counted since then.
+    pub kernel: Sectors,
+}
+
+impl Tracking {
+    /// The installation that is pinned in `folder` of bpffs.
+    #[must_use]
+    pub fn named(folder: impl Into<String>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// Starts tracking the disk `device`, in granules of its size's usual length unless one is
+    /// given. Says whether it was not tracked already; what its tracking was started with stays.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no whole disk; `Unsupported` for a disk that cannot be tracked, or
+    /// saying what the kernel lacks; `Limit` for too many disks.
+    pub fn start(&self, device: &Path, granule: Option<Granule>) -> Result<bool> {
+        let disk = WholeDisk::open(device)?;
+        let queue = DiskQueue::of(&disk.facts.name);
+        disk.check(&queue)?;
+        let folder = BpfFolder::create(&self.folder)?;
+        let _lock = folder.lock()?;
+        let installation = match Installation::existing(&folder) {
+            Ok(Some(found)) => found,
+            Ok(None) => Installation::create(&folder)?,
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                // What is left of it tracks nothing any more.
+                remove_all(&folder);
+                Installation::create(&folder)?
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(slot) = disk.slot(&installation) {
+            if disk.is_of(&installation, slot) {
+                return Ok(false);
+            }
+            clear(&installation, slot)?;
+        }
+        let mut free =
+            (0..MAX_TRACKED_DISKS).filter(|slot| !installation.page(*slot).is(Own::Version));
+        let slot = free.next().ok_or_else(|| {
+            let context = format!("{MAX_TRACKED_DISKS} disks are tracked already");
+            Error::new(ErrorKind::Limit, context)
+        })?;
+        let granule = granule.unwrap_or_else(|| Granule::for_disk(disk.size));
+        let started = disk.begin(&installation, slot, granule, queue);
+        started.inspect_err(|_failed| {
+            let _reported = clear(&installation, slot);
+        })?;
+        Ok(true)
+    }
+
+    /// Stops tracking the disk `device`; the last one takes the programs with it. Says whether
+    /// it was tracked. What is left of a broken installation goes whole.
+    ///
+    /// # Errors
+    /// `NotFound` for no such device; the kernel's.
+    pub fn stop(&self, device: &Path) -> Result<bool> {
+        let disk = WholeDisk::open(device)?;
+        let Some(folder) = BpfFolder::existing(&self.folder) else { return Ok(false) };
+        let _lock = folder.lock()?;
+        let installation = match Installation::existing(&folder) {
+            Ok(Some(installation)) => installation,
+            Ok(None) => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                remove_all(&folder);
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
+        };
+        let Some(slot) = disk.slot(&installation) else { return Ok(false) };
+        clear(&installation, slot)?;
+        if installation.slots().next().is_none() {
+            remove_all(&folder);
+        }
+        Ok(true)
+    }
+
+    /// How all tracked disks are doing.
+    ///
+    /// # Errors
+    /// `Unsupported` when tracking was broken off; the kernel's.
+    pub fn status(&self) -> Result<Vec<Status>> {
+        let Some(folder) = BpfFolder::existing(&self.folder) else { return Ok(Vec::new()) };
+        let _lock = folder.lock()?;
+        let Some(installation) = Installation::existing(&folder)? else { return Ok(Vec::new()) };
+        installation.slots().map(|slot| status_of(&installation, slot)).collect()
+    }
+
+    /// The tracker of the disk `device`; none if that is no whole disk, or is not tracked.
+    ///
+    /// # Errors
+    /// `Unsupported` when tracking was broken off, or is another disk's by now; the kernel's.
+    pub fn open(&self, device: &Path) -> Result<Option<Tracker>> {
+        let Some(folder) = BpfFolder::existing(&self.folder) else { return Ok(None) };
+        let Ok(disk) = WholeDisk::open(device) else { return Ok(None) };
+        let _lock = folder.lock()?;
+        let Some(installation) = Installation::existing(&folder)? else { return Ok(None) };
+        let Some(slot) = disk.slot(&installation) else { return Ok(None) };
+        if !disk.is_of(&installation, slot) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "{} was exchanged, attached again or resized since its tracking began; stop \
+                     it and start it again",
+                    device.display()
+                ),
+            ));
+        }
+        let id = id_of(&installation, slot);
+        Ok(Some(Tracker::new(self.folder.clone(), disk.facts, disk.size, slot, id)))
+    }
+}
+
+/// A disk that is to be tracked.
+struct WholeDisk {
+    facts: DeviceFacts,
+    size: ByteCount,
+    number: u32,
+    sequence: u64,
+}
+
+impl WholeDisk {
+    fn open(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let file = File::open(path).context(|| format!("open {shown}"))?;
+        let facts = DeviceFacts::of(&file).map_err(|error| error.within(path.display()))?;
+        if let Some(disk) = &facts.parent_disk {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("{shown} is a partition: track its disk, {disk}, whole"),
+            ));
+        }
+        let invalid = || Error::new(ErrorKind::Invalid, format!("{shown}: no device number"));
+        let (major, minor) = facts.number.split_once(':').ok_or_else(invalid)?;
+        let number = major.parse::<u32>().ok().zip(minor.parse::<u32>().ok());
+        let number = number.map(|(major, minor)| major << 20 | minor).ok_or_else(invalid)?;
+        let sequence = facts.disk_sequence.ok_or_else(|| {
+            let context = format!("{shown} has no sequence number: that takes Linux 5.15");
+            Error::new(ErrorKind::Unsupported, context)
+        })?;
+        // The kernel serves whole sectors only.
+        let sector = u64::from(facts.logical_sector_size);
+        let size = ByteCount(facts.size.0 / sector * sector);
+        Ok(Self { facts, size, number, sequence })
+    }
+
+    /// Refuses what cannot be tracked.
+    fn check(&self, queue: &DiskQueue) -> Result<()> {
+        let name = &self.facts.name;
+        let refuse = |why: &str| {
+            Err(Error::new(ErrorKind::Unsupported, format!("{name} cannot be tracked: {why}")))
+        };
+        if self.size.0 == 0 {
+            return refuse("it has no size");
+        }
+        if queue.is_zoned {
+            return refuse("it is zoned, and where appends went is known only when they are done");
+        }
+        if !queue.is_counted {
+            return refuse("the kernel does not count its sectors (queue/iostats is 0)");
+        }
+        Ok(())
+    }
+
+    fn slot(&self, installation: &Installation) -> Option<u32> {
+        let device = u64::from(self.number);
+        installation.slots().find(|slot| installation.page(*slot).get(Own::Device) == device)
+    }
+
+    /// Whether the slot's tracking is of this very disk.
+    fn is_of(&self, installation: &Installation, slot: u32) -> bool {
+        let page = installation.page(slot);
+        page.get(Own::Version) == VERSION
+            && page.get(Own::Sequence) == self.sequence
+            && page.get(Own::Size) == self.size.0
+    }
+
+    fn begin(
+        &self,
+        installation: &Installation,
+        slot: u32,
+        granule: Granule,
+        queue: DiskQueue,
+    ) -> Result<()> {
+        const FIRST_EPOCH: u64 = 1;
+        if queue.is_bio_based {
+            installation.attach(Hook::Bio)?;
+        }
+        let bitmap = Bitmap::create(self.size, granule)?;
+        let pin = tracker::epoch_pin(slot, FIRST_EPOCH);
+        installation.folder().pin(&pin, bitmap.map.descriptor())?;
+        installation.switch(slot, bitmap.map.descriptor())?;
+        let page = installation.page(slot);
+        page.clear();
+        let mut id = [0; 16];
+        getrandom::fill(&mut id)
+            .map_err(|error| Error::new(ErrorKind::Io, format!("random numbers: {error}")))?;
+        let half = |at| fields::le64(&id, at).unwrap_or(0);
+        page.set(Own::Device, self.number.into());
+        page.set(Own::Size, self.size.0);
+        page.set(Own::Granule, granule.bytes());
+        page.set(Own::Sequence, self.sequence);
+        page.set(Own::IdHigh, half(0));
+        page.set(Own::IdLow, half(8));
+        page.set(Own::Epoch, FIRST_EPOCH);
+        page.set(Own::BioBased, queue.is_bio_based.into());
+        page.set(Own::Misses, installation.misses()?);
+        page.set(Own::Version, VERSION);
+        let entry = DiskEntry {
+            slot,
+            // Sectors of 512 bytes.
+            shift: granule.exponent().saturating_sub(9),
+            sequence: self.sequence,
+            coarse: BitmapShape::new(granule.count(self.size)).coarse,
+            is_bio_based: queue.is_bio_based,
+        };
+        installation.watch(self.number, &entry)?;
+        let misses = installation.misses()?;
+        Judge { name: &self.facts.name, page, misses, is_bio_based: queue.is_bio_based }.begin()
+    }
+}
+
+/// Ends the tracking of a slot's disk.
+fn clear(installation: &Installation, slot: u32) -> Result<()> {
+    let page = installation.page(slot);
+    if let Ok(device) = u32::try_from(page.get(Own::Device)) {
+        installation.forget(device)?;
+    }
+    for name in tracker::pins_of(installation.folder(), slot)? {
+        installation.folder().unpin(&name)?;
+    }
+    page.clear();
+    Ok(())
+}
+
+fn id_of(installation: &Installation, slot: u32) -> String {
+    let page = installation.page(slot);
+    format!("{:016x}{:016x}", page.get(Own::IdHigh), page.get(Own::IdLow))
+}
+
+fn status_of(installation: &Installation, slot: u32) -> Result<Status> {
+    let page = installation.page(slot);
+    let number = page.get(Own::Device);
+    let device = format!("{}:{}", number >> 20, number & 0xf_ffff);
+    let size = ByteCount(page.get(Own::Size));
+    let granule = Granule::new(page.get(Own::Granule))?;
+    let pins = tracker::pins_of(installation.folder(), slot)?;
+    let name = name_of(&device);
+    let is_same = || {
+        let path = crate::sys::device::node(name.as_ref()?);
+        Some(WholeDisk::open(&path).is_ok_and(|disk| disk.is_of(installation, slot)))
+    };
+    let gone = "the disk was removed, exchanged or resized; stop it and start it again";
+    let (verdict, kernel) = match &name {
+        Some(name) if is_same() == Some(true) => {
+            let misses = installation.misses()?;
+            let is_bio_based = page.is(Own::BioBased);
+            let judgement = Judge { name, page, misses, is_bio_based }.judge()?;
+            (judgement.verdict, judgement.kernel)
+        }
+        _ => (Verdict::Tainted(gone.to_owned()), Sectors::default()),
+    };
+    Ok(Status {
+        name,
+        device,
+        size,
+        granule,
+        memory: Bitmap::memory(size, granule) * pins.len() as u64,
+        epoch: page.get(Own::Epoch),
+        open_epochs: pins.iter().filter(|pin| !tracker::is_carry(pin)).count(),
+        verdict,
+        completed: page.completed(),
+        kernel,
+    })
 }

@@ -1,0 +1,129 @@
+//! What a tracker says of itself in an image's manifest: why its map may be believed.
+
+use serde::{Deserialize, Serialize};
+
+use super::page::Sectors;
+use super::verdict::Verdict;
+use crate::base::ByteCount;
+
+/// A checkpoint's evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The random id of the tracking, from its start to its stop.
+    pub tracker: String,
+    /// The boot in which it ran.
+    pub boot_id: String,
+    /// The disk's device number, `major:minor`.
+    pub device: String,
+    /// The disk's sequence number, which no other disk had since boot.
+    pub disk_sequence: u64,
+    /// The disk's size.
+    pub size: ByteCount,
+    /// Bytes of a granule of the map.
+    pub granule: u64,
+    /// The first epoch that the map covers.
+    pub since: u64,
+    /// The last.
+    pub epoch: u64,
+    /// `exact`, `carried` or `tainted`.
+    pub verdict: String,
+    /// Why it is tainted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Sectors that the kernel counted since the last image.
+    pub kernel: Sectors,
+    /// Sectors that the programs saw completed since tracking began.
+    pub completed: Sectors,
+    /// Sectors that they saw queued since tracking began.
+    pub queued: Sectors,
+    /// How often programs were not run since tracking began.
+    pub misses: u64,
+}
+
+impl Evidence {
+    /// Whether a map with this evidence says all that changed since the image whose evidence is
+    /// `parent`.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn follows(&self, parent: &Self) -> Result<(), String> {
+        if self.boot_id != parent.boot_id {
+            return Err("the machine was booted since the parent was captured".to_owned());
+        }
+        if self.tracker != parent.tracker {
+            return Err("tracking was started anew since the parent was captured".to_owned());
+        }
+        let of_disk = |one: &Self| (one.device.clone(), one.disk_sequence, one.size, one.granule);
+        if of_disk(self) != of_disk(parent) {
+            return Err("the parent was captured from another disk".to_owned());
+        }
+        if self.since > parent.epoch.saturating_add(1) {
+            return Err("another image was captured since, into another history".to_owned());
+        }
+        if self.epoch <= parent.epoch {
+            return Err("the parent is younger than the map".to_owned());
+        }
+        Ok(())
+    }
+
+    pub(super) fn judge(verdict: &Verdict) -> (String, Option<String>) {
+        match verdict {
+            Verdict::Exact => ("exact".to_owned(), None),
+            Verdict::Carried => ("carried".to_owned(), None),
+            Verdict::Tainted(reason) => ("tainted".to_owned(), Some(reason.clone())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evidence(since: u64, epoch: u64) -> Evidence {
+        Evidence {
+            tracker: "a".to_owned(),
+            boot_id: "b".to_owned(),
+            device: "7:0".to_owned(),
+            disk_sequence: 3,
+            size: ByteCount(1 << 20),
+            granule: 4096,
+            since,
+            epoch,
+            verdict: "exact".to_owned(),
+            reason: None,
+            kernel: Sectors::default(),
+            completed: Sectors::default(),
+            queued: Sectors::default(),
+            misses: 0,
+        }
+    }
+
+    #[test]
+    fn a_map_follows_only_an_image_of_the_same_disk_and_tracking() {
+        let parent = evidence(1, 4);
+        for (since, epoch) in [(5, 5), (5, 9), (3, 6), (1, 5)] {
+            assert_eq!(evidence(since, epoch).follows(&parent), Ok(()));
+        }
+        for (since, epoch) in [(6, 7), (1, 4), (2, 3)] {
+            assert!(evidence(since, epoch).follows(&parent).is_err(), "{since} to {epoch}");
+        }
+        let next = evidence(5, 5);
+        for other in [
+            Evidence { tracker: "c".to_owned(), ..parent.clone() },
+            Evidence { boot_id: "c".to_owned(), ..parent.clone() },
+            Evidence { disk_sequence: 4, ..parent.clone() },
+            Evidence { size: ByteCount(1 << 21), ..parent.clone() },
+            Evidence { granule: 8192, ..parent.clone() },
+            Evidence { device: "7:1".to_owned(), ..parent.clone() },
+        ] {
+            assert!(next.follows(&other).is_err(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn evidence_reads_back_from_json() {
+        let evidence = evidence(1, 2);
+        let text = serde_json::to_string(&evidence).expect("plain");
+        assert_eq!(serde_json::from_str::<Evidence>(&text).expect("its own"), evidence);
+    }
+}
