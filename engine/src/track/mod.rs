@@ -19,6 +19,7 @@ mod tracker;
 mod verdict;
 
 use std::fs::File;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use self::bitmap::Bitmap;
@@ -200,6 +201,11 @@ impl WholeDisk {
     fn open(path: &Path) -> Result<Self> {
         let shown = path.display();
         let file = File::open(path).context(|| format!("open {shown}"))?;
+        let metadata = file.metadata().context(|| format!("stat {shown}"))?;
+        if !metadata.file_type().is_block_device() {
+            let context = format!("{shown}: not a block device; only those can be tracked");
+            return Err(Error::new(ErrorKind::Invalid, context));
+        }
         let facts = DeviceFacts::of(&file).map_err(|error| error.within(path.display()))?;
         if let Some(disk) = &facts.parent_disk {
             return Err(Error::new(

@@ -1,0 +1,7 @@
+//! Tracking changes in the kernel: what really changed is in the map, whatever happens.
+//!
+//! The truth is the file behind a loop device: it has what reached the medium.
+
+mod epochs;
+mod hammer;
+mod support;

@@ -1,0 +1,98 @@
+//! Disks that are tracked by an installation of the test's own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use imgx_engine::base::{ErrorKind, Granule, Result};
+use imgx_engine::track::{Tracker, Tracking};
+use imgx_fixtures::loopdev::LoopDevice;
+use imgx_fixtures::tool;
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A loop device in memory, tracked.
+pub struct Tracked {
+    pub tracking: Tracking,
+    folder: String,
+    /// The file behind the device.
+    pub file: PathBuf,
+    // Before the folder: the device holds its file.
+    pub device: LoopDevice,
+    _temporary: tempfile::TempDir,
+}
+
+impl Tracked {
+    /// A tracked disk of `size` bytes; none, with the reason printed, where that cannot be had.
+    pub fn new(size: u64, granule: u64) -> Option<Self> {
+        let temporary = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let temporary = temporary.expect("a temporary folder can be made");
+        let file = temporary.path().join("disk");
+        fs::File::create(&file).and_then(|file| file.set_len(size)).expect("a file can be made");
+        Self::of_file(temporary, file, granule)
+    }
+
+    /// The same, of a file that is there.
+    pub fn of_file(temporary: tempfile::TempDir, file: PathBuf, granule: u64) -> Option<Self> {
+        if let Some(why) = LoopDevice::unavailable() {
+            println!("skipped: {why}");
+            return None;
+        }
+        let device = LoopDevice::attach(&file).expect("attached");
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = format!("imgx-test-{}-{number}", std::process::id());
+        let tracking = Tracking::named(&folder);
+        let this = Self { tracking, folder, file, device, _temporary: temporary };
+        let granule = Granule::new(granule).expect("valid");
+        match this.tracking.start(this.device.path(), Some(granule)) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                println!("skipped: {error}");
+                None
+            }
+            started => {
+                assert!(started.expect("started"), "it was tracked already");
+                Some(this)
+            }
+        }
+    }
+
+    pub fn folder(&self) -> &str {
+        &self.folder
+    }
+
+    pub fn tracker(&self) -> Tracker {
+        self.try_tracker().expect("opened").expect("tracked")
+    }
+
+    pub fn try_tracker(&self) -> Result<Option<Tracker>> {
+        self.tracking.open(self.device.path())
+    }
+
+    /// Writes what the kernel still holds of the disk.
+    pub fn settle(&self) {
+        let path = self.device.path().to_str().expect("plain");
+        tool::run("blockdev", &["--flushbufs", path]).expect("flushed");
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        let _best_effort = self.tracking.stop(self.device.path());
+        let folder = Path::new("/sys/fs/bpf").join(&self.folder);
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let _best_effort = fs::remove_file(entry.path());
+        }
+        let _best_effort = fs::remove_dir(folder);
+    }
+}
+
+/// Numbers that look random, the same each time.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound.max(1)
+    }
+}
