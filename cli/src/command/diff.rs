@@ -23,9 +23,10 @@ pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
     let repository = session.repository()?;
     let _lock = repository.lock_to_read("diff")?;
     let stop = session.stop_on_signals()?;
-    let before = repository.resolve(&arguments.before)?;
-    let after = repository.resolve(&arguments.after)?;
-    let readers = [repository.reader(&before), repository.reader(&after)];
+    let images = repository.images()?;
+    let before = images.resolve(&arguments.before)?;
+    let after = images.resolve(&arguments.after)?;
+    let readers = [repository.reader(before), repository.reader(after)];
     let console = &session.console;
     let reporter = Reporter::new(console, stop);
     let (mut bytes, mut places, mut listed) = (0, 0_u64, Vec::new());
