@@ -65,3 +65,5 @@ pub const MIN_GRANULE: u64 = 4 * 1024;
 pub const MAX_GRANULE: u64 = MAX_BLOCK_SIZE as u64;
 /// Granules of one change map at most: 128 MiB of bits, which cover 64 TiB at 64 KiB.
 pub const MAX_GRANULES: u64 = 1 << 30;
+/// Cells of one map at most, besides one for each of its sections.
+pub const MAX_MAP_CELLS: u64 = 65_536;

@@ -1,10 +1,12 @@
 //! The verbs: each makes a plan that can be shown, then runs it.
 
 pub mod capture;
+pub mod map;
 mod pipeline;
 pub mod restore;
 pub mod verify;
 
 pub use capture::{Capture, CaptureOptions, CaptureReport, Effort, OnError, ParentChoice};
+pub use map::{DiskMap, Holding, MapSection};
 pub use restore::{Restore, RestoreOptions, RestorePlan, RestoreReport, Space};
 pub use verify::{Salvage, SalvageReport, VerifyOptions, VerifyReport, verify};
