@@ -67,3 +67,5 @@ pub const MAX_GRANULE: u64 = MAX_BLOCK_SIZE as u64;
 pub const MAX_GRANULES: u64 = 1 << 30;
 /// Cells of one map at most, besides one for each of its sections.
 pub const MAX_MAP_CELLS: u64 = 65_536;
+/// Blocks that are read at most to find out whether what is known of a restore's target is true.
+pub const KNOWN_SAMPLES: u64 = 256;

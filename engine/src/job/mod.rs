@@ -8,5 +8,5 @@ pub mod verify;
 
 pub use capture::{Capture, CaptureOptions, CaptureReport, Effort, OnError, ParentChoice};
 pub use map::{DiskMap, Holding, MapSection};
-pub use restore::{Restore, RestoreOptions, RestorePlan, RestoreReport, Space};
+pub use restore::{Known, Restore, RestoreOptions, RestorePlan, RestoreReport, Space};
 pub use verify::{Salvage, SalvageReport, VerifyOptions, VerifyReport, verify};
