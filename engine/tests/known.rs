@@ -4,7 +4,8 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -55,11 +56,23 @@ impl Scene {
         known: Known,
         observer: &dyn Observer,
     ) -> (RestoreReport, u64, PathBuf) {
-        let path = file(self.folder.path(), "target", target);
+        let path = self.folder.path().join("target");
+        write_sparse(&path, target);
         let options = RestoreOptions { known: Some(known), ..only_changed() };
         let plan = Restore::plan(&self.repository, image, &path, options).expect("planned");
         let compared = plan.describe().compared;
         (plan.run(observer).expect("restored"), compared, path)
+    }
+}
+
+/// Writes a new file whose zeros are holes, in pages of 4096 bytes.
+fn write_sparse(path: &Path, bytes: &[u8]) {
+    let target = File::create(path).expect("a file can be made");
+    target.set_len(bytes.len() as u64).expect("it can be sized");
+    for (number, page) in bytes.chunks(4096).enumerate() {
+        if page.iter().any(|byte| *byte != 0) {
+            target.write_all_at(page, number as u64 * 4096).expect("it can be written");
+        }
     }
 }
 

@@ -37,7 +37,10 @@ impl Differences {
     ) -> Result<Self> {
         let (mut data, mut holes) = split_extents(disk, image)?;
         if let Some(only) = only {
-            (data, holes) = (common(&data, only, image), common(&holes, only, image));
+            let manifest = image.manifest();
+            let range = |(first, count): &(u64, u64)| manifest.bytes_of(BlockIndex(*first), *count);
+            let only: Vec<ByteRange> = only.as_slice().iter().map(range).collect();
+            (data, holes) = (common(&data, &only), common(&holes, &only));
         }
         let total = data.iter().chain(&holes).map(ByteRange::len).sum();
         observer.event(&Event::Started { phase, total });
@@ -99,18 +102,18 @@ fn split_extents(disk: &Disk, image: &ImageReader) -> Result<(Vec<ByteRange>, Ve
     Ok((data, holes))
 }
 
-/// What `ranges`, which begin and end where blocks do, and `only` share.
-fn common(ranges: &[ByteRange], only: &Runs, image: &ImageReader) -> Vec<ByteRange> {
-    let mut runs = only.as_slice().iter().peekable();
+/// What both lists, each in order and without overlaps, share.
+fn common(ranges: &[ByteRange], others: &[ByteRange]) -> Vec<ByteRange> {
+    let mut others = others.iter().peekable();
     let mut found = Vec::new();
     for range in ranges {
-        while let Some((first, count)) = runs.peek() {
-            let run = image.manifest().bytes_of(BlockIndex(*first), *count);
-            found.extend(range.intersection(&run));
-            if run.end > range.end {
+        while let Some(other) = others.peek() {
+            found.extend(range.intersection(other));
+            // One that reaches beyond this range may share something with the next.
+            if other.end > range.end {
                 break;
             }
-            runs.next();
+            others.next();
         }
     }
     found
@@ -208,5 +211,38 @@ impl TreeVisitor for Holed<'_> {
         only_damage(error)?;
         push_common(&mut self.differing, (first, count), self.blocks.clone());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(ends: &[(u64, u64)]) -> Vec<ByteRange> {
+        ends.iter().map(|(start, end)| ByteRange { start: *start, end: *end }).collect()
+    }
+
+    #[test]
+    fn what_two_lists_share_is_what_each_byte_says() {
+        let lists = [
+            ranges(&[]),
+            ranges(&[(0, 100)]),
+            ranges(&[(0, 5), (5, 9), (20, 30), (40, 41), (60, 99)]),
+            ranges(&[(3, 25), (26, 27), (28, 70)]),
+            ranges(&[(5, 20), (30, 40), (41, 60)]),
+        ];
+        let holds = |list: &[ByteRange], byte: u64| {
+            list.iter().any(|range| range.start <= byte && byte < range.end)
+        };
+        for one in &lists {
+            for other in &lists {
+                let found = common(one, other);
+                for byte in 0..110 {
+                    let both = holds(one, byte) && holds(other, byte);
+                    assert_eq!(holds(&found, byte), both, "{byte} of {one:?} and {other:?}");
+                }
+                assert!(found.is_sorted(), "{found:?}");
+            }
+        }
     }
 }
