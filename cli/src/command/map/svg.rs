@@ -174,7 +174,57 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use imgx_engine::base::{ByteCount, ByteRange};
+    use imgx_engine::job::{DiskMap, Holding};
+    use imgx_engine::store::manifest::Cost;
+    use imgx_engine::store::repository::Image;
+    use imgx_engine::store::{ImageId, Manifest};
+    use serde_json::json;
+
     use super::*;
+
+    fn manifest(size: u64) -> Manifest {
+        let value = json!({
+            "imgx": "image", "format": 1, "repository": "0".repeat(32), "name": "<".repeat(200),
+            "created": "2026-01-01T00:00:00Z", "host": "h", "version": "0", "size": size,
+            "block_size": 131_072, "content": "0".repeat(64), "tree": {"state": "zero"},
+            "parent": null, "tracker": "compare", "source": null, "layout": null,
+            "unreadable": [], "cost": Cost::default(),
+        });
+        serde_json::from_value(value).expect("a manifest")
+    }
+
+    #[test]
+    fn the_worst_disk_makes_a_picture_of_bounded_size() {
+        let (count, length) = (2049_u64, 8_u64);
+        let volume = |number: u64| {
+            let word = "<".repeat(10_000);
+            json!({"name": word, "start": number * length, "length": length,
+                "content": {"kind": word, "label": word}})
+        };
+        let volumes: Vec<_> = (0..count).map(volume).collect();
+        let layout = json!({"sector_size": 512, "volumes": volumes});
+        let bad = Holding { unreadable: 1, ..Holding::default() };
+        let total = Holding { unreadable: length, ..Holding::default() };
+        let section = |number: u64| MapSection {
+            range: ByteRange::new(number * length, length),
+            volume: usize::try_from(number).ok(),
+            total,
+            cells: vec![bad; usize::from(MOST_CELLS) / 2049 + 1],
+        };
+        let image = Image { id: ImageId([0; 16]), manifest: manifest(count * length) };
+        let map = DiskMap {
+            size: ByteCount(count * length),
+            cell_length: ByteCount(1),
+            layout: serde_json::from_value(layout).expect("a layout"),
+            sections: (0..count).map(section).collect(),
+            total,
+            gone: ByteCount(0),
+        };
+        let drawn = draw(&Picture { map, image: &image, before: Some(&image), width: 8 });
+        assert!(drawn.len() < 6 << 20, "{} bytes", drawn.len());
+        assert_eq!(drawn.matches("<text").count(), drawn.matches("</text>").count());
+    }
 
     #[test]
     fn nothing_of_a_label_is_markup() {
