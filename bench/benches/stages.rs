@@ -3,8 +3,8 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use imgx_engine::base::BlockCount;
 use imgx_engine::base::bytes::is_zero;
+use imgx_engine::base::{BlockCount, BlockIndex};
 use imgx_engine::store::codec::{Compression, Decoder, Encoder};
 use imgx_engine::store::frame::{Frame, Member};
 use imgx_engine::store::node::Node;
@@ -75,7 +75,7 @@ fn decompress(c: &mut Criterion) {
     group.bench_function("text", |b| {
         b.iter(|| {
             let frame = Frame::open(black_box(&bytes)).expect("sound");
-            decoder.decode_blocks(&frame, &mut out)
+            decoder.decode_blocks(&frame, &[], &mut out)
         });
     });
 }
@@ -84,7 +84,11 @@ fn decompress(c: &mut Criterion) {
 struct Count;
 
 impl NodeSink for Count {
-    fn put_node(&mut self, node: &Node) -> imgx_engine::base::Result<StoredEntry> {
+    fn put_node(
+        &mut self,
+        node: &Node,
+        _first: BlockIndex,
+    ) -> imgx_engine::base::Result<StoredEntry> {
         Ok(StoredEntry { digest: node.digest(&keys()), place: place(0) })
     }
 }

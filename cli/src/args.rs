@@ -97,6 +97,10 @@ pub struct CaptureArguments {
     /// How to find what changed: `compare` reads everything
     #[arg(long, value_enum, default_value = "auto")]
     pub tracker: Tracker,
+    /// How much to read of what a tracker says did not change, to audit it [default: 64M or a
+    /// thousandth of the disk, the larger]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub audit: Option<u64>,
     /// Read every block, also those that no filesystem uses (the default until a filesystem can
     /// say which)
     #[arg(long)]

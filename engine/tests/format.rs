@@ -71,7 +71,7 @@ fn the_frame_of_the_format_text_is_what_is_written_and_read() {
     let bytes = frame();
     let mut content = Vec::new();
     let parts = Frame::open(&bytes).expect("sound");
-    Decoder::new(keys()).decode_blocks(&parts, &mut content).expect("sound");
+    Decoder::new(keys()).decode_blocks(&parts, &[], &mut content).expect("sound");
     assert_eq!(content, BLOCKS);
 }
 
@@ -86,4 +86,32 @@ fn the_node_of_the_format_text_is_what_is_written_and_read() {
     let bytes = node().encode();
     assert_eq!(documented("node"), dump(&bytes), "write this:\n{}", dump(&bytes));
     assert_eq!(Node::decode(&bytes).expect("sound"), node());
+}
+
+/// A block of 512 bytes that repeats the second block of the frame.
+fn repeated() -> Vec<u8> {
+    BLOCKS[16..].repeat(32)
+}
+
+fn delta() -> Vec<u8> {
+    let content = repeated();
+    let member = Member { digest: keys().block(&content), length: 512 };
+    let length = u32::try_from(frame().len()).expect("small");
+    let place = Place { pack: PACK, offset: 48, length, member: 1 };
+    let base = StoredEntry { digest: keys().block(&BLOCKS[16..]), place };
+    let mut bytes = Vec::new();
+    let parts = ((FrameKind::Block, member), (&base, &BLOCKS[16..]));
+    assert!(Encoder::encode_delta(parts.0, &content, parts.1, &mut bytes).expect("within limits"));
+    bytes
+}
+
+#[test]
+fn the_delta_of_the_format_text_is_what_is_written_and_read() {
+    assert_eq!(documented("delta"), dump(&delta()), "write this:\n{}", dump(&delta()));
+    let bytes = delta();
+    let parts = Frame::open(&bytes).expect("sound");
+    assert_eq!(parts.base.map(|base| base.digest), Some(keys().block(&BLOCKS[16..])));
+    let mut content = Vec::new();
+    Decoder::new(keys()).decode_blocks(&parts, &BLOCKS[16..], &mut content).expect("sound");
+    assert_eq!(content, repeated());
 }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use imgx_engine::base::{ByteRange, Result};
 use imgx_engine::job::{Capture, CaptureOptions, CaptureReport};
+use imgx_engine::store::Manifest;
 use imgx_engine::store::manifest::UnreadableRange;
 use serde_json::json;
 
@@ -28,6 +29,7 @@ pub fn run(arguments: &CaptureArguments, session: &Session) -> Result<Outcome> {
         effort: arguments.compress,
         io: arguments.io.into(),
         on_error: arguments.on_error.into(),
+        audit: arguments.audit,
         threads: arguments.threads,
     };
     let clock = Instant::now();
@@ -39,7 +41,11 @@ pub fn run(arguments: &CaptureArguments, session: &Session) -> Result<Outcome> {
     let seconds = clock.elapsed().as_secs_f64();
     print(&report, parent.as_deref(), seconds, session);
     let has_bad = report.manifest.cost.unreadable > 0;
-    Ok(if has_bad { Outcome::Unreadable } else { Outcome::Done })
+    Ok(match report.alarm {
+        Some(_) => Outcome::Damaged,
+        None if has_bad => Outcome::Unreadable,
+        None => Outcome::Done,
+    })
 }
 
 fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &Session) {
@@ -56,6 +62,8 @@ fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &S
         "content": manifest.content,
         "parent": manifest.parent,
         "tracker": manifest.tracker,
+        "tracker_doubt": manifest.tracker_doubt,
+        "alarm": report.alarm,
         "cost": cost,
         "unreadable": manifest.unreadable,
         "ratio": ratio,
@@ -70,12 +78,14 @@ fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &S
     let mut rows = vec![
         row("size", exact_size(manifest.size.0)),
         row("read", size(cost.read)),
+        row("unchanged", size(cost.unchanged)),
         row("zero", size(cost.zero)),
         row("duplicate", size(cost.duplicate)),
         row("new", size(cost.fresh)),
         row("stored", format!("{}{ratio}", size(cost.stored))),
         row("time", format!("{}{rate}", duration(seconds))),
     ];
+    rows.push(row("tracker", tracker(manifest)));
     if let (Some(parent), Some(created)) = (manifest.parent, parent) {
         let created = crate::output::local_time(created);
         rows.push(row("parent", format!("{} of {created}", short_id(parent))));
@@ -87,6 +97,14 @@ fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &S
     table(&rows, &[]).iter().for_each(|line| console.say(line));
     for line in unreadable_lines(&manifest.unreadable, cost.unreadable) {
         console.say(&line);
+    }
+}
+
+/// How changes were found, and why not in a better way.
+pub fn tracker(manifest: &Manifest) -> String {
+    match &manifest.tracker_doubt {
+        Some(doubt) => format!("{} ({doubt})", manifest.tracker),
+        None => manifest.tracker.clone(),
     }
 }
 

@@ -8,7 +8,7 @@ use imgx_engine::store::repository::Image;
 use imgx_engine::volume::{DiskLayout, Volume, probe};
 use serde_json::{Value, json};
 
-use super::capture::unreadable_lines;
+use super::capture::{tracker, unreadable_lines};
 use crate::args::{ShowArguments, is_path};
 use crate::output::{Console, duration, exact_size, local_time, ratio, size, table};
 use crate::session::{Outcome, Session};
@@ -64,7 +64,8 @@ fn show_image(image: &Image, console: &Console) {
     rows.push(row("content", manifest.content.to_string()));
     let parent = manifest.parent.map_or("none".to_owned(), |parent| parent.to_string());
     rows.push(row("parent", parent));
-    rows.push(row("tracker", manifest.tracker.clone()));
+    rows.push(row("tracker", tracker(manifest)));
+    rows.extend(manifest.tracking.as_ref().map(|evidence| row("evidence", evidence.to_string())));
     rows.extend(cost_rows(image));
     print_rows(&rows, console);
     for line in unreadable_lines(&manifest.unreadable, manifest.cost.unreadable) {
@@ -101,6 +102,7 @@ fn cost_rows(image: &Image) -> Vec<Vec<String>> {
     let seconds = cost.milliseconds as f64 / 1000.0;
     vec![
         row("read", format!("{} in {}", size(cost.read), duration(seconds))),
+        row("unchanged", size(cost.unchanged)),
         row("zero", size(cost.zero)),
         row("duplicate", size(cost.duplicate)),
         row("new", size(cost.fresh)),

@@ -6,7 +6,9 @@ mod pipeline;
 pub mod restore;
 pub mod verify;
 
-pub use capture::{Capture, CaptureOptions, CaptureReport, Effort, OnError, ParentChoice};
+pub use capture::{
+    Capture, CaptureOptions, CaptureReport, ChangeTracker, Effort, Findings, OnError, ParentChoice,
+};
 pub use map::{DiskMap, Holding, MapSection};
 pub use restore::{Known, Restore, RestoreOptions, RestorePlan, RestoreReport, Space};
 pub use verify::{Salvage, SalvageReport, VerifyOptions, VerifyReport, verify};

@@ -15,13 +15,15 @@
 //! | 24 | 4 | zero |
 //! | 28 | 4 | CRC32 of bytes 0 to 27 |
 //!
-//! The stored bytes are, for each member, its digest (32) and its length (4), then the payload.
+//! The stored bytes are, for each member, its digest (32) and its length (4), then of a delta its
+//! base (digest, pack, offset, length, member: 57), then the payload.
 
 use std::fmt;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::digest::{Digest, PackId};
+use super::node::StoredEntry;
 use crate::base::bytes::{FieldReader, to_hex};
 use crate::base::limits::{MAX_BLOCK_SIZE, MAX_FRAME_MEMBERS, MAX_MANIFEST_SIZE, MAX_NODE_SIZE};
 use crate::base::{Error, ErrorKind, Result};
@@ -30,6 +32,8 @@ use crate::base::{Error, ErrorKind, Result};
 pub const HEADER_LENGTH: usize = HEADER_FIELD as usize;
 /// Bytes that each member takes before the payload.
 pub const MEMBER_LENGTH: usize = 36;
+/// Bytes that a delta's base takes before the payload.
+pub const BASE_LENGTH: usize = 57;
 
 const HEADER_FIELD: u32 = 32;
 const MAGIC: [u8; 4] = *b"IMGF";
@@ -112,6 +116,8 @@ pub enum Codec {
     Raw,
     /// One zstd frame.
     Zstd,
+    /// One zstd frame that has another content of the repository, the delta's base, as prefix.
+    Delta,
 }
 
 impl Codec {
@@ -119,6 +125,7 @@ impl Codec {
         match self {
             Self::Raw => 0,
             Self::Zstd => 1,
+            Self::Delta => 2,
         }
     }
 
@@ -126,9 +133,10 @@ impl Codec {
         match code {
             0 => Ok(Self::Raw),
             1 => Ok(Self::Zstd),
+            2 => Ok(Self::Delta),
             _ => Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("frame codec {code}: this version knows 0 (raw) and 1 (zstd)"),
+                format!("frame codec {code}: this version knows 0 (raw), 1 (zstd) and 2 (delta)"),
             )),
         }
     }
@@ -238,19 +246,20 @@ impl FrameHeader {
     fn check_lengths(&self) -> Result<()> {
         let table = u64::from(self.members) * MEMBER_LENGTH as u64;
         let payload = u64::from(self.stored_length).checked_sub(table);
-        let sound = (1..=self.kind.max_members()).contains(&self.members)
+        let (max_members, base) = match self.codec {
+            Codec::Delta => (1, BASE_LENGTH as u64),
+            Codec::Raw | Codec::Zstd => (self.kind.max_members(), 0),
+        };
+        let sound = (1..=max_members).contains(&self.members)
             && self.content_length as usize <= self.kind.max_content()
-            && payload.is_some_and(|payload| payload <= u64::from(self.content_length));
+            && payload
+                .is_some_and(|payload| (base..=u64::from(self.content_length)).contains(&payload));
         if sound {
             return Ok(());
         }
         Err(Error::corrupt(
             format!("{} frame's lengths", self.kind.name()),
-            format!(
-                "at most {} members of {} bytes",
-                self.kind.max_members(),
-                self.kind.max_content()
-            ),
+            format!("at most {max_members} members of {} bytes", self.kind.max_content()),
             format!(
                 "{} members, {} bytes stored, {} of content",
                 self.members, self.stored_length, self.content_length
@@ -273,6 +282,8 @@ pub struct Frame<'a> {
     pub header: FrameHeader,
     /// Its members, in order; their lengths add up to the header's.
     pub members: Vec<Member>,
+    /// What a delta is against; no delta itself.
+    pub base: Option<StoredEntry>,
     /// What decodes to the members' contents.
     pub payload: &'a [u8],
 }
@@ -314,8 +325,12 @@ impl<'a> Frame<'a> {
         if total != u64::from(header.content_length) {
             return Err(Error::corrupt("members' lengths", header.content_length, total));
         }
+        let base = match header.codec {
+            Codec::Delta => Some(decode_base(&mut fields)?),
+            Codec::Raw | Codec::Zstd => None,
+        };
         let payload = fields.take(fields.remaining())?;
-        Ok(Self { header, members, payload })
+        Ok(Self { header, members, base, payload })
     }
 
     /// Checks that the frame holds what led here.
@@ -334,6 +349,21 @@ impl<'a> Frame<'a> {
             }
         }
     }
+}
+
+/// Appends a delta's base.
+pub fn encode_base(base: &StoredEntry, out: &mut Vec<u8>) {
+    out.extend_from_slice(&base.digest.0);
+    out.extend_from_slice(&base.place.pack.0);
+    out.extend_from_slice(&base.place.offset.to_le_bytes());
+    out.extend_from_slice(&base.place.length.to_le_bytes());
+    out.push(base.place.member);
+}
+
+fn decode_base(fields: &mut FieldReader<'_>) -> Result<StoredEntry> {
+    let (digest, pack) = (Digest(fields.array()?), PackId(fields.array()?));
+    let (offset, length, member) = (fields.u32()?, fields.u32()?, fields.u8()?);
+    Ok(StoredEntry { digest, place: Place { pack, offset, length, member } })
 }
 
 #[cfg(test)]

@@ -85,6 +85,9 @@ pub struct Cost {
     pub read: u64,
     /// Zero, or holes.
     pub zero: u64,
+    /// As in the parent, and not read.
+    #[serde(default)]
+    pub unchanged: u64,
     /// Stored before, here or in another image.
     pub duplicate: u64,
     /// Stored by this image.
@@ -137,6 +140,12 @@ pub struct Manifest {
     pub parent: Option<ImageId>,
     /// How changes were found.
     pub tracker: String,
+    /// Why they were not found in a better way, if one was tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracker_doubt: Option<String>,
+    /// What the tracker of changes said of itself, as [`crate::track`] describes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<serde_json::Value>,
     /// The source, as [`crate::block`] describes it.
     pub source: serde_json::Value,
     /// What the disk holds, as [`crate::volume`] describes it.

@@ -13,6 +13,7 @@
 
 pub mod codec;
 pub mod config;
+pub mod content;
 pub mod difference;
 pub mod digest;
 pub mod frame;
@@ -21,6 +22,7 @@ pub mod lock;
 pub mod manifest;
 pub mod node;
 pub mod pack;
+pub mod parent;
 pub mod reader;
 pub mod repository;
 pub mod salvage;
@@ -30,12 +32,14 @@ pub mod writer;
 
 pub use codec::{Compression, Decoder, Encoder};
 pub use config::Config;
+pub use content::ContentReader;
 pub use difference::difference;
 pub use digest::{Digest, DigestKeys, ImageId, PackId, RepositoryId};
 pub use frame::{FrameKind, Place};
 pub use lock::LockKind;
 pub use manifest::Manifest;
 pub use node::{Entry, StoredEntry};
+pub use parent::Parent;
 pub use reader::{FrameReader, ImageReader};
 pub use repository::Repository;
 pub use storage::{LocalStorage, Storage};

@@ -1,12 +1,12 @@
 //! Reading frames, nodes and whole images, every content checked against its digest.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::codec::{Decoder, check_digest};
-use super::digest::{Digest, DigestKeys, PackId};
-use super::frame::{Frame, FrameKind, HEADER_LENGTH, Member, Place};
+use super::codec::check_digest;
+use super::content::ContentReader;
+use super::digest::{DigestKeys, PackId};
+use super::frame::{FrameKind, HEADER_LENGTH, Place};
 use super::manifest::Manifest;
 use super::node::{Entry, Node, SECTOR, StoredEntry};
 use super::pack;
@@ -22,7 +22,7 @@ pub struct FrameReader {
     keys: DigestKeys,
     packs: Mutex<VecDeque<(PackId, Arc<dyn ObjectReader>)>>,
     nodes: Mutex<VecDeque<(StoredEntry, Arc<Node>)>>,
-    decoder: Mutex<Decoder>,
+    contents: Mutex<ContentReader>,
     is_bulk: bool,
 }
 
@@ -30,9 +30,9 @@ impl FrameReader {
     /// A reader of the packs in `storage`, whose digests are made with `keys`.
     #[must_use]
     pub fn new(storage: Arc<dyn Storage>, keys: DigestKeys) -> Self {
-        let decoder = Mutex::new(Decoder::new(keys.clone()));
+        let contents = Mutex::new(ContentReader::new(FrameKind::Node, keys.clone()));
         let (packs, nodes) = (Mutex::default(), Mutex::default());
-        Self { storage, keys, packs, nodes, decoder, is_bulk: false }
+        Self { storage, keys, packs, nodes, contents, is_bulk: false }
     }
 
     /// The same, for a job that reads much and nothing twice.
@@ -89,71 +89,10 @@ impl FrameReader {
     }
 
     fn read_node(&self, stored: &StoredEntry) -> Result<Node> {
-        let mut bytes = Vec::new();
-        self.frame(FrameKind::Node, &stored.place, &mut bytes)?;
-        let frame = Frame::open(&bytes)?;
-        frame.expect(FrameKind::Node, stored.place.member, &stored.digest)?;
-        let mut content = Vec::new();
-        lock(&self.decoder).expand(&frame, &mut content)?;
-        let node = Node::decode(&content)?;
+        let mut contents = lock(&self.contents);
+        let node = Node::decode(contents.read(self, stored)?)?;
         check_digest(stored.digest, node.digest(&self.keys))?;
         Ok(node)
-    }
-}
-
-/// Reads blocks, and keeps the frame of the last one: its neighbours on the disk are mostly
-/// there. One for each thread; its buffers are reused.
-pub struct BlockReader {
-    decoder: Decoder,
-    frame: Vec<u8>,
-    members: Vec<Member>,
-    content: Vec<u8>,
-}
-
-impl BlockReader {
-    /// A reader of blocks whose digests are made with `keys`.
-    #[must_use]
-    pub fn new(keys: DigestKeys) -> Self {
-        let decoder = Decoder::new(keys);
-        Self { decoder, frame: Vec::new(), members: Vec::new(), content: Vec::new() }
-    }
-
-    /// The content of the block `stored`, checked against its digest.
-    ///
-    /// # Errors
-    /// `Corrupt` with the place when anything differs; `Io`.
-    pub fn block(&mut self, frames: &FrameReader, stored: &StoredEntry) -> Result<&[u8]> {
-        let place = &stored.place;
-        if self.find(&stored.digest).is_none() {
-            // Whatever fails, no half of a frame stays behind.
-            self.members.clear();
-            frames.frame(FrameKind::Block, place, &mut self.frame)?;
-            self.decode(stored).map_err(|error| error.within(place))?;
-        }
-        match self.find(&stored.digest).and_then(|range| self.content.get(range)) {
-            Some(content) => Ok(content),
-            None => Err(Error::corrupt(place, stored.digest, "another member")),
-        }
-    }
-
-    fn decode(&mut self, stored: &StoredEntry) -> Result<()> {
-        let frame = Frame::open(&self.frame)?;
-        frame.expect(FrameKind::Block, stored.place.member, &stored.digest)?;
-        self.decoder.decode_blocks(&frame, &mut self.content)?;
-        self.members = frame.members;
-        Ok(())
-    }
-
-    fn find(&self, digest: &Digest) -> Option<Range<usize>> {
-        let mut start = 0_usize;
-        for member in &self.members {
-            let end = start.saturating_add(member.length as usize);
-            if member.digest == *digest {
-                return Some(start..end);
-            }
-            start = end;
-        }
-        None
     }
 }
 
@@ -180,14 +119,14 @@ fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct ImageReader {
     manifest: Manifest,
     frames: FrameReader,
-    blocks: Mutex<BlockReader>,
+    blocks: Mutex<ContentReader>,
 }
 
 impl ImageReader {
     /// The image of `manifest`.
     #[must_use]
     pub fn new(manifest: Manifest, frames: FrameReader) -> Self {
-        let blocks = Mutex::new(BlockReader::new(frames.keys().clone()));
+        let blocks = Mutex::new(ContentReader::new(FrameKind::Block, frames.keys().clone()));
         Self { manifest, frames, blocks }
     }
 
@@ -265,7 +204,7 @@ impl Copy<'_> {
         let (image, range) = (self.image, block);
         let Some((target, both)) = self.part(range) else { return Ok(()) };
         let mut blocks = lock(&image.blocks);
-        let content = blocks.block(&image.frames, stored)?;
+        let content = blocks.read(&image.frames, stored)?;
         if content.len() as u64 != range.len() {
             return Err(Error::corrupt("block's length", range.len(), content.len()));
         }

@@ -42,11 +42,11 @@ pub fn disk_digest(
 
 /// Takes finished nodes and says where they are stored.
 pub trait NodeSink {
-    /// Stores `node`, or finds it stored.
+    /// Stores `node`, whose first block is `first`, or finds it stored.
     ///
     /// # Errors
     /// The store's own.
-    fn put_node(&mut self, node: &Node) -> Result<StoredEntry>;
+    fn put_node(&mut self, node: &Node, first: BlockIndex) -> Result<StoredEntry>;
 }
 
 /// Finds nodes by digest and place.
@@ -71,6 +71,48 @@ impl TreeBuilder {
     #[must_use]
     pub fn new(blocks: BlockCount) -> Self {
         Self { levels: (0..=root_level(blocks)).map(Node::new).collect(), blocks, next: 0 }
+    }
+
+    /// The first block that was not added yet.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Blocks of the whole disk.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.blocks.0
+    }
+
+    /// Levels that the tree has.
+    #[must_use]
+    pub fn height(&self) -> u8 {
+        u8::try_from(self.levels.len()).unwrap_or(u8::MAX)
+    }
+
+    /// Adds the next `blocks` blocks, which are all that the stored node of `level` spans.
+    ///
+    /// # Errors
+    /// `Invalid` when no such node begins there, or it reaches beyond the disk's last block; the
+    /// sink's own.
+    pub fn push_node(
+        &mut self,
+        level: u8,
+        stored: &StoredEntry,
+        blocks: u64,
+        sink: &mut dyn NodeSink,
+    ) -> Result<()> {
+        let above = usize::from(level) + 1;
+        let is_there = self.next.is_multiple_of(child_span(level + 1)) && above < self.levels.len();
+        if !is_there || blocks > child_span(level + 1) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("no node of level {level} begins at block {}", self.next),
+            ));
+        }
+        self.advance(blocks)?;
+        self.push_at(above, &Entry::Stored(*stored), 1, sink)
     }
 
     fn advance(&mut self, count: u64) -> Result<()> {
@@ -137,12 +179,19 @@ impl TreeBuilder {
     }
 
     fn take(&mut self, level: usize, sink: &mut dyn NodeSink) -> Result<Entry> {
+        let first = self.first_of(level);
         let empty = Node::new(self.levels[level].level);
         let node = std::mem::replace(&mut self.levels[level], empty);
         match node.uniform() {
             Some(entry) => Ok(entry),
-            None => Ok(Entry::Stored(sink.put_node(&node)?)),
+            None => Ok(Entry::Stored(sink.put_node(&node, first)?)),
         }
+    }
+
+    /// The first block of the node of `level` that is being built.
+    fn first_of(&self, level: usize) -> BlockIndex {
+        let above = self.levels[level + 1..].iter();
+        BlockIndex(above.map(|node| u64::from(node.children()) * child_span(node.level)).sum())
     }
 
     /// Completes the tree and returns its root's level and entry.
@@ -174,39 +223,36 @@ impl TreeBuilder {
 /// stretches can be built side by side; [`TreeBuilder::append`] takes them in order.
 #[derive(Debug)]
 pub struct LeafBuilder {
+    /// The first block of the leaf.
+    first: u64,
     leaf: Node,
     leaves: Vec<(Entry, u64)>,
     blocks: u64,
 }
 
 impl LeafBuilder {
-    /// A builder with no block yet.
+    /// A builder of the leaves from block `first` on.
     #[must_use]
-    pub fn new() -> Self {
-        Self { leaf: Node::new(0), leaves: Vec::new(), blocks: 0 }
+    pub fn new(first: BlockIndex) -> Self {
+        Self { first: first.0, leaf: Node::new(0), leaves: Vec::new(), blocks: 0 }
     }
 
     fn seal(&mut self, sink: &mut dyn NodeSink) -> Result<()> {
         let leaf = std::mem::replace(&mut self.leaf, Node::new(0));
         let entry = match leaf.uniform() {
             Some(entry) => entry,
-            None => Entry::Stored(sink.put_node(&leaf)?),
+            None => Entry::Stored(sink.put_node(&leaf, BlockIndex(self.first))?),
         };
         self.add(entry, 1);
         Ok(())
     }
 
     fn add(&mut self, entry: Entry, count: u64) {
+        self.first += count * FANOUT;
         match self.leaves.last_mut() {
             Some((last, leaves)) if *last == entry => *leaves += count,
             _ => self.leaves.push((entry, count)),
         }
-    }
-}
-
-impl Default for LeafBuilder {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -419,7 +465,7 @@ mod tests {
     struct Memory(Mutex<HashMap<Digest, Vec<u8>>>);
 
     impl NodeSink for &Memory {
-        fn put_node(&mut self, node: &Node) -> Result<StoredEntry> {
+        fn put_node(&mut self, node: &Node, _first: BlockIndex) -> Result<StoredEntry> {
             let digest = node.digest(&DigestKeys::derive(&[0; 32]));
             self.0.lock().expect("lock").insert(digest, node.encode());
             let place = Place { pack: PackId([0; 16]), offset: 0, length: 0, member: 0 };
@@ -524,7 +570,8 @@ mod tests {
             let back = [(3000, Entry::Zero), (5, stored(2)), (tail, Entry::Zero)];
             let (_, blocks, expected) = build(&[&front[..], &back[..]].concat());
             let memory = Memory::default();
-            let (mut tree, mut stretch) = (TreeBuilder::new(blocks), LeafBuilder::new());
+            let (mut tree, mut stretch) =
+                (TreeBuilder::new(blocks), LeafBuilder::new(BlockIndex(1024)));
             for (count, entry) in &back {
                 stretch.push(entry, *count, &mut &memory).expect("taken");
             }

@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::codec::{Compression, Decoder, Encoder};
+use super::content::ContentReader;
 use super::digest::{DigestKeys, ImageId, PackId, RepositoryId};
 use super::frame::{Codec, Frame, FrameKind, Member, Place};
 use super::index::Index;
 use super::manifest::Manifest;
 use super::node::{Node, StoredEntry};
 use super::pack::{self, TableEntry};
+use super::parent::Parent;
 use super::reader::FrameReader;
 use super::repository::{Repository, manifest_name};
 use super::storage::{Folder, ObjectName, ObjectWriter, Storage};
 use super::tree::{NodeSink, NodeSource};
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{BlockIndex, Error, ErrorKind, Result};
 
 /// Packs that may be syncing while the next is written.
 const SYNCING_PACKS: usize = 2;
@@ -32,6 +34,8 @@ pub struct StoreWriter {
     keys: DigestKeys,
     index: Arc<Index>,
     frames: FrameReader,
+    parent: Option<Parent>,
+    nodes_read: ContentReader,
     encoder: Encoder,
     decoder: Decoder,
     pack_size: u64,
@@ -70,6 +74,8 @@ impl StoreWriter {
             keys: repository.keys(),
             index,
             frames: FrameReader::new(Arc::clone(repository.storage()), repository.keys()),
+            parent: None,
+            nodes_read: ContentReader::new(FrameKind::Node, repository.keys()),
             encoder: Encoder::new(),
             decoder: Decoder::new(repository.keys()),
             pack_size: repository.pack_size(),
@@ -78,6 +84,13 @@ impl StoreWriter {
             stored: 0,
             nodes: 0,
         })
+    }
+
+    /// The same, storing nodes as what differs from those of `parent` where that is smaller.
+    #[must_use]
+    pub fn after(mut self, parent: Parent) -> Self {
+        self.parent = Some(parent);
+        self
     }
 
     /// Stores an encoded frame's contents, but for those that are stored already, and says where
@@ -112,7 +125,7 @@ impl StoreWriter {
     /// the disk, all but one were made in vain when several were in work at once.
     fn without_known(&mut self, frame: &Frame<'_>, known: &[Option<Place>]) -> Result<Vec<u8>> {
         let mut content = Vec::new();
-        self.decoder.expand(frame, &mut content)?;
+        self.decoder.expand(frame, &[], &mut content)?;
         let (mut members, mut kept) = (Vec::new(), Vec::new());
         let mut rest = content.as_slice();
         for (member, known) in frame.members.iter().zip(known) {
@@ -125,7 +138,7 @@ impl StoreWriter {
         }
         let compression = match frame.header.codec {
             Codec::Raw => Compression::Off,
-            Codec::Zstd => Compression::Step(0),
+            Codec::Zstd | Codec::Delta => Compression::Step(0),
         };
         let mut smaller = Vec::new();
         let kind = (frame.header.kind, members.as_slice());
@@ -196,6 +209,27 @@ impl StoreWriter {
         Ok(())
     }
 
+    /// The frame of a node: a delta where that is smaller.
+    fn encode_node(
+        &mut self,
+        member: Member,
+        content: &[u8],
+        before: Option<StoredEntry>,
+    ) -> Result<Vec<u8>> {
+        let mut frame = Vec::new();
+        if let Some(before) = before
+            && let Ok(base) = self.nodes_read.base(&self.frames, &before)
+        {
+            let base = (&base.0, base.1);
+            if Encoder::encode_delta((FrameKind::Node, member), content, base, &mut frame)? {
+                return Ok(frame);
+            }
+        }
+        let members = (FrameKind::Node, &[member][..]);
+        self.encoder.encode(members, content, NODE_COMPRESSION, &mut frame)?;
+        Ok(frame)
+    }
+
     /// Commits an image: everything it needs is made to last, then its manifest appears.
     ///
     /// # Errors
@@ -240,21 +274,22 @@ impl Drop for StoreWriter {
 }
 
 impl NodeSink for StoreWriter {
-    fn put_node(&mut self, node: &Node) -> Result<StoredEntry> {
+    fn put_node(&mut self, node: &Node, first: BlockIndex) -> Result<StoredEntry> {
         let digest = node.digest(&self.keys);
-        if let Some(place) = self.index.lookup(&digest) {
-            // The digest says nothing of places. A node that an unfinished capture left may lead
-            // to packs that are gone, while this one's blocks were all found or stored.
-            let stored = StoredEntry { digest, place };
+        // A parent that cannot be read here is of no use, and no hindrance.
+        let before = self.parent.as_ref().and_then(|parent| parent.node(node.level, first).ok());
+        let before = before.flatten();
+        // The digest says nothing of places. A node that an unfinished capture left may lead to
+        // packs that are gone, while this one's blocks were all found or stored.
+        let known = self.index.lookup(&digest).map(|place| StoredEntry { digest, place });
+        for stored in before.into_iter().filter(|stored| stored.digest == digest).chain(known) {
             if self.frames.node(&stored).is_ok_and(|found| *found == *node) {
                 return Ok(stored);
             }
         }
-        let mut frame = Vec::new();
         let content = node.encode();
-        let member = Member { digest, length: u32::try_from(content.len()).unwrap_or(u32::MAX) };
-        let kind = (FrameKind::Node, &[member][..]);
-        self.encoder.encode(kind, &content, NODE_COMPRESSION, &mut frame)?;
+        let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
+        let frame = self.encode_node(Member { digest, length }, &content, before)?;
         let places = self.append(&frame, &Frame::parse(&frame)?)?;
         self.nodes += frame.len() as u64;
         let place = places.into_iter().next().expect("a node's frame has one member");

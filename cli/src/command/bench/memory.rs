@@ -113,7 +113,7 @@ fn decompress(sample: &[Vec<u8>], keys: &DigestKeys) -> Result<Measure> {
     let mut decoder = Decoder::new(keys.clone());
     let (mut content, mut bytes) = (Vec::new(), 0_u64);
     let mut measure = repeat("decompress, auto 0", &frames, |frame| {
-        decoder.expand(&Frame::open(frame)?, &mut content)?;
+        decoder.expand(&Frame::open(frame)?, &[], &mut content)?;
         bytes += content.len() as u64;
         Ok(())
     })?;

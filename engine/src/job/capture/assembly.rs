@@ -3,19 +3,25 @@
 use super::OnError;
 use super::worker::{Block, Content, WorkedChunk};
 use crate::base::limits::MAX_UNREADABLE_RANGES;
-use crate::base::{BlockSize, ByteCount, ByteRange, Error, ErrorKind, Progress, Result};
+use crate::base::{
+    BlockIndex, BlockSize, ByteCount, ByteRange, Error, ErrorKind, Progress, Result,
+};
 use crate::store::manifest::{Cost, UnreadableRange};
 use crate::store::writer::Put;
-use crate::store::{Entry, LeafBuilder, StoreWriter, StoredEntry, TakeEntries, TreeBuilder};
+use crate::store::{
+    Entry, LeafBuilder, Parent, StoreWriter, StoredEntry, TakeEntries, TreeBuilder,
+};
 
-/// Takes the chunks of a disk's two lanes, each in the disk's order; what lies between them is
-/// zero.
+/// Takes the chunks of a disk's two lanes, each in the disk's order. What lies between them is
+/// zero, or as it was in the parent.
 pub struct Assembly {
     size: ByteCount,
     split: u64,
     on_error: OnError,
     front: Lane<TreeBuilder>,
     back: Lane<LeafBuilder>,
+    /// What holds whatever is not read.
+    unchanged: Option<Parent>,
     cost: Cost,
     unreadable: Vec<ByteRange>,
 }
@@ -36,11 +42,20 @@ impl Assembly {
     /// An assembly of a disk of `size` bytes, whose second lane begins at `split`.
     #[must_use]
     pub fn new(block_size: BlockSize, size: ByteCount, split: u64, on_error: OnError) -> Self {
+        let block = block_size.bytes();
         let tree = TreeBuilder::new(block_size.count(size));
-        let front = Lane { block: block_size.bytes(), next: 0, tree };
-        let back = Lane { block: block_size.bytes(), next: split, tree: LeafBuilder::new() };
+        let front = Lane { block, next: 0, tree };
+        let tree = LeafBuilder::new(BlockIndex(split / block));
+        let back = Lane { block, next: split, tree };
         let (cost, unreadable) = (Cost::default(), Vec::new());
-        Self { size, split, on_error, front, back, cost, unreadable }
+        Self { size, split, on_error, front, back, unchanged: None, cost, unreadable }
+    }
+
+    /// The same, of a disk in one lane on which all that is not read is as in `parent`.
+    #[must_use]
+    pub fn after(mut self, parent: Parent) -> Self {
+        self.unchanged = Some(parent);
+        self
     }
 
     /// Stores a chunk.
@@ -50,25 +65,42 @@ impl Assembly {
     /// many ranges are unreadable.
     pub fn store(&mut self, chunk: &WorkedChunk, writer: &mut StoreWriter) -> Result<()> {
         self.note_unreadable(&chunk.bad)?;
-        let members = match chunk.frame.as_slice() {
-            [] => Vec::new(),
-            frame => writer.put(frame)?,
-        };
-        self.count(chunk, &members);
+        let mut contents = vec![None; chunk.contents];
+        for frame in &chunk.frames {
+            let put = writer.put(&frame.bytes)?;
+            for (number, put) in frame.contents.iter().zip(put) {
+                contents[usize::from(*number)] = Some(put);
+            }
+        }
+        let contents: Vec<Put> = contents.into_iter().flatten().collect();
+        self.count(chunk, &contents);
         if chunk.range.start < self.split {
-            self.front.push(chunk, &members, writer)
+            self.skip_to(chunk.range.start, writer)?;
+            self.front.push(chunk, &contents, writer)
         } else {
-            self.back.push(chunk, &members, writer)
+            self.back.push_hole(chunk.range.start, writer)?;
+            self.back.push(chunk, &contents, writer)
         }
     }
 
-    fn count(&mut self, chunk: &WorkedChunk, members: &[Put]) {
+    /// Goes on behind what was not read of the first lane.
+    fn skip_to(&mut self, end: u64, writer: &mut StoreWriter) -> Result<()> {
+        let Some(parent) = &self.unchanged else { return self.front.push_hole(end, writer) };
+        let block = self.front.block;
+        let blocks = end.div_ceil(block) - self.front.next.div_ceil(block);
+        parent.share(&mut self.front.tree, blocks, writer)?;
+        self.cost.unchanged += end - self.front.next;
+        self.front.next = end;
+        Ok(())
+    }
+
+    fn count(&mut self, chunk: &WorkedChunk, contents: &[Put]) {
         let mut seen = 0;
         for block in &chunk.blocks {
             let length = u64::from(block.length);
             match &block.content {
-                Content::New(_, member) if usize::from(*member) == seen => {
-                    let is_new = members[seen].is_new;
+                Content::New(_, number) if usize::from(*number) == seen => {
+                    let is_new = contents[seen].is_new;
                     seen += 1;
                     let cost = &mut self.cost;
                     *(if is_new { &mut cost.fresh } else { &mut cost.duplicate }) += length;
@@ -119,15 +151,15 @@ impl Assembly {
     /// # Errors
     /// The store's.
     pub fn finish(mut self, writer: &mut StoreWriter) -> Result<Assembled> {
-        self.front.push_hole(self.split, writer)?;
+        self.skip_to(self.split, writer)?;
         self.back.push_hole(self.size.0, writer)?;
         let progress = self.progress(writer);
         let mut tree = self.front.tree;
         tree.append(self.back.tree, writer)?;
         let root = tree.finish(writer)?;
         let (stored, nodes) = writer.stored();
-        // What was not read was a hole.
-        let holes = self.size.0 - self.cost.read;
+        // What was neither read nor shared was a hole.
+        let holes = self.size.0 - self.cost.read - self.cost.unchanged;
         let cost = Cost { stored, nodes, zero: self.cost.zero + holes, ..self.cost };
         Ok(Assembled { root, cost, unreadable: in_order(self.unreadable), progress })
     }
@@ -145,12 +177,11 @@ impl<T: TakeEntries> Lane<T> {
     fn push(
         &mut self,
         chunk: &WorkedChunk,
-        members: &[Put],
+        contents: &[Put],
         writer: &mut StoreWriter,
     ) -> Result<()> {
-        self.push_hole(chunk.range.start, writer)?;
         for block in &chunk.blocks {
-            self.tree.push(&entry(block, members), 1, writer)?;
+            self.tree.push(&entry(block, contents), 1, writer)?;
         }
         self.next = chunk.range.end;
         Ok(())
@@ -164,14 +195,14 @@ impl<T: TakeEntries> Lane<T> {
     }
 }
 
-/// What the tree says of a block of a chunk whose new blocks were put as `members`.
-fn entry(block: &Block, members: &[Put]) -> Entry {
+/// What the tree says of a block of a chunk whose new contents were put as `contents`.
+fn entry(block: &Block, contents: &[Put]) -> Entry {
     let stored = match &block.content {
         Content::Zero => return Entry::Zero,
         Content::Unreadable => return Entry::Unreadable,
         Content::Known(digest, place) => StoredEntry { digest: *digest, place: *place },
-        Content::New(digest, member) => {
-            StoredEntry { digest: *digest, place: members[usize::from(*member)].place }
+        Content::New(digest, number) => {
+            StoredEntry { digest: *digest, place: contents[usize::from(*number)].place }
         }
     };
     if block.bad.is_empty() {

@@ -5,34 +5,40 @@
 //! no image, and the blocks that it stored are used by the next.
 
 mod assembly;
+mod audit;
+mod changes;
+mod delta;
 mod effort;
+mod history;
 mod lanes;
 mod worker;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use self::assembly::Assembly;
+use self::assembly::{Assembled, Assembly};
+use self::changes::{Decision, Reading, whole_blocks};
+use self::delta::{DeltaLuck, Deltas};
 use self::effort::Governor;
+use self::history::changes_of_disk;
 use self::lanes::Lanes;
 use self::worker::Worker;
 use super::pipeline::{Pipeline, worker_threads};
 use crate::base::limits::{MAX_DISK_SIZE, NODE_FANOUT};
-use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Phase, Result};
+use crate::base::{BlockSize, ByteRange, Error, ErrorKind, Event, Observer, Phase, Result};
 use crate::block::{Chunk, Disk, ExtentKind, IoMode, OpenOptions, SourceInfo};
+use crate::store::index::Index;
 use crate::store::lock::host_name;
 use crate::store::manifest::TreeRoot;
 use crate::store::repository::Image;
 use crate::store::tree::disk_digest;
-use crate::store::{ImageId, LockKind, Manifest, Repository, StoreWriter, salvage};
+use crate::store::{ImageId, LockKind, Manifest, Parent, Repository, StoreWriter, salvage};
 use crate::sys::mounts;
 use crate::volume::{DiskLayout, probe};
 
+pub use changes::{ChangeTracker, Findings};
 pub use effort::Effort;
-
-/// The tracker that reads everything and stores only what differs.
-const COMPARE: &str = "compare";
 
 /// Which image a capture is compared with, and recorded as the successor of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,6 +76,9 @@ pub struct CaptureOptions {
     pub io: IoMode,
     /// Sectors that cannot be read.
     pub on_error: OnError,
+    /// Bytes that are read to audit a tracker of changes, at random places that it says did not
+    /// change; by default 64 MiB or a thousandth of the disk, the larger.
+    pub audit: Option<u64>,
     /// Worker threads; by default one for each processor.
     pub threads: Option<usize>,
 }
@@ -82,6 +91,7 @@ pub struct Capture<'a> {
     parent: Option<Image>,
     layout: DiskLayout,
     ranges: Vec<ByteRange>,
+    tracker: Option<Box<dyn ChangeTracker>>,
     options: CaptureOptions,
 }
 
@@ -94,6 +104,8 @@ pub struct CaptureReport {
     pub manifest: Manifest,
     /// What kept reads in flight.
     pub io_engine: &'static str,
+    /// What a tracker of changes was caught at; the image is right nonetheless.
+    pub alarm: Option<String>,
 }
 
 impl<'a> Capture<'a> {
@@ -122,13 +134,24 @@ impl<'a> Capture<'a> {
         }
         warn_of_uses(source, observer);
         let name = match &options.name {
-            Some(name) => checked_name(name)?,
-            None => default_name(info),
+            Some(name) => history::checked_name(name)?,
+            None => history::default_name(info),
         };
-        let parent = find_parent(repository, &name, &options.parent)?;
+        let parent = history::find_parent(repository, &name, &options.parent)?;
         let layout = probe(&disk, info.logical_sector_size)?;
-        let ranges = ranges_to_read(&disk, repository.config().block_size.bytes())?;
-        Ok(Self { repository, disk, name, parent, layout, ranges, options })
+        for line in parent.iter().flat_map(|parent| changes_of_disk(info, &layout, parent)) {
+            let message = format!("{line}; the image continues the history of {name}");
+            observer.event(&Event::Warning { message: &message });
+        }
+        let ranges = data_of(&disk, repository.config().block_size)?;
+        Ok(Self { repository, disk, name, parent, layout, ranges, tracker: None, options })
+    }
+
+    /// The same, reading only what `tracker` says changed, where that can be believed.
+    #[must_use]
+    pub fn with_tracker(mut self, tracker: Box<dyn ChangeTracker>) -> Self {
+        self.tracker = Some(tracker);
+        self
     }
 
     /// What the disk is.
@@ -154,60 +177,134 @@ impl<'a> Capture<'a> {
     /// # Errors
     /// `Conflict` when the repository is locked; `Cancelled`; `Io` of source or repository. There
     /// is no image then.
-    pub fn run(self, observer: &dyn Observer) -> Result<CaptureReport> {
+    pub fn run(mut self, observer: &dyn Observer) -> Result<CaptureReport> {
         let created = jiff::Timestamp::now();
         let clock = Instant::now();
         let lock = self.repository.lock(LockKind::Shared, "capture")?;
         salvage::adopt_unfinished(self.repository, &lock, observer)?;
         let index = Arc::new(self.repository.index(observer)?);
         let mut writer = StoreWriter::new(self.repository, Arc::clone(&index))?;
+        if let Some(parent) = self.open_parent() {
+            writer = writer.after(parent);
+        }
+        let mut reading = self.decide(observer)?;
+        let assembled = match self.read(&reading, &index, &mut writer, observer) {
+            // A tree that cannot be shared is of no use; the disk is all there.
+            Err(error) if reading.is_incremental && error.kind() == ErrorKind::Corrupt => {
+                let doubt = format!("the parent is damaged: {error}");
+                observer.event(&Event::Warning { message: &doubt });
+                let all = Reading::all(std::mem::take(&mut self.ranges));
+                reading = Reading { doubt: Some(doubt), evidence: reading.evidence, ..all };
+                self.read(&reading, &index, &mut writer, observer)?
+            }
+            outcome => outcome?,
+        };
+        observer.event(&Event::Progress(assembled.progress));
+        // All nine digits, so that text sorts as time does.
+        let manifest = self.manifest(&format!("{created:.9}"), clock, assembled, &reading);
+        let id = writer.commit(&manifest)?;
+        if let Some(tracker) = &mut self.tracker
+            && let Err(error) = tracker.commit()
+        {
+            let message = format!("the next image will have to read more: {error}");
+            observer.event(&Event::Warning { message: &message });
+        }
+        Ok(CaptureReport { id, manifest, io_engine: self.disk.io_engine(), alarm: reading.alarm })
+    }
+
+    /// The parent, as a reader of its own.
+    fn open_parent(&self) -> Option<Parent> {
+        self.parent.as_ref().map(|parent| Parent::new(self.repository.reader(parent)))
+    }
+
+    fn decide(&mut self, observer: &dyn Observer) -> Result<Reading> {
+        let Some(tracker) = &mut self.tracker else {
+            return Ok(Reading::all(self.ranges.clone()));
+        };
+        let decision = Decision {
+            repository: self.repository,
+            disk: &self.disk,
+            parent: self.parent.as_ref(),
+            audit: self.options.audit,
+            threads: worker_threads(self.options.threads),
+            observer,
+        };
+        decision.make(&mut **tracker, self.ranges.clone())
+    }
+
+    /// Reads what is to be read, and builds the tree of the whole disk.
+    fn read(
+        &self,
+        reading: &Reading,
+        index: &Index,
+        writer: &mut StoreWriter,
+        observer: &dyn Observer,
+    ) -> Result<Assembled> {
         let size = self.disk.info().size;
         let block_size = self.repository.config().block_size;
         observer.event(&Event::Started { phase: Phase::Capture, total: size.0 });
         let pipeline =
             Pipeline { disk: &self.disk, threads: worker_threads(self.options.threads), observer };
         let governor = Governor::new(self.options.effort);
+        let luck = DeltaLuck::new();
         let make_worker = || {
-            let mut worker = Worker::new(self.repository.keys(), &index, block_size);
+            let parent = self.open_parent().filter(|_| self.options.effort != Effort::Off);
+            let deltas = parent.map(|parent| Deltas::new(parent, &luck));
+            let mut worker = Worker::new(self.repository.keys(), index, block_size, deltas);
             let governor = &governor;
             move |chunk: &Chunk, queued| worker.work(chunk, governor.setting(queued))
         };
         let leaf = block_size.bytes() * u64::from(NODE_FANOUT);
-        let lanes = Lanes::divide(self.ranges, size.0, leaf);
+        let shared = self.open_parent().filter(|_| reading.is_incremental);
+        let lanes = match shared {
+            Some(_) => Lanes { split: size.0, ranges: reading.ranges.clone() },
+            None => Lanes::divide(reading.ranges.clone(), size.0, leaf),
+        };
         let mut assembly = Assembly::new(block_size, size, lanes.split, self.options.on_error);
+        if let Some(parent) = shared {
+            assembly = assembly.after(parent);
+        }
         pipeline.run(lanes.ranges, &make_worker, &mut |chunk| {
-            assembly.store(&chunk, &mut writer)?;
-            observer.event(&Event::Progress(assembly.progress(&writer)));
+            assembly.store(&chunk, writer)?;
+            observer.event(&Event::Progress(assembly.progress(writer)));
             Ok(())
         })?;
-        let assembled = assembly.finish(&mut writer)?;
-        observer.event(&Event::Progress(assembled.progress));
+        assembly.finish(writer)
+    }
+
+    fn manifest(
+        &self,
+        created: &str,
+        clock: Instant,
+        assembled: Assembled,
+        reading: &Reading,
+    ) -> Manifest {
+        let config = self.repository.config();
         let (level, root) = &assembled.root;
-        let keys = self.repository.keys();
+        let (size, block_size) = (self.disk.info().size, config.block_size);
         let mut cost = assembled.cost;
         cost.milliseconds = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let manifest = Manifest {
+        Manifest {
             imgx: Manifest::mark(),
-            format: self.repository.config().format,
-            repository: self.repository.config().id,
-            name: self.name,
-            // All nine digits, so that text sorts as time does.
-            created: format!("{created:.9}"),
+            format: config.format,
+            repository: config.id,
+            name: self.name.clone(),
+            created: created.to_owned(),
             host: host_name(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             size,
             block_size,
-            content: disk_digest(&keys, (size, block_size), (*level, root)),
+            content: disk_digest(&self.repository.keys(), (size, block_size), (*level, root)),
             tree: TreeRoot::new(*level, root),
-            parent: self.parent.map(|parent| parent.id),
-            tracker: COMPARE.to_owned(),
+            parent: self.parent.as_ref().map(|parent| parent.id),
+            tracker: reading.tracker.to_owned(),
+            tracker_doubt: reading.doubt.clone(),
+            tracking: reading.evidence.clone(),
             source: as_json(self.disk.info()),
             layout: as_json(&self.layout),
             unreadable: assembled.unreadable,
             cost,
-        };
-        let id = writer.commit(&manifest)?;
-        Ok(CaptureReport { id, manifest, io_engine: self.disk.io_engine() })
+        }
     }
 }
 
@@ -225,75 +322,8 @@ fn warn_of_uses(source: &Path, observer: &dyn Observer) {
     }
 }
 
-/// A name must not be mistaken for an image's number, path or id.
-fn checked_name(name: &str) -> Result<String> {
-    let is_plain = |c: char| !c.is_control() && !c.is_whitespace() && !matches!(c, '/' | '~');
-    let sound = !name.is_empty() && name.len() <= 255 && name.chars().all(is_plain);
-    if sound && name != "latest" {
-        return Ok(name.to_owned());
-    }
-    Err(Error::new(
-        ErrorKind::Invalid,
-        format!("name '{name}': expected up to 255 bytes without '/', '~' or spaces, not 'latest'"),
-    ))
-}
-
-fn default_name(info: &SourceInfo) -> String {
-    let file = info.path.file_name().map_or(PathBuf::from("disk"), PathBuf::from);
-    let file = file.to_string_lossy();
-    let name = match (&info.device_number, &info.serial) {
-        (None, _) => file.into_owned(),
-        (Some(_), Some(serial)) => format!("{}-{serial}", host_name()),
-        (Some(_), None) => format!("{}-{file}", host_name()),
-    };
-    let plain =
-        |c: char| if c.is_control() || c.is_whitespace() || "/~".contains(c) { '_' } else { c };
-    let name: String = name.chars().map(plain).take(200).collect();
-    if name == "latest" { "latest_".to_owned() } else { name }
-}
-
-fn find_parent(
-    repository: &Repository,
-    name: &str,
-    choice: &ParentChoice,
-) -> Result<Option<Image>> {
-    match choice {
-        ParentChoice::None => Ok(None),
-        ParentChoice::Image(reference) => repository.resolve(reference).map(Some),
-        ParentChoice::Auto => {
-            let images = repository.images()?.images;
-            Ok(images.into_iter().find(|image| image.manifest.name == name))
-        }
-    }
-}
-
 /// The data of the disk, widened to whole blocks.
-fn ranges_to_read(disk: &Disk, block: u64) -> Result<Vec<ByteRange>> {
-    let size = disk.info().size.0;
-    let mut ranges: Vec<ByteRange> = Vec::new();
-    for extent in disk.extents()? {
-        if extent.kind == ExtentKind::Hole || extent.range.is_empty() {
-            continue;
-        }
-        let start = extent.range.start / block * block;
-        let end = extent.range.end.next_multiple_of(block).min(size);
-        match ranges.last_mut() {
-            Some(last) if last.end >= start => last.end = last.end.max(end),
-            _ => ranges.push(ByteRange { start, end }),
-        }
-    }
-    Ok(ranges)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_would_be_mistaken_for_something_else_are_refused() {
-        assert!(checked_name("web-01_sda").is_ok());
-        for wrong in ["", "latest", "a/b", "a~1", "two words", "new\nline"] {
-            assert!(checked_name(wrong).is_err(), "{wrong} was accepted");
-        }
-    }
+fn data_of(disk: &Disk, block: BlockSize) -> Result<Vec<ByteRange>> {
+    let data = disk.extents()?.into_iter().filter(|extent| extent.kind != ExtentKind::Hole);
+    Ok(whole_blocks(data.map(|extent| extent.range).collect(), block, disk.info().size))
 }

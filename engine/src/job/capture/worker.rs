@@ -1,7 +1,8 @@
 //! What each processor does with a chunk of the disk: zero test, digest, look-up, compression.
 
+use super::delta::Deltas;
 use crate::base::bytes::is_zero;
-use crate::base::{BlockSize, ByteRange, Result};
+use crate::base::{BlockIndex, BlockSize, ByteRange, Result};
 use crate::block::Chunk;
 use crate::store::frame::Member;
 use crate::store::index::Index;
@@ -17,7 +18,7 @@ pub enum Content {
     Unreadable,
     /// It is stored already.
     Known(Digest, Place),
-    /// It is this member of the chunk's frame.
+    /// It is this one of the chunk's new contents.
     New(Digest, u8),
 }
 
@@ -39,10 +40,28 @@ pub struct WorkedChunk {
     pub range: ByteRange,
     /// Its blocks.
     pub blocks: Vec<Block>,
-    /// The frame of those that are new; empty if none is.
-    pub frame: Vec<u8>,
+    /// How many contents are new.
+    pub contents: usize,
+    /// The frames of those.
+    pub frames: Vec<WorkedFrame>,
     /// What could not be read, as bytes of the disk.
     pub bad: Vec<ByteRange>,
+}
+
+/// New contents in a frame.
+#[derive(Debug)]
+pub struct WorkedFrame {
+    /// The frame.
+    pub bytes: Vec<u8>,
+    /// Which of the chunk's new contents are its members.
+    pub contents: Vec<u8>,
+}
+
+/// A content that is new.
+struct New<'b> {
+    member: Member,
+    bytes: &'b [u8],
+    delta: Option<Vec<u8>>,
 }
 
 /// Works on chunks, one after another.
@@ -50,15 +69,22 @@ pub struct Worker<'a> {
     keys: DigestKeys,
     index: &'a Index,
     block_size: BlockSize,
+    deltas: Option<Deltas<'a>>,
     encoder: Encoder,
     gathered: Vec<u8>,
 }
 
 impl<'a> Worker<'a> {
-    /// A worker that looks contents up in `index`.
+    /// A worker that looks contents up in `index`, and stores blocks as `deltas` where those are
+    /// smaller.
     #[must_use]
-    pub fn new(keys: DigestKeys, index: &'a Index, block_size: BlockSize) -> Self {
-        Self { keys, index, block_size, encoder: Encoder::new(), gathered: Vec::new() }
+    pub fn new(
+        keys: DigestKeys,
+        index: &'a Index,
+        block_size: BlockSize,
+        deltas: Option<Deltas<'a>>,
+    ) -> Self {
+        Self { keys, index, block_size, deltas, encoder: Encoder::new(), gathered: Vec::new() }
     }
 
     /// Works on `chunk`, whose first byte is a block's.
@@ -78,58 +104,67 @@ impl<'a> Worker<'a> {
             } else if bad.is_empty() && is_zero(bytes) {
                 Content::Zero
             } else {
-                self.look_up(bytes, &mut new)
+                self.look_up(BlockIndex(first / self.block_size.bytes()), bytes, &mut new)
             };
             let bad = if matches!(content, Content::Unreadable) { Vec::new() } else { bad };
             blocks.push(Block { content, length: u32::try_from(bytes.len()).unwrap_or(0), bad });
         }
-        let frame = self.encode(&blocks, &new, &chunk.buffer, compression)?;
         let range = ByteRange::new(start, chunk.buffer.len() as u64);
-        Ok(WorkedChunk { range, blocks, frame, bad: chunk.bad.clone() })
+        let contents = new.len();
+        let frames = self.encode(new, &chunk.buffer, compression)?;
+        Ok(WorkedChunk { range, blocks, contents, frames, bad: chunk.bad.clone() })
     }
 
-    fn look_up(&self, bytes: &[u8], new: &mut Vec<Member>) -> Content {
+    fn look_up<'b>(
+        &mut self,
+        block: BlockIndex,
+        bytes: &'b [u8],
+        new: &mut Vec<New<'b>>,
+    ) -> Content {
         let digest = self.keys.block(bytes);
         if let Some(place) = self.index.lookup(&digest) {
             return Content::Known(digest, place);
         }
-        let beside = new.iter().position(|member| member.digest == digest);
+        let beside = new.iter().position(|new| new.member.digest == digest);
         let number = beside.unwrap_or_else(|| {
-            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-            new.push(Member { digest, length });
+            let member = Member { digest, length: u32::try_from(bytes.len()).unwrap_or(u32::MAX) };
+            let delta = self.deltas.as_mut().and_then(|deltas| deltas.encode(block, member, bytes));
+            new.push(New { member, bytes, delta });
             new.len() - 1
         });
         Content::New(digest, u8::try_from(number).expect("a chunk has at most 64 blocks"))
     }
 
-    /// The frame of all new blocks, in their order on the disk.
+    /// The deltas, and the frame of all else that is new, in the order on the disk.
     fn encode(
         &mut self,
-        blocks: &[Block],
-        new: &[Member],
+        new: Vec<New<'_>>,
         chunk: &[u8],
         compression: Compression,
-    ) -> Result<Vec<u8>> {
-        if new.is_empty() {
-            return Ok(Vec::new());
-        }
-        let content = if new.len() == blocks.len() {
-            chunk
-        } else {
-            self.gathered.clear();
-            let mut next = 0;
-            for (block, bytes) in blocks.iter().zip(chunk.chunks(self.block_size.usize())) {
-                if matches!(block.content, Content::New(_, member) if member == next) {
-                    self.gathered.extend_from_slice(bytes);
-                    next += 1;
-                }
+    ) -> Result<Vec<WorkedFrame>> {
+        let (mut frames, mut members, mut contents) = (Vec::new(), Vec::new(), Vec::new());
+        self.gathered.clear();
+        let length: usize = new.iter().map(|new| new.bytes.len()).sum();
+        let is_all = length == chunk.len() && new.iter().all(|new| new.delta.is_none());
+        for (number, new) in (0..=u8::MAX).zip(new) {
+            if let Some(bytes) = new.delta {
+                frames.push(WorkedFrame { bytes, contents: vec![number] });
+                continue;
             }
-            &self.gathered
-        };
-        let mut frame = Vec::new();
-        let members = (FrameKind::Block, new);
-        self.encoder.encode(members, content, compression, &mut frame)?;
-        Ok(frame)
+            members.push(new.member);
+            contents.push(number);
+            if !is_all {
+                self.gathered.extend_from_slice(new.bytes);
+            }
+        }
+        if !members.is_empty() {
+            let content = if is_all { chunk } else { &self.gathered };
+            let mut bytes = Vec::new();
+            let members = (FrameKind::Block, members.as_slice());
+            self.encoder.encode(members, content, compression, &mut bytes)?;
+            frames.push(WorkedFrame { bytes, contents });
+        }
+        Ok(frames)
     }
 }
 

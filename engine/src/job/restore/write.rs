@@ -11,8 +11,7 @@ use crate::base::{BlockIndex, ByteOffset, ByteRange, Error, Event, Observer, Pha
 use crate::base::{Progress, Result, limits};
 use crate::block::{Buffer, BufferPool, Target, TargetWriter, Zeroing};
 use crate::job::pipeline::{DEPTH, PATIENCE, QUEUE, reading_threads};
-use crate::store::reader::BlockReader;
-use crate::store::{ImageReader, StoredEntry};
+use crate::store::{ContentReader, FrameKind, ImageReader, StoredEntry};
 
 /// A restore's writing.
 pub struct Writing<'a> {
@@ -79,7 +78,7 @@ impl Writing<'_> {
     }
 
     fn decode(&self, pool: &BufferPool, pieces: &Receiver<Piece>, done: &Sender<Result<Done>>) {
-        let mut reader = BlockReader::new(self.image.frames().keys().clone());
+        let mut reader = ContentReader::new(FrameKind::Block, self.image.frames().keys().clone());
         for piece in pieces {
             let outcome = match piece {
                 Piece::Zero(range) => Ok(Done::Zero(range)),
@@ -100,7 +99,7 @@ impl Writing<'_> {
         &self,
         pool: &BufferPool,
         (range, blocks): (ByteRange, &[StoredEntry]),
-        reader: &mut BlockReader,
+        reader: &mut ContentReader,
         done: &Sender<Result<Done>>,
     ) -> Result<Done> {
         let mut buffer = pool.take(&|| self.observer.cancelled())?;
@@ -122,8 +121,13 @@ impl Writing<'_> {
         Ok(Done::Write(range, buffer))
     }
 
-    fn block(&self, stored: &StoredEntry, part: &mut [u8], reader: &mut BlockReader) -> Result<()> {
-        let content = reader.block(self.image.frames(), stored)?;
+    fn block(
+        &self,
+        stored: &StoredEntry,
+        part: &mut [u8],
+        reader: &mut ContentReader,
+    ) -> Result<()> {
+        let content = reader.read(self.image.frames(), stored)?;
         if content.len() != part.len() {
             return Err(Error::corrupt(stored.place, part.len(), content.len()));
         }

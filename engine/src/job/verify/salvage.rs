@@ -77,7 +77,7 @@ impl<'a> Salvage<'a> {
                 }
                 if frame.header.kind == FrameKind::Manifest {
                     let mut bytes = Vec::new();
-                    decoder.expand(frame, &mut bytes)?;
+                    decoder.expand(frame, &[], &mut bytes)?;
                     copies.push(bytes);
                 }
                 Ok(())

@@ -1,9 +1,8 @@
 //! Reading packs from end to end, all processors at once, each with a pack of its own.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use super::mark::Marks;
@@ -14,7 +13,7 @@ use crate::store::codec::check_digest;
 use crate::store::frame::Frame;
 use crate::store::node::Node;
 use crate::store::salvage::{PackState, inspect};
-use crate::store::{Decoder, DigestKeys, FrameKind, PackId, Repository, pack};
+use crate::store::{ContentReader, FrameKind, FrameReader, PackId, Repository, pack};
 
 /// A scrub of the packs that were marked, or of all.
 pub struct Scrub<'a> {
@@ -78,7 +77,7 @@ impl Scrub<'_> {
     }
 
     fn work(&self, packs: &[PackId], next: &AtomicUsize, shared: &Mutex<Shared>) {
-        let mut check = Check::new(self.repository.keys());
+        let mut check = Check::new(self.repository);
         while let Some(id) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
             let outcome = self.scrub(*id, &mut check, shared);
             let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,10 +107,11 @@ impl Scrub<'_> {
             drop(shared);
             told = end;
             self.observer.event(&Event::Progress(progress));
-            if !self.options.quick && (needs_all || needed.contains(&offset)) {
-                check.content(frame).map_err(|error| error.within(format!("frame at {offset}")))?;
+            if !needs_all && !needed.contains(&offset) {
+                return Ok(());
             }
-            Ok(())
+            let checked = if self.options.quick { check.base(frame) } else { check.content(frame) };
+            checked.map_err(|error| error.within(format!("frame at {offset}")))
         });
         let state = match inspected {
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -137,24 +137,43 @@ impl Scrub<'_> {
 
 /// Checks contents against their digests.
 struct Check {
-    keys: DigestKeys,
-    decoder: Decoder,
+    frames: FrameReader,
+    blocks: ContentReader,
+    /// Of nodes and manifests.
+    others: ContentReader,
     content: Vec<u8>,
 }
 
 impl Check {
-    fn new(keys: DigestKeys) -> Self {
-        Self { decoder: Decoder::new(keys.clone()), keys, content: Vec::new() }
+    fn new(repository: &Repository) -> Self {
+        let reader = |kind| ContentReader::new(kind, repository.keys());
+        let frames = FrameReader::new(Arc::clone(repository.storage()), repository.keys());
+        let (blocks, others) = (reader(FrameKind::Block), reader(FrameKind::Node));
+        Self { frames: frames.for_bulk(), blocks, others, content: Vec::new() }
+    }
+
+    /// Checks only what a delta is against: that its own bytes are sound is known.
+    fn base(&mut self, frame: &Frame<'_>) -> Result<()> {
+        match frame.header.kind {
+            FrameKind::Block => self.blocks.check_base(&self.frames, frame),
+            _ => self.others.check_base(&self.frames, frame),
+        }
     }
 
     fn content(&mut self, frame: &Frame<'_>) -> Result<()> {
-        if frame.header.kind == FrameKind::Block {
-            return self.decoder.decode_blocks(frame, &mut self.content);
-        }
-        self.decoder.expand(frame, &mut self.content)?;
+        let keys = self.frames.keys();
         let digest = match frame.header.kind {
-            FrameKind::Node => Node::decode(&self.content)?.digest(&self.keys),
-            _ => self.keys.manifest(&self.content),
+            FrameKind::Block => {
+                return self.blocks.expand(&self.frames, frame, &mut self.content);
+            }
+            FrameKind::Node => {
+                self.others.expand(&self.frames, frame, &mut self.content)?;
+                Node::decode(&self.content)?.digest(keys)
+            }
+            FrameKind::Manifest => {
+                self.others.expand(&self.frames, frame, &mut self.content)?;
+                keys.manifest(&self.content)
+            }
         };
         frame.members.iter().try_for_each(|member| check_digest(member.digest, digest))
     }

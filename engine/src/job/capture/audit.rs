@@ -1,0 +1,164 @@
+//! The audit of a change tracker: blocks that it says did not change are read and compared.
+
+use super::changes::{ChangeTracker, OpenImage};
+use crate::base::bytes::is_zero;
+use crate::base::{BlockIndex, ByteRange, Error, ErrorKind, Observer, Result};
+use crate::block::{Chunk, Disk};
+use crate::job::pipeline::Pipeline;
+use crate::store::{Entry, Parent};
+
+/// Bytes that are read where nothing else is asked for: this much,
+const LEAST: u64 = 64 << 20;
+/// or this part of the disk, the larger.
+const PART: u64 = 1000;
+
+/// What an audit says.
+#[derive(Debug)]
+pub enum Audited {
+    /// Nothing against the tracker.
+    Agrees,
+    /// The blocks there changed, and the tracker did not say so.
+    Differs(ByteRange),
+    /// The parent's tree cannot be read.
+    ParentDamaged(Error),
+}
+
+/// An audit of what a tracker says of a disk.
+pub struct Audit<'a> {
+    /// The disk.
+    pub disk: &'a Disk,
+    /// Threads to compare with.
+    pub threads: usize,
+    /// Who listens.
+    pub observer: &'a dyn Observer,
+    /// Opens the parent.
+    pub open: OpenImage<'a>,
+}
+
+impl Audit<'_> {
+    /// Reads `bytes` of the disk at random places beside those `changed`, by default a
+    /// thousandth or 64 MiB, and compares them with the parent.
+    ///
+    /// # Errors
+    /// `Io` of the disk; `Cancelled`.
+    pub fn run(
+        &self,
+        bytes: Option<u64>,
+        changed: &[ByteRange],
+        tracker: &dyn ChangeTracker,
+    ) -> Result<Audited> {
+        let manifest = (self.open)().manifest().clone();
+        let (size, block) = (manifest.size, manifest.block_size.bytes());
+        let bytes = bytes.unwrap_or_else(|| LEAST.max(size.0 / PART));
+        let sample = sample(manifest.blocks().0, bytes.div_ceil(block))?
+            .map(|block| manifest.bytes_of(BlockIndex(block), 1))
+            .filter(|range| !touches(changed, range))
+            .collect();
+        let (mut differing, mut damage) = (Vec::new(), None);
+        let make_worker = || {
+            let parent = Parent::new((self.open)());
+            move |chunk: &Chunk, _queued| Ok(differences(&parent, chunk))
+        };
+        let pipeline = Pipeline { disk: self.disk, threads: self.threads, observer: self.observer };
+        pipeline.run(sample, &make_worker, &mut |compared| {
+            match compared {
+                Ok(ranges) => differing.extend(ranges),
+                Err(error) => damage = Some(error),
+            }
+            Ok(())
+        })?;
+        if let Some(error) = damage {
+            return Ok(Audited::ParentDamaged(error));
+        }
+        for range in differing {
+            // What was written after the checkpoint is told with the next.
+            if !tracker.is_written_since(range)? {
+                return Ok(Audited::Differs(range));
+            }
+        }
+        Ok(Audited::Agrees)
+    }
+}
+
+/// The blocks of a chunk that are not as in the parent.
+fn differences(parent: &Parent, chunk: &Chunk) -> Result<Vec<ByteRange>> {
+    let manifest = parent.image().manifest();
+    let block = manifest.block_size;
+    let mut differing = Vec::new();
+    for (number, bytes) in (0_u64..).zip(chunk.buffer.chunks(block.usize())) {
+        let range = ByteRange::new(chunk.offset.0 + number * block.bytes(), bytes.len() as u64);
+        if chunk.bad.iter().any(|bad| bad.intersection(&range).is_some()) {
+            // It cannot be read any more; the parent's content is all there is.
+            continue;
+        }
+        let is_same = match parent.block(BlockIndex(range.start / block.bytes()))? {
+            Some(Entry::Stored(stored)) => stored.digest == parent.frames().keys().block(bytes),
+            Some(Entry::Zero) => is_zero(bytes),
+            // These are read again, or were never read.
+            Some(Entry::Unallocated | Entry::Unreadable | Entry::Partial(..)) => true,
+            None => return Err(Error::new(ErrorKind::Corrupt, "the parent ends before its disk")),
+        };
+        if !is_same {
+            differing.push(range);
+        }
+    }
+    Ok(differing)
+}
+
+/// Up to `wanted` of `blocks` blocks, in order, one at random from each of as many stretches.
+fn sample(blocks: u64, wanted: u64) -> Result<impl Iterator<Item = u64>> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed)
+        .map_err(|error| Error::new(ErrorKind::Io, format!("random numbers: {error}")))?;
+    let mut stream = blake3::Hasher::new_keyed(&seed).finalize_xof();
+    let wanted = wanted.min(blocks);
+    let bound = move |number: u64| {
+        // A product of two 64-bit numbers; the quotient is at most `blocks`.
+        u64::try_from(u128::from(number) * u128::from(blocks) / u128::from(wanted.max(1)))
+            .unwrap_or(blocks)
+    };
+    Ok((0..wanted).map(move |number| {
+        let (start, end) = (bound(number), bound(number + 1));
+        let mut random = [0; 8];
+        stream.fill(&mut random);
+        start + u64::from_le_bytes(random) % (end - start).max(1)
+    }))
+}
+
+/// Whether a range of a sorted list touches `range`.
+fn touches(sorted: &[ByteRange], range: &ByteRange) -> bool {
+    let behind = sorted.partition_point(|other| other.end <= range.start);
+    sorted.get(behind).is_some_and(|other| other.start < range.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_in_order_within_the_disk_and_never_twice_the_same() {
+        for (blocks, wanted) in [(0, 5), (1, 5), (10, 10), (1000, 7), (u64::MAX / 2, 100)] {
+            let taken: Vec<u64> = sample(blocks, wanted).expect("random").collect();
+            assert_eq!(taken.len() as u64, wanted.min(blocks));
+            assert!(taken.iter().all(|block| *block < blocks));
+            assert!(taken.is_sorted_by(|a, b| a < b));
+        }
+        let draw = || sample(1 << 40, 64).expect("random").collect::<Vec<_>>();
+        assert_ne!(draw(), draw());
+    }
+
+    #[test]
+    fn touching_ranges_are_found() {
+        let sorted = [ByteRange { start: 10, end: 20 }, ByteRange { start: 40, end: 50 }];
+        for (range, expected) in [
+            ((0, 10), false),
+            ((5, 11), true),
+            ((19, 30), true),
+            ((20, 40), false),
+            ((49, 90), true),
+        ] {
+            let range = ByteRange { start: range.0, end: range.1 };
+            assert_eq!(touches(&sorted, &range), expected, "{range}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What is to be read: all, or what changed since the parent, where that can be believed.
+
+use serde_json::Value;
+
+use super::audit::{Audit, Audited};
+use crate::base::{BlockSize, ByteCount, ByteRange, ChangeMap, Event, Observer, Result};
+use crate::block::Disk;
+use crate::store::repository::Image;
+use crate::store::{ImageReader, Repository};
+
+/// The way of finding changes that reads everything and stores only what differs.
+pub const COMPARE: &str = "compare";
+
+/// Says what changed on a disk since an earlier capture of it.
+pub trait ChangeTracker: Send + Sync {
+    /// Its name in manifests.
+    fn name(&self) -> &'static str;
+
+    /// Ends an epoch. `parent` is what it said of itself when the parent was captured. The disk
+    /// is read only after this returned.
+    ///
+    /// # Errors
+    /// `Io`; what it does not know is no error.
+    fn checkpoint(&mut self, parent: Option<&Value>) -> Result<Findings>;
+
+    /// Whether anything there was written since the checkpoint.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn is_written_since(&self, range: ByteRange) -> Result<bool>;
+
+    /// The image is stored: its successor starts from the checkpoint.
+    ///
+    /// # Errors
+    /// `Io`; the next map is larger then.
+    fn commit(&mut self) -> Result<()>;
+
+    /// It was wrong: no map that starts from an epoch so far may be used.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn distrust(&mut self) -> Result<()>;
+}
+
+/// What a tracker found.
+#[derive(Debug, Clone)]
+pub struct Findings {
+    /// All that changed since the parent; or why that cannot be told.
+    pub changes: std::result::Result<ChangeMap, String>,
+    /// What it says of itself, for the manifest.
+    pub evidence: Value,
+}
+
+/// What is to be read of a disk.
+#[derive(Debug)]
+pub struct Reading {
+    /// In the disk's order, whole blocks.
+    pub ranges: Vec<ByteRange>,
+    /// Whether all else is as in the parent; otherwise it is a hole.
+    pub is_incremental: bool,
+    /// How the changes are found.
+    pub tracker: &'static str,
+    /// Why not in a better way, if one was tried.
+    pub doubt: Option<String>,
+    /// What the tracker says of itself.
+    pub evidence: Option<Value>,
+    /// What the tracker was caught at.
+    pub alarm: Option<String>,
+}
+
+impl Reading {
+    /// All of `ranges`, to be compared.
+    #[must_use]
+    pub fn all(ranges: Vec<ByteRange>) -> Self {
+        Self {
+            ranges,
+            is_incremental: false,
+            tracker: COMPARE,
+            doubt: None,
+            evidence: None,
+            alarm: None,
+        }
+    }
+}
+
+/// Who decides what is to be read.
+pub struct Decision<'a> {
+    /// Where the parent is.
+    pub repository: &'a Repository,
+    /// The disk.
+    pub disk: &'a Disk,
+    /// The image that the disk is compared with.
+    pub parent: Option<&'a Image>,
+    /// The audit's bytes, if they were set.
+    pub audit: Option<u64>,
+    /// Threads to read with.
+    pub threads: usize,
+    /// Who listens.
+    pub observer: &'a dyn Observer,
+}
+
+impl Decision<'_> {
+    /// Decides, after a checkpoint of `tracker`. `everything` is what there is to read.
+    ///
+    /// # Errors
+    /// `Io` of the disk or the repository; `Cancelled`.
+    pub fn make(
+        &self,
+        tracker: &mut dyn ChangeTracker,
+        everything: Vec<ByteRange>,
+    ) -> Result<Reading> {
+        let known = self.parent.and_then(|parent| parent.manifest.tracking.as_ref());
+        let findings = match tracker.checkpoint(known) {
+            Ok(findings) => findings,
+            Err(error) => {
+                let doubt = Some(error.to_string());
+                return Ok(Reading { doubt, ..Reading::all(everything) });
+            }
+        };
+        let evidence = Some(findings.evidence);
+        let compare = |doubt, alarm| Reading {
+            evidence: evidence.clone(),
+            doubt,
+            alarm,
+            ..Reading::all(everything.clone())
+        };
+        let Some(parent) = self.parent else { return Ok(compare(None, None)) };
+        let changes = match findings.changes {
+            Ok(changes) if changes.size() == parent.manifest.size => changes,
+            Ok(changes) => {
+                let (now, before) = (changes.size(), parent.manifest.size);
+                let doubt = format!("its map is of {now} bytes, the parent of {before}");
+                return Ok(compare(Some(doubt), None));
+            }
+            Err(doubt) => return Ok(compare(Some(doubt), None)),
+        };
+        let block = parent.manifest.block_size;
+        let unreadable = parent.manifest.unreadable.iter();
+        let unreadable = unreadable.map(|range| ByteRange::new(range.offset, range.length));
+        let ranges: Vec<ByteRange> = changes.runs().chain(unreadable).collect();
+        let ranges = whole_blocks(ranges, block, changes.size());
+        let audit = Audit {
+            disk: self.disk,
+            threads: self.threads,
+            observer: self.observer,
+            open: &|| self.repository.reader(parent),
+        };
+        match audit.run(self.audit, &ranges, tracker)? {
+            Audited::Agrees => Ok(Reading {
+                ranges,
+                is_incremental: true,
+                tracker: tracker.name(),
+                evidence,
+                ..Reading::all(Vec::new())
+            }),
+            Audited::ParentDamaged(error) => {
+                Ok(compare(Some(format!("the parent is damaged: {error}")), None))
+            }
+            Audited::Differs(range) => {
+                let name = tracker.name();
+                let alarm = format!(
+                    "{range} changed, and the {name} tracker did not notice: its maps are not \
+                     believed any more, and the whole disk is read"
+                );
+                self.observer.event(&Event::Warning { message: &alarm });
+                tracker.distrust()?;
+                Ok(compare(Some("the audit found a change that it missed".to_owned()), Some(alarm)))
+            }
+        }
+    }
+}
+
+/// Widens ranges of a disk to whole blocks, sorts and joins them.
+#[must_use]
+pub fn whole_blocks(
+    mut ranges: Vec<ByteRange>,
+    block: BlockSize,
+    size: ByteCount,
+) -> Vec<ByteRange> {
+    ranges.sort_unstable();
+    let mut joined: Vec<ByteRange> = Vec::new();
+    for range in ranges.into_iter().filter(|range| !range.is_empty() && range.start < size.0) {
+        let start = range.start / block.bytes() * block.bytes();
+        let end = range.end.min(size.0).next_multiple_of(block.bytes()).min(size.0);
+        match joined.last_mut() {
+            Some(last) if last.end >= start => last.end = last.end.max(end),
+            _ => joined.push(ByteRange { start, end }),
+        }
+    }
+    joined
+}
+
+/// What opens an image, once for each thread.
+pub type OpenImage<'a> = &'a (dyn Fn() -> ImageReader + Sync);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_become_whole_blocks_within_the_disk() {
+        let block = BlockSize::new(16_384).expect("a block size");
+        let size = ByteCount(100_000);
+        let given = [(99_999, 5), (40_000, 1), (0, 0), (20_000, 16_384), (200_000, 9)];
+        let given = given.map(|(start, length)| ByteRange::new(start, length)).to_vec();
+        let expected =
+            [ByteRange { start: 16_384, end: 49_152 }, ByteRange { start: 98_304, end: 100_000 }];
+        assert_eq!(whole_blocks(given, block, size), expected);
+    }
+}
