@@ -7,22 +7,20 @@ mod compare;
 mod known;
 mod pieces;
 mod runs;
+mod target;
 mod write;
 
-use std::fs;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use self::known::Doubt;
 use crate::base::{BlockIndex, ByteCount, ByteOffset, Error, ErrorKind, Event};
 use crate::base::{Observer, Phase, Result};
-use crate::block::{Disk, FileMode, IoMode, OpenOptions, ReadAt, SourceInfo, Target, WriteAt};
+use crate::block::{Disk, IoMode, OpenOptions, ReadAt, SourceInfo, Target, WriteAt};
 use crate::store::lock::ReadLock;
 use crate::store::node::SECTOR;
 use crate::store::repository::Image;
 use crate::store::tree::TreeVisitor;
 use crate::store::{Entry, ImageReader, Repository, TreeRun};
-use crate::sys::mounts;
 use crate::volume::{GptMove, plan_gpt_move};
 
 pub use compare::Differences;
@@ -143,7 +141,7 @@ impl Restore {
         }
         let lock = repository.lock_to_read("restore")?;
         let reader = repository.bulk_reader(image);
-        let target = open_target(path, image)?;
+        let target = target::open(path, image)?;
         let mut plan = RestorePlan {
             target: path.to_path_buf(),
             info: target.as_ref().map(|target| target.info().clone()),
@@ -199,7 +197,7 @@ impl Restore {
         }
         let target = match &self.target {
             Some(target) => target,
-            None => &create(&self.path, self.image.size(), self.options.space)?,
+            None => &target::create(&self.path, self.image.size(), self.options.space)?,
         };
         let mut report =
             RestoreReport { unreadable: self.plan.unreadable, ..RestoreReport::default() };
@@ -294,68 +292,6 @@ fn bytes_of(image: &ImageReader, runs: &Runs) -> u64 {
 
 fn reopen(path: &Path, options: &RestoreOptions) -> Result<Disk> {
     Disk::open(path, &OpenOptions { io: options.io, ..OpenOptions::default() })
-}
-
-/// Opens an existing target, and checks that it may be written; `None` for a file to be made.
-fn open_target(path: &Path, image: &Image) -> Result<Option<Target>> {
-    let describe = || format!("target {}", path.display());
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(describe(), error)),
-    };
-    if let Some(first) = mounts::uses_of(path)?.first() {
-        return Err(Error::new(ErrorKind::Conflict, format!("{}: {first}", describe())));
-    }
-    let target = if metadata.file_type().is_block_device() {
-        Target::open_device(path)?
-    } else {
-        Target::create_file(path, ByteCount(metadata.len()), FileMode::Existing)?
-    };
-    let size = target.size();
-    if size < image.manifest.size {
-        return Err(Error::new(
-            ErrorKind::Conflict,
-            format!("{} has {size} bytes, the image {}", describe(), image.manifest.size),
-        ));
-    }
-    check_sectors(&target, image)?;
-    Ok(Some(target))
-}
-
-/// A disk's partition table counts in its sectors, so they must be the same.
-fn check_sectors(target: &Target, image: &Image) -> Result<()> {
-    let Some(facts) = target.facts() else { return Ok(()) };
-    let source: SourceInfo = match serde_json::from_value(image.manifest.source.clone()) {
-        Ok(source) => source,
-        Err(error) => return Err(Error::corrupt("manifest's source", "a disk's", error)),
-    };
-    // A file says 512 for want of knowledge; its table tells how its disk counted.
-    let table = image.manifest.layout.get("sector_size").and_then(serde_json::Value::as_u64);
-    let counted = match source.kind {
-        crate::block::SourceKind::Device => u64::from(source.logical_sector_size),
-        crate::block::SourceKind::File => table.unwrap_or(SECTOR),
-    };
-    if u64::from(facts.logical_sector_size) == counted {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::Conflict,
-        format!(
-            "target {} has sectors of {} bytes, the image's disk had {counted}: its partition \
-             table would not be understood there",
-            target.info().path.display(),
-            facts.logical_sector_size
-        ),
-    ))
-}
-
-fn create(path: &Path, size: ByteCount, space: Space) -> Result<Target> {
-    let mode = match space {
-        Space::Sparse => FileMode::Sparse,
-        Space::Preallocate => FileMode::Preallocate,
-    };
-    Target::create_file(path, size, mode)
 }
 
 fn plan_gpt(image: &ImageReader, target_size: ByteCount) -> Result<Option<GptMove>> {
