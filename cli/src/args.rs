@@ -62,6 +62,8 @@ pub enum Command {
     Show(ShowArguments),
     /// List the ranges of bytes in which two images differ
     Diff(DiffArguments),
+    /// Draw what a disk's stretches hold, and with two images what changed
+    Map(MapArguments),
     /// Read images back against their digests
     Verify(VerifyArguments),
     /// Write an image to a disk or file
@@ -134,6 +136,23 @@ pub struct DiffArguments {
     /// The image after
     #[arg(value_name = "IMAGE")]
     pub after: String,
+}
+
+/// `map`.
+#[derive(Debug, Args)]
+pub struct MapArguments {
+    /// The image; if there are two, the one before
+    #[arg(value_name = "IMAGE")]
+    pub first: String,
+    /// The image after
+    #[arg(value_name = "IMAGE")]
+    pub second: Option<String>,
+    /// Draw into this new file, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Cells in a row, 8 to 256 [default: 64, with --svg 128]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(8..=256))]
+    pub width: Option<u16>,
 }
 
 /// `verify`.

@@ -3,7 +3,8 @@
 //! Names and labels come from disks that nobody vouches for, so control characters never reach
 //! the terminal. A reader that closes the pipe ends the printing, not the job.
 
-use std::io::{self, Write};
+use std::env;
+use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use imgx_engine::store::ImageId;
@@ -24,11 +25,33 @@ enum Volubility {
     Verbose,
 }
 
+/// A colour of the terminal's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colour {
+    Plain,
+    Blue,
+    Yellow,
+    Red,
+}
+
+impl Colour {
+    /// The parameter of "select graphic rendition" (ECMA-48, 8.3.117).
+    fn code(self) -> u8 {
+        match self {
+            Self::Plain => 0,
+            Self::Red => 31,
+            Self::Yellow => 33,
+            Self::Blue => 34,
+        }
+    }
+}
+
 /// Standard output and error.
 #[derive(Debug)]
 pub struct Console {
     json: bool,
     volubility: Volubility,
+    has_colours: bool,
     /// The first failure of standard output, after which nothing more is printed.
     failure: Mutex<Option<io::Error>>,
 }
@@ -41,7 +64,8 @@ impl Console {
             (_, true) => Volubility::Verbose,
             _ => Volubility::Normal,
         };
-        Self { json: common.json, volubility, failure: Mutex::new(None) }
+        let has_colours = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none();
+        Self { json: common.json, volubility, has_colours, failure: Mutex::new(None) }
     }
 
     /// Whether standard output is JSON.
@@ -64,6 +88,19 @@ impl Console {
         if !self.json {
             self.write(&harmless(line));
         }
+    }
+
+    /// Prints a line that was asked for in parts, in colours where the terminal may show them.
+    pub fn coloured_line(&self, parts: &[(Colour, String)]) {
+        if self.json {
+            return;
+        }
+        let paint = |(colour, text): &(Colour, String)| match (harmless(text), colour) {
+            (text, Colour::Plain) => text,
+            (text, _) if !self.has_colours => text,
+            (text, colour) => format!("\x1b[{}m{text}\x1b[0m", colour.code()),
+        };
+        self.write(&parts.iter().map(paint).collect::<String>());
     }
 
     /// Prints a line about what was done, unless the console is quiet.
@@ -123,7 +160,7 @@ impl Console {
 }
 
 /// `line` with its control characters spelled out.
-fn harmless(line: &str) -> String {
+pub fn harmless(line: &str) -> String {
     let spell = |c: char| -> String {
         if c.is_control() { c.escape_default().collect() } else { c.to_string() }
     };

@@ -71,6 +71,7 @@ fn restore(
 const FORCE: RestoreOptions = RestoreOptions {
     overwrite: true,
     only_changed: false,
+    known: None,
     verify: true,
     keep_table: false,
     space: imgx_engine::job::Space::Sparse,
@@ -360,7 +361,7 @@ fn only_what_differs_is_written_if_that_is_asked_for() {
     fs::copy(&disk, &copy).expect("copied");
     let target = attach(&copy, 512);
     let options = RestoreOptions { only_changed: true, ..FORCE };
-    let report = restore(&repository, &image, target.path(), options).expect("restored");
+    let report = restore(&repository, &image, target.path(), options.clone()).expect("restored");
     assert_eq!((report.written, report.zeroed, report.unchanged), (0, 0, size));
 
     // In blocks 3, 100 and the last, which is short: one byte each.

@@ -1,10 +1,11 @@
 //! `diff`: where two images differ, from their trees alone.
 
-use imgx_engine::base::{ByteRange, Error, ErrorKind, Result};
+use imgx_engine::base::{ByteRange, Result};
 use imgx_engine::store::difference;
 use serde_json::json;
 
-use crate::args::{DiffArguments, is_path};
+use super::refuse_paths;
+use crate::args::DiffArguments;
 use crate::output::{count, size};
 use crate::progress::Reporter;
 use crate::session::{Outcome, Session};
@@ -14,18 +15,14 @@ use crate::session::{Outcome, Session};
 /// # Errors
 /// `NotFound` for an unknown image; `Corrupt` or `Io` when a tree cannot be read.
 pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
-    for reference in [&arguments.before, &arguments.after] {
-        if is_path(reference) {
-            let context = format!("{reference} is not an image: capture it, then compare images");
-            return Err(Error::new(ErrorKind::Invalid, context));
-        }
-    }
+    refuse_paths([arguments.before.as_str(), arguments.after.as_str()])?;
     let repository = session.repository()?;
     let _lock = repository.lock_to_read("diff")?;
     let stop = session.stop_on_signals()?;
-    let before = repository.resolve(&arguments.before)?;
-    let after = repository.resolve(&arguments.after)?;
-    let readers = [repository.reader(&before), repository.reader(&after)];
+    let images = repository.images()?;
+    let before = images.resolve(&arguments.before)?;
+    let after = images.resolve(&arguments.after)?;
+    let readers = [repository.reader(before), repository.reader(after)];
     let console = &session.console;
     let reporter = Reporter::new(console, stop);
     let (mut bytes, mut places, mut listed) = (0, 0_u64, Vec::new());

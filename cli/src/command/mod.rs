@@ -7,13 +7,14 @@ mod demo;
 mod diff;
 mod images;
 mod init;
+mod map;
 mod restore;
 mod show;
 mod verify;
 
-use imgx_engine::base::Result;
+use imgx_engine::base::{Error, ErrorKind, Result};
 
-use crate::args::Command;
+use crate::args::{Command, is_path};
 use crate::session::{Outcome, Session};
 
 /// Runs a command.
@@ -27,9 +28,21 @@ pub fn run(command: &Command, session: &Session) -> Result<Outcome> {
         Command::Images => images::run(session),
         Command::Show(arguments) => show::run(arguments, session),
         Command::Diff(arguments) => diff::run(arguments, session),
+        Command::Map(arguments) => map::run(arguments, session),
         Command::Verify(arguments) => verify::run(arguments, session),
         Command::Restore(arguments) => restore::run(arguments, session),
         Command::Bench(arguments) => bench::run(arguments, session),
         Command::Demo(arguments) => demo::run(arguments, session),
+    }
+}
+
+/// Refuses what is no image but a disk's path, where only images will do.
+fn refuse_paths<'a>(references: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    match references.into_iter().find(|reference| is_path(reference)) {
+        Some(path) => {
+            let context = format!("{path} is not an image: capture it first");
+            Err(Error::new(ErrorKind::Invalid, context))
+        }
+        None => Ok(()),
     }
 }

@@ -25,6 +25,7 @@ pub fn run(arguments: &RestoreArguments, session: &Session) -> Result<Outcome> {
     let options = RestoreOptions {
         overwrite: arguments.yes,
         only_changed: arguments.only_changed,
+        known: None,
         verify: arguments.verify,
         keep_table: arguments.keep_table,
         space: if arguments.preallocate { Space::Preallocate } else { Space::Sparse },
@@ -63,6 +64,7 @@ fn print_plan(plan: &RestorePlan, image: &Image, typed: &RestoreArguments, conso
         "unreadable": plan.unreadable,
         "first_data": plan.held,
         "only_changed": typed.only_changed,
+        "compared": plan.compared,
         "verify": typed.verify,
         "gpt_grows": plan.gpt_grows,
     }));
@@ -74,7 +76,8 @@ fn print_plan(plan: &RestorePlan, image: &Image, typed: &RestoreArguments, conso
         row("write", format!("{} of content, {} of zeros", size(plan.content), size(plan.zero))),
     ];
     if typed.only_changed {
-        rows.push(row("only", "what differs from the target's content".to_owned()));
+        let compared = size(plan.compared);
+        rows.push(row("only", format!("what differs from the target, {compared} to compare")));
     }
     if plan.unreadable > 0 {
         let bytes = size(plan.unreadable);
@@ -117,6 +120,8 @@ fn print_report(report: &RestoreReport, target: &str, clock: Instant, console: &
         "written": report.written,
         "zeroed": report.zeroed,
         "unchanged": report.unchanged,
+        "compared": report.compared,
+        "trusted": report.trusted,
         "unreadable": report.unreadable,
         "damaged": report.damaged,
         "verified": report.verified,
@@ -128,6 +133,7 @@ fn print_report(report: &RestoreReport, target: &str, clock: Instant, console: &
     let mut rows = vec![row("written", size(report.written)), row("zeroed", size(report.zeroed))];
     let others = [
         ("unchanged", report.unchanged),
+        ("trusted", report.trusted),
         ("unreadable", report.unreadable),
         ("damaged", report.damaged),
         ("verified", report.verified),

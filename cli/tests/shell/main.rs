@@ -5,6 +5,7 @@ mod differing;
 mod exits;
 mod interrupt;
 mod json;
+mod mapping;
 mod round_trip;
 mod showing;
 mod support;

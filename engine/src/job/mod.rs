@@ -1,6 +1,7 @@
 //! The verbs: each makes a plan that can be shown, then runs it.
 
 pub mod capture;
+pub mod map;
 mod pipeline;
 pub mod restore;
 pub mod verify;
@@ -8,5 +9,6 @@ pub mod verify;
 pub use capture::{
     Capture, CaptureOptions, CaptureReport, ChangeTracker, Effort, Findings, OnError, ParentChoice,
 };
-pub use restore::{Restore, RestoreOptions, RestorePlan, RestoreReport, Space};
+pub use map::{DiskMap, Holding, MapSection};
+pub use restore::{Known, Restore, RestoreOptions, RestorePlan, RestoreReport, Space};
 pub use verify::{Salvage, SalvageReport, VerifyOptions, VerifyReport, verify};

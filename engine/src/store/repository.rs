@@ -49,6 +49,45 @@ pub struct Images {
     pub images: Vec<Image>,
     /// Manifests that are damaged or of a later version, with what is wrong.
     pub damaged: Vec<(ObjectName, Error)>,
+    /// Where they are, for messages.
+    pub place: String,
+}
+
+impl Images {
+    /// The image that `reference` means: `latest`, a name (its newest), either with `~N` (so many
+    /// before), or an id's first 4 or more digits.
+    ///
+    /// # Errors
+    /// `NotFound` or `Invalid`, saying what there is.
+    pub fn resolve(&self, reference: &str) -> Result<&Image> {
+        let (word, back) = split_reference(reference)?;
+        let named = |image: &&Image| word == "latest" || image.manifest.name == word;
+        let count = self.images.iter().filter(named).count();
+        if count > 0 {
+            return self.images.iter().filter(named).nth(back).ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, format!("'{reference}': only {count} images"))
+            });
+        }
+        let is_prefix =
+            word.len() >= SHORTEST_PREFIX && word.chars().all(|digit| digit.is_ascii_hexdigit());
+        let word = word.to_ascii_lowercase();
+        let mut found = self.images.iter().filter(|image| image.id.to_string().starts_with(&word));
+        match (is_prefix, found.next(), found.next()) {
+            (true, Some(image), None) if back == 0 => Ok(image),
+            (true, Some(one), Some(other)) => Err(Error::new(
+                ErrorKind::Invalid,
+                format!("'{reference}' means several images: {}, {}, ...", one.id, other.id),
+            )),
+            _ => Err(Error::new(
+                ErrorKind::NotFound,
+                format!(
+                    "no image '{reference}' in {}: it holds {} (see `imgx images`)",
+                    self.place,
+                    self.images.len()
+                ),
+            )),
+        }
+    }
 }
 
 /// What a repository's packs' folder holds, with sizes in bytes.
@@ -184,7 +223,7 @@ impl Repository {
     /// # Errors
     /// `Io` when the folder cannot be listed.
     pub fn images(&self) -> Result<Images> {
-        let mut found = Images::default();
+        let mut found = Images { place: self.storage.describe(), ..Images::default() };
         for object in self.storage.list(Folder::Images)? {
             let Some(digits) = object.name.strip_suffix(MANIFEST_SUFFIX) else { continue };
             let name = ObjectName::new(Folder::Images, object.name.clone());
@@ -221,41 +260,13 @@ impl Repository {
         Ok(Image { id, manifest })
     }
 
-    /// The image that `reference` means: `latest`, a name (its newest), either with `~N` (so many
-    /// before), or an id's first 4 or more digits.
+    /// The image that `reference` means, as [`Images::resolve`] says; who has several references
+    /// lists the images once and asks that.
     ///
     /// # Errors
-    /// `NotFound` or `Invalid`, saying what there is.
+    /// `NotFound` or `Invalid`, saying what there is; `Io` when the folder cannot be listed.
     pub fn resolve(&self, reference: &str) -> Result<Image> {
-        let images = self.images()?;
-        let (word, back) = split_reference(reference)?;
-        let named = |image: &&Image| word == "latest" || image.manifest.name == word;
-        if images.images.iter().any(|image| named(&image)) {
-            let count = images.images.iter().filter(named).count();
-            return images.images.iter().filter(named).nth(back).cloned().ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, format!("'{reference}': only {count} images"))
-            });
-        }
-        let is_prefix =
-            word.len() >= SHORTEST_PREFIX && word.chars().all(|digit| digit.is_ascii_hexdigit());
-        let word = word.to_ascii_lowercase();
-        let mut found =
-            images.images.iter().filter(|image| image.id.to_string().starts_with(&word));
-        match (is_prefix, found.next(), found.next()) {
-            (true, Some(image), None) if back == 0 => Ok(image.clone()),
-            (true, Some(one), Some(other)) => Err(Error::new(
-                ErrorKind::Invalid,
-                format!("'{reference}' means several images: {}, {}, ...", one.id, other.id),
-            )),
-            _ => Err(Error::new(
-                ErrorKind::NotFound,
-                format!(
-                    "no image '{reference}' in {}: it holds {} (see `imgx images`)",
-                    self.storage.describe(),
-                    images.images.len()
-                ),
-            )),
-        }
+        self.images()?.resolve(reference).cloned()
     }
 
     /// The packs that are there.

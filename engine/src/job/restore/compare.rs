@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::only_damage;
+use super::runs::Runs;
 use crate::base::bytes::is_zero;
 use crate::base::{BlockIndex, ByteRange, Error, Event, Observer, Phase, Progress, Result};
 use crate::block::{Chunk, Disk, ExtentKind, ReadAt};
@@ -10,84 +11,64 @@ use crate::job::pipeline::{Pipeline, worker_threads};
 use crate::store::tree::TreeVisitor;
 use crate::store::{Entry, ImageReader, TreeRun};
 
-/// Runs of differing blocks that are told apart at most; more are taken together with what lies
-/// between them.
-const MAX_RUNS: usize = 1 << 20;
-
 /// Where a disk differs from an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Differences {
-    /// Runs of blocks that differ: first and count, sorted.
-    pub blocks: Vec<(u64, u64)>,
+    /// Blocks that differ.
+    pub blocks: Runs,
     /// Bytes that are the same.
     pub same: u64,
-    /// Blocks between two runs up to which they are taken together.
-    slack: u64,
+    /// Bytes that were compared.
+    pub compared: u64,
 }
 
 impl Differences {
-    /// Reads `disk`, as far as it is as long as `image`, and compares every block. Blocks that
-    /// could not be read at capture should be zero.
+    /// Reads `disk`, as far as it is as long as `image`, and compares every block, or `only`
+    /// these. Blocks that could not be read at capture should be zero.
     ///
     /// # Errors
     /// `Io`; `Corrupt` when the image's tree cannot be read; `Cancelled`.
     pub fn find(
         (image, disk): (&ImageReader, &Disk),
+        only: Option<&Runs>,
         threads: Option<usize>,
         phase: Phase,
         observer: &dyn Observer,
     ) -> Result<Self> {
-        let total = image.size().0;
+        let (mut data, mut holes) = split_extents(disk, image)?;
+        if let Some(only) = only {
+            let manifest = image.manifest();
+            let range = |(first, count): &(u64, u64)| manifest.bytes_of(BlockIndex(*first), *count);
+            let only: Vec<ByteRange> = only.as_slice().iter().map(range).collect();
+            (data, holes) = (common(&data, &only), common(&holes, &only));
+        }
+        let total = data.iter().chain(&holes).map(ByteRange::len).sum();
         observer.event(&Event::Started { phase, total });
         let pipeline = Pipeline { disk, threads: worker_threads(threads), observer };
-        let mut found = Self::default();
+        let mut found = Self { compared: total, ..Self::default() };
         let mut progress = Progress { total, ..Progress::default() };
         let make_worker = || |chunk: &Chunk, _queued| compare_chunk(image, chunk);
-        let (data, holes) = split_extents(disk, image)?;
         pipeline.run(data, &make_worker, &mut |compared: Compared| {
             found.same += compared.same;
-            compared.differing.iter().for_each(|run| found.add(*run));
+            compared.differing.iter().for_each(|run| found.blocks.add(*run));
             progress.done += compared.length;
             progress.moved += compared.length;
             observer.event(&Event::Progress(progress));
             Ok(())
         })?;
-        let mut in_holes = Self::default();
+        let mut in_holes = Runs::default();
         for hole in holes {
             let blocks = blocks_of(image, hole);
             let only = (BlockIndex(blocks.start), blocks.end - blocks.start);
             let mut holed = Holed { image, blocks, differing: Vec::new(), same: 0 };
             image.walk(Some(only), &mut holed)?;
-            in_holes.same += holed.same;
+            found.same += holed.same;
             holed.differing.iter().for_each(|run| in_holes.add(*run));
             progress.done += hole.len();
             observer.event(&Event::Progress(progress));
         }
-        found.merge(in_holes);
+        found.blocks.merge(in_holes);
         Ok(found)
-    }
-
-    fn add(&mut self, (first, count): (u64, u64)) {
-        match self.blocks.last_mut() {
-            Some((last, length)) if first <= *last + *length + self.slack => {
-                *length = first + count - *last;
-            }
-            _ => self.blocks.push((first, count)),
-        }
-        if self.blocks.len() > MAX_RUNS {
-            self.slack = (self.slack * 2).max(1);
-            for run in std::mem::take(&mut self.blocks) {
-                self.add(run);
-            }
-        }
-    }
-
-    fn merge(&mut self, other: Self) {
-        let mut all = std::mem::take(&mut self.blocks);
-        all.extend(other.blocks);
-        all.sort_unstable();
-        self.same += other.same;
-        all.into_iter().for_each(|run| self.add(run));
     }
 }
 
@@ -119,6 +100,23 @@ fn split_extents(disk: &Disk, image: &ImageReader) -> Result<(Vec<ByteRange>, Ve
         holes.push(ByteRange { start: next, end: size });
     }
     Ok((data, holes))
+}
+
+/// What both lists, each in order and without overlaps, share.
+fn common(ranges: &[ByteRange], others: &[ByteRange]) -> Vec<ByteRange> {
+    let mut others = others.iter().peekable();
+    let mut found = Vec::new();
+    for range in ranges {
+        while let Some(other) = others.peek() {
+            found.extend(range.intersection(other));
+            // One that reaches beyond this range may share something with the next.
+            if other.end > range.end {
+                break;
+            }
+            others.next();
+        }
+    }
+    found
 }
 
 fn blocks_of(image: &ImageReader, range: ByteRange) -> Range<u64> {
@@ -213,5 +211,38 @@ impl TreeVisitor for Holed<'_> {
         only_damage(error)?;
         push_common(&mut self.differing, (first, count), self.blocks.clone());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(ends: &[(u64, u64)]) -> Vec<ByteRange> {
+        ends.iter().map(|(start, end)| ByteRange { start: *start, end: *end }).collect()
+    }
+
+    #[test]
+    fn what_two_lists_share_is_what_each_byte_says() {
+        let lists = [
+            ranges(&[]),
+            ranges(&[(0, 100)]),
+            ranges(&[(0, 5), (5, 9), (20, 30), (40, 41), (60, 99)]),
+            ranges(&[(3, 25), (26, 27), (28, 70)]),
+            ranges(&[(5, 20), (30, 40), (41, 60)]),
+        ];
+        let holds = |list: &[ByteRange], byte: u64| {
+            list.iter().any(|range| range.start <= byte && byte < range.end)
+        };
+        for one in &lists {
+            for other in &lists {
+                let found = common(one, other);
+                for byte in 0..110 {
+                    let both = holds(one, byte) && holds(other, byte);
+                    assert_eq!(holds(&found, byte), both, "{byte} of {one:?} and {other:?}");
+                }
+                assert!(found.is_sorted(), "{found:?}");
+            }
+        }
     }
 }

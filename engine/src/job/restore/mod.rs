@@ -4,25 +4,28 @@
 //! done; [`Restore::run`] does it.
 
 mod compare;
+mod known;
 mod pieces;
+mod runs;
+mod target;
 mod write;
 
-use std::fs;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use crate::base::{ByteCount, ByteOffset, Error, ErrorKind};
+use self::known::Doubt;
+use crate::base::{BlockIndex, ByteCount, ByteOffset, Error, ErrorKind, Event};
 use crate::base::{Observer, Phase, Result};
-use crate::block::{Disk, FileMode, IoMode, OpenOptions, ReadAt, SourceInfo, Target, WriteAt};
+use crate::block::{Disk, IoMode, OpenOptions, ReadAt, SourceInfo, Target, WriteAt};
 use crate::store::lock::ReadLock;
 use crate::store::node::SECTOR;
 use crate::store::repository::Image;
 use crate::store::tree::TreeVisitor;
 use crate::store::{Entry, ImageReader, Repository, TreeRun};
-use crate::sys::mounts;
 use crate::volume::{GptMove, plan_gpt_move};
 
 pub use compare::Differences;
+pub use known::Known;
+pub use runs::Runs;
 
 /// How much of a target is searched for data.
 const SEARCH: ByteCount = ByteCount(64 << 20);
@@ -38,12 +41,15 @@ pub enum Space {
 }
 
 /// How to restore.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct RestoreOptions {
     /// Whether a target that holds data may be overwritten.
     pub overwrite: bool,
     /// Whether to read the target first, and write only what differs.
     pub only_changed: bool,
+    /// What the target is known to hold, with `only_changed`: the rest alone is read then. A
+    /// sample is read as well, and if that is wrong, everything.
+    pub known: Option<Known>,
     /// Whether to read everything back and compare.
     pub verify: bool,
     /// Whether a GPT's backup stays where it was on the smaller disk.
@@ -71,6 +77,9 @@ pub struct RestorePlan {
     pub zero: u64,
     /// Bytes that could not be read when the image was captured.
     pub unreadable: u64,
+    /// Bytes of the target that will be read and compared, a sample included, to write only what
+    /// differs. Where that sample is wrong, it will be the whole image's size.
+    pub compared: u64,
     /// Where the target's first data was found, if it holds any.
     pub held: Option<ByteOffset>,
     /// Bytes by which the disk grows that the GPT will be moved for.
@@ -86,6 +95,12 @@ pub struct RestoreReport {
     pub zeroed: u64,
     /// Left alone, because it was so already.
     pub unchanged: u64,
+    /// Compared with the image, to write only what differs; the sample included.
+    pub compared: u64,
+    /// Compared as a sample of what was known to be right.
+    pub sampled: u64,
+    /// Not read, because it was known to be right.
+    pub trusted: u64,
     /// Zero in place of what could not be read at capture.
     pub unreadable: u64,
     /// Zero in place of what is damaged in the repository.
@@ -102,6 +117,9 @@ pub struct Restore {
     gpt: Option<GptMove>,
     options: RestoreOptions,
     plan: RestorePlan,
+    doubt: Option<Doubt>,
+    /// Why what is known of the target is of no use.
+    warning: Option<String>,
     lock: ReadLock,
 }
 
@@ -109,16 +127,21 @@ impl Restore {
     /// Plans the restore of `image` to the device or file `path`.
     ///
     /// # Errors
-    /// `Conflict` when the target is in use, too small, or has other sectors; `Io`.
+    /// `Conflict` when the target is in use, too small, or has other sectors; `Invalid` when its
+    /// content is known, but not to be compared; `Io`.
     pub fn plan(
         repository: &Repository,
         image: &Image,
         path: &Path,
         options: RestoreOptions,
     ) -> Result<Self> {
+        if options.known.is_some() && !options.only_changed {
+            let context = "a known target is of use only where what differs is written";
+            return Err(Error::new(ErrorKind::Invalid, context));
+        }
         let lock = repository.lock_to_read("restore")?;
         let reader = repository.bulk_reader(image);
-        let target = open_target(path, image)?;
+        let target = target::open(path, image)?;
         let mut plan = RestorePlan {
             target: path.to_path_buf(),
             info: target.as_ref().map(|target| target.info().clone()),
@@ -133,7 +156,21 @@ impl Restore {
         let gpt = if options.keep_table { None } else { plan_gpt(&reader, plan.target_size)? };
         plan.gpt_grows = gpt.as_ref().map(|gpt| gpt.gained);
         let path = path.to_path_buf();
-        Ok(Self { image: reader, path, target, gpt, options, plan, lock })
+        let (mut doubt, mut warning) = (None, None);
+        if options.only_changed && target.is_some() {
+            plan.compared = image.manifest.size.0;
+            if let Some(known) = &options.known {
+                let found = Doubt::find(&reader, &repository.reader(&known.image), &known.changes);
+                (doubt, warning) = found.map_or_else(
+                    |error| (None, Some(format!("{error}; all of the target is compared"))),
+                    |doubt| (Some(doubt), None),
+                );
+            }
+            if let Some(doubt) = &doubt {
+                plan.compared = bytes_of(&reader, &doubt.open) + bytes_of(&reader, &doubt.sample);
+            }
+        }
+        Ok(Self { image: reader, path, target, gpt, options, plan, doubt, warning, lock })
     }
 
     /// What will be done.
@@ -158,30 +195,23 @@ impl Restore {
                 format!("{path} holds data (at byte {place}): add --yes to overwrite it"),
             ));
         }
-        let target = match self.target {
+        let target = match &self.target {
             Some(target) => target,
-            None => create(&self.path, self.image.size(), self.options.space)?,
+            None => &target::create(&self.path, self.image.size(), self.options.space)?,
         };
         let mut report =
             RestoreReport { unreadable: self.plan.unreadable, ..RestoreReport::default() };
-        let job =
-            write::Writing { image: &self.image, target: &target, options: self.options, observer };
-        if self.options.only_changed && !target.is_new() {
-            let disk = reopen(&self.path, self.options)?;
-            let differences = Differences::find(
-                (&self.image, &disk),
-                self.options.threads,
-                Phase::ReadBack,
-                observer,
-            )?;
-            report.unchanged = differences.same;
-            job.run(&differences.blocks, &mut report)?;
+        let (image, options) = (&self.image, &self.options);
+        let job = write::Writing { image, target, options, observer };
+        if options.only_changed && !target.is_new() {
+            let differing = self.compare(&mut report, observer)?;
+            job.run(differing.as_slice(), &mut report)?;
         } else {
-            job.run(&[(0, self.image.manifest().blocks().0)], &mut report)?;
+            job.run(&[(0, image.manifest().blocks().0)], &mut report)?;
         }
         target.sync()?;
         if self.options.verify {
-            report.verified = verify(&self.image, &self.path, self.options, observer)?;
+            report.verified = verify(&self.image, &self.path, &self.options, observer)?;
         }
         if let Some(gpt) = &self.gpt {
             for (offset, bytes) in &gpt.writes {
@@ -193,17 +223,58 @@ impl Restore {
         let _kept = target.refresh();
         Ok(report)
     }
+
+    /// Finds the blocks of the target that differ from the image: among those in doubt, unless
+    /// what was known turns out wrong.
+    fn compare(&self, report: &mut RestoreReport, observer: &dyn Observer) -> Result<Runs> {
+        let disk = reopen(&self.path, &self.options)?;
+        let mut find = |only| {
+            let (pair, threads) = ((&self.image, &disk), self.options.threads);
+            let found = Differences::find(pair, only, threads, Phase::ReadBack, observer)?;
+            report.compared += found.compared;
+            Ok::<_, Error>(found)
+        };
+        if let Some(warning) = &self.warning {
+            observer.event(&Event::Warning { message: warning });
+        }
+        if let Some(doubt) = &self.doubt {
+            let sampled = find(Some(&doubt.sample))?;
+            if sampled.blocks.as_slice().is_empty() {
+                let found = find(Some(&doubt.open))?;
+                report.sampled = sampled.compared;
+                report.unchanged = found.same + sampled.same;
+                report.trusted = self.image.size().0.saturating_sub(report.compared);
+                return Ok(found.blocks);
+            }
+            report.sampled = sampled.compared;
+            self.warn_of(&sampled.blocks, observer);
+        }
+        let found = find(None)?;
+        report.unchanged = found.same;
+        Ok(found.blocks)
+    }
+
+    fn warn_of(&self, differing: &Runs, observer: &dyn Observer) {
+        let first = differing.as_slice().first().map_or(0, |(first, _)| *first);
+        let start = first * self.image.manifest().block_size.bytes();
+        let message = format!(
+            "{} at byte {start} is not what it was known to be; all of it is compared",
+            self.path.display()
+        );
+        observer.event(&Event::Warning { message: &message });
+    }
 }
 
 fn verify(
     image: &ImageReader,
     path: &Path,
-    options: RestoreOptions,
+    options: &RestoreOptions,
     observer: &dyn Observer,
 ) -> Result<u64> {
     let disk = reopen(path, options)?;
-    let found = Differences::find((image, &disk), options.threads, Phase::ReadBack, observer)?;
-    let Some((first, count)) = found.blocks.first() else { return Ok(found.same) };
+    let pair = (image, &disk);
+    let found = Differences::find(pair, None, options.threads, Phase::ReadBack, observer)?;
+    let Some((first, count)) = found.blocks.as_slice().first() else { return Ok(found.same) };
     let start = first * image.manifest().block_size.bytes();
     Err(Error::corrupt(
         format!("{} at byte {start}, {count} blocks", path.display()),
@@ -212,70 +283,15 @@ fn verify(
     ))
 }
 
-fn reopen(path: &Path, options: RestoreOptions) -> Result<Disk> {
+/// The bytes of the disk that `runs` cover.
+fn bytes_of(image: &ImageReader, runs: &Runs) -> u64 {
+    let length =
+        |(first, count): &(u64, u64)| image.manifest().bytes_of(BlockIndex(*first), *count).len();
+    runs.as_slice().iter().map(length).sum()
+}
+
+fn reopen(path: &Path, options: &RestoreOptions) -> Result<Disk> {
     Disk::open(path, &OpenOptions { io: options.io, ..OpenOptions::default() })
-}
-
-/// Opens an existing target, and checks that it may be written; `None` for a file to be made.
-fn open_target(path: &Path, image: &Image) -> Result<Option<Target>> {
-    let describe = || format!("target {}", path.display());
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(describe(), error)),
-    };
-    if let Some(first) = mounts::uses_of(path)?.first() {
-        return Err(Error::new(ErrorKind::Conflict, format!("{}: {first}", describe())));
-    }
-    let target = if metadata.file_type().is_block_device() {
-        Target::open_device(path)?
-    } else {
-        Target::create_file(path, ByteCount(metadata.len()), FileMode::Existing)?
-    };
-    let size = target.size();
-    if size < image.manifest.size {
-        return Err(Error::new(
-            ErrorKind::Conflict,
-            format!("{} has {size} bytes, the image {}", describe(), image.manifest.size),
-        ));
-    }
-    check_sectors(&target, image)?;
-    Ok(Some(target))
-}
-
-/// A disk's partition table counts in its sectors, so they must be the same.
-fn check_sectors(target: &Target, image: &Image) -> Result<()> {
-    let Some(facts) = target.facts() else { return Ok(()) };
-    let source: SourceInfo = match serde_json::from_value(image.manifest.source.clone()) {
-        Ok(source) => source,
-        Err(error) => return Err(Error::corrupt("manifest's source", "a disk's", error)),
-    };
-    // A file says 512 for want of knowledge; its table tells how its disk counted.
-    let table = image.manifest.layout.get("sector_size").and_then(serde_json::Value::as_u64);
-    let counted = match source.kind {
-        crate::block::SourceKind::Device => u64::from(source.logical_sector_size),
-        crate::block::SourceKind::File => table.unwrap_or(SECTOR),
-    };
-    if u64::from(facts.logical_sector_size) == counted {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::Conflict,
-        format!(
-            "target {} has sectors of {} bytes, the image's disk had {counted}: its partition \
-             table would not be understood there",
-            target.info().path.display(),
-            facts.logical_sector_size
-        ),
-    ))
-}
-
-fn create(path: &Path, size: ByteCount, space: Space) -> Result<Target> {
-    let mode = match space {
-        Space::Sparse => FileMode::Sparse,
-        Space::Preallocate => FileMode::Preallocate,
-    };
-    Target::create_file(path, size, mode)
 }
 
 fn plan_gpt(image: &ImageReader, target_size: ByteCount) -> Result<Option<GptMove>> {
@@ -308,7 +324,7 @@ impl TreeVisitor for Measure<'_> {
         Ok(())
     }
 
-    fn damaged(&mut self, _: crate::base::BlockIndex, _: u64, error: Error) -> Result<()> {
+    fn damaged(&mut self, _: BlockIndex, _: u64, error: Error) -> Result<()> {
         // The run reports it, with its place.
         only_damage(error).map(|_reported_later| ())
     }

@@ -20,7 +20,7 @@ pub struct Writing<'a> {
     /// Where to.
     pub target: &'a Target,
     /// How.
-    pub options: RestoreOptions,
+    pub options: &'a RestoreOptions,
     /// Who listens.
     pub observer: &'a dyn Observer,
 }

@@ -102,10 +102,10 @@ fn images(
     report: &mut VerifyReport,
     observer: &dyn Observer,
 ) -> Result<Vec<Image>> {
-    if !options.images.is_empty() {
-        return options.images.iter().map(|reference| repository.resolve(reference)).collect();
-    }
     let found = repository.images()?;
+    if !options.images.is_empty() {
+        return options.images.iter().map(|reference| found.resolve(reference).cloned()).collect();
+    }
     for (_, error) in &found.damaged {
         report.damage += 1;
         observer.event(&Event::Damage { report: &error.to_string() });
