@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use imgx_engine::base::BlockSize;
+use imgx_engine::base::{BlockSize, Granule};
 use imgx_engine::block::IoMode;
-use imgx_engine::job::{Effort, OnError, ParentChoice};
+use imgx_engine::job::{Effort, OnError, ParentChoice, TrackerChoice};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -68,6 +68,9 @@ pub enum Command {
     Verify(VerifyArguments),
     /// Write an image to a disk or file
     Restore(RestoreArguments),
+    /// Have the kernel note what is written to disks, so that their next images cost what changed
+    #[command(subcommand)]
+    Track(TrackCommand),
     /// Measure this machine: each stage, and whole captures and restores
     Bench(BenchArguments),
     /// Tell the whole story on a small disk that it makes itself, checking every result
@@ -94,7 +97,7 @@ pub struct CaptureArguments {
     /// The image to compare with: `auto` is the newest of the same name
     #[arg(long, value_name = "auto|none|IMAGE", default_value = "auto", value_parser = parse_parent)]
     pub parent: ParentChoice,
-    /// How to find what changed: `compare` reads everything
+    /// How to find what changed: `compare` reads everything, `ebpf` what its tracker names
     #[arg(long, value_enum, default_value = "auto")]
     pub tracker: Tracker,
     /// How much to read of what a tracker says did not change, to audit it [default: 64M or a
@@ -208,6 +211,46 @@ pub struct RestoreArguments {
     pub threads: Option<usize>,
 }
 
+/// `track`.
+#[derive(Debug, Subcommand)]
+pub enum TrackCommand {
+    /// Start tracking disks; it goes on with no process running, until stopped or the machine is
+    /// shut down
+    Start(TrackStartArguments),
+    /// Stop tracking disks
+    Stop(TrackStopArguments),
+    /// Show how tracked disks are doing
+    Status(TrackStatusArguments),
+}
+
+/// `track start`.
+#[derive(Debug, Args)]
+pub struct TrackStartArguments {
+    /// The disks, whole
+    #[arg(value_name = "DEVICE", required = true)]
+    pub devices: Vec<PathBuf>,
+    /// What is noted as one: a power of two from 4K to 1M; a bit of memory each [default: 16K,
+    /// beyond a TiB 64K]
+    #[arg(long, value_name = "SIZE", value_parser = parse_granule)]
+    pub granule: Option<Granule>,
+}
+
+/// `track stop`.
+#[derive(Debug, Args)]
+pub struct TrackStopArguments {
+    /// The disks
+    #[arg(value_name = "DEVICE", required = true)]
+    pub devices: Vec<PathBuf>,
+}
+
+/// `track status`.
+#[derive(Debug, Args)]
+pub struct TrackStatusArguments {
+    /// The disks [default: all]
+    #[arg(value_name = "DEVICE")]
+    pub devices: Vec<PathBuf>,
+}
+
 /// `bench`.
 #[derive(Debug, Args)]
 pub struct BenchArguments {
@@ -237,6 +280,18 @@ pub enum Tracker {
     Auto,
     /// Read everything, store what differs
     Compare,
+    /// Read what the tracker in the kernel names (see `track`)
+    Ebpf,
+}
+
+impl From<Tracker> for TrackerChoice {
+    fn from(choice: Tracker) -> Self {
+        match choice {
+            Tracker::Auto => Self::Auto,
+            Tracker::Compare => Self::Compare,
+            Tracker::Ebpf => Self::Ebpf,
+        }
+    }
 }
 
 /// What keeps reads and writes in flight.
@@ -310,6 +365,10 @@ fn parse_size(word: &str) -> Result<u64, String> {
     };
     let number: u64 = digits.parse().map_err(|_| "expected a size like 64K, 1M or 2G")?;
     number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+}
+
+fn parse_granule(word: &str) -> Result<Granule, String> {
+    Granule::new(parse_size(word)?).map_err(|error| error.to_string())
 }
 
 fn parse_block_size(word: &str) -> Result<BlockSize, String> {

@@ -29,6 +29,7 @@ pub fn run(arguments: &CaptureArguments, session: &Session) -> Result<Outcome> {
         effort: arguments.compress,
         io: arguments.io.into(),
         on_error: arguments.on_error.into(),
+        tracker: arguments.tracker.into(),
         audit: arguments.audit,
         threads: arguments.threads,
     };

@@ -10,6 +10,7 @@ mod init;
 mod map;
 mod restore;
 mod show;
+mod track;
 mod verify;
 
 use imgx_engine::base::{Error, ErrorKind, Result};
@@ -31,6 +32,7 @@ pub fn run(command: &Command, session: &Session) -> Result<Outcome> {
         Command::Map(arguments) => map::run(arguments, session),
         Command::Verify(arguments) => verify::run(arguments, session),
         Command::Restore(arguments) => restore::run(arguments, session),
+        Command::Track(command) => track::run(command, session),
         Command::Bench(arguments) => bench::run(arguments, session),
         Command::Demo(arguments) => demo::run(arguments, session),
     }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use imgx_engine::base::Result;
-use imgx_engine::job::{Restore, RestoreOptions, RestorePlan, RestoreReport, Space};
+use imgx_engine::job::{Restore, RestoreOptions, RestorePlan, RestoreReport, Space, known_content};
 use imgx_engine::store::repository::Image;
 use serde_json::json;
 
@@ -21,11 +21,17 @@ use crate::session::{Outcome, Session};
 pub fn run(arguments: &RestoreArguments, session: &Session) -> Result<Outcome> {
     let console = &session.console;
     let repository = session.repository()?;
-    let image = repository.resolve(&arguments.image)?;
+    let images = repository.images()?;
+    let image = images.resolve(&arguments.image)?.clone();
+    let known = match arguments.only_changed {
+        // A tracker that cannot be asked only means that all is compared.
+        true => known_content(&images, &arguments.target).unwrap_or_default(),
+        false => None,
+    };
     let options = RestoreOptions {
         overwrite: arguments.yes,
         only_changed: arguments.only_changed,
-        known: None,
+        known,
         verify: arguments.verify,
         keep_table: arguments.keep_table,
         space: if arguments.preallocate { Space::Preallocate } else { Space::Sparse },

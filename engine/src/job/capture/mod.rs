@@ -25,6 +25,7 @@ use self::history::changes_of_disk;
 use self::lanes::Lanes;
 use self::worker::Worker;
 use super::pipeline::{Pipeline, worker_threads};
+use super::tracked::Ebpf;
 use crate::base::limits::{MAX_DISK_SIZE, NODE_FANOUT};
 use crate::base::{BlockSize, ByteRange, Error, ErrorKind, Event, Observer, Phase, Result};
 use crate::block::{Chunk, Disk, ExtentKind, IoMode, OpenOptions, SourceInfo};
@@ -62,6 +63,18 @@ pub enum OnError {
     Abort,
 }
 
+/// How to find what changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TrackerChoice {
+    /// By the disk's tracker if it has one that can be trusted, else by comparing.
+    #[default]
+    Auto,
+    /// By reading everything.
+    Compare,
+    /// By the disk's eBPF tracker, which must run; by comparing where it cannot be trusted.
+    Ebpf,
+}
+
 /// How to capture.
 #[derive(Debug, Clone, Default)]
 pub struct CaptureOptions {
@@ -76,6 +89,8 @@ pub struct CaptureOptions {
     pub io: IoMode,
     /// Sectors that cannot be read.
     pub on_error: OnError,
+    /// How to find what changed.
+    pub tracker: TrackerChoice,
     /// Bytes that are read to audit a tracker of changes, at random places that it says did not
     /// change; by default 64 MiB or a thousandth of the disk, the larger.
     pub audit: Option<u64>,
@@ -92,6 +107,8 @@ pub struct Capture<'a> {
     layout: DiskLayout,
     ranges: Vec<ByteRange>,
     tracker: Option<Box<dyn ChangeTracker>>,
+    /// Why there is no tracker, though there should be one.
+    doubt: Option<String>,
     options: CaptureOptions,
 }
 
@@ -144,7 +161,8 @@ impl<'a> Capture<'a> {
             observer.event(&Event::Warning { message: &message });
         }
         let ranges = data_of(&disk, repository.config().block_size)?;
-        Ok(Self { repository, disk, name, parent, layout, ranges, tracker: None, options })
+        let (tracker, doubt) = open_tracker(source, options.tracker)?;
+        Ok(Self { repository, disk, name, parent, layout, ranges, tracker, doubt, options })
     }
 
     /// The same, reading only what `tracker` says changed, where that can be believed.
@@ -219,7 +237,8 @@ impl<'a> Capture<'a> {
 
     fn decide(&mut self, observer: &dyn Observer) -> Result<Reading> {
         let Some(tracker) = &mut self.tracker else {
-            return Ok(Reading::all(self.ranges.clone()));
+            let doubt = self.doubt.clone();
+            return Ok(Reading { doubt, ..Reading::all(self.ranges.clone()) });
         };
         let decision = Decision {
             repository: self.repository,
@@ -305,6 +324,26 @@ impl<'a> Capture<'a> {
             unreadable: assembled.unreadable,
             cost,
         }
+    }
+}
+
+/// A tracker, and why there is none though there should be one.
+type Opened = (Option<Box<dyn ChangeTracker>>, Option<String>);
+
+/// The tracker that is asked for; or why it is of no use.
+fn open_tracker(source: &Path, choice: TrackerChoice) -> Result<Opened> {
+    if choice == TrackerChoice::Compare {
+        return Ok((None, None));
+    }
+    match Ebpf::open(source) {
+        Ok(Some(tracker)) => Ok((Some(Box::new(tracker)), None)),
+        Ok(None) if choice == TrackerChoice::Ebpf => {
+            let shown = source.display();
+            let context = format!("{shown} is not tracked; `imgx track start {shown}` begins it");
+            Err(Error::new(ErrorKind::NotFound, context))
+        }
+        Ok(None) => Ok((None, None)),
+        Err(error) => Ok((None, Some(error.to_string()))),
     }
 }
 
