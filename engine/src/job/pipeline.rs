@@ -66,7 +66,11 @@ impl Pipeline<'_> {
         make_worker: &(impl Fn() -> W + Sync),
         take: &mut dyn FnMut(T) -> Result<()>,
     ) -> Result<()> {
-        let pool = BufferPool::new(DEPTH + BACKLOG + self.threads, limits::MAX_IO_SIZE)?;
+        let chunk = chunk_for(&ranges);
+        let chunks = |range: &ByteRange| range.len() / chunk as u64 + 2;
+        let chunks = ranges.iter().map(chunks).fold(1, u64::saturating_add);
+        let most = DEPTH + BACKLOG + self.threads;
+        let pool = BufferPool::new(usize::try_from(chunks).map_or(most, |n| n.min(most)), chunk)?;
         // The reader is never further ahead of its slowest read than the pool's buffers, so a
         // gate at least that wide opens for every chunk in the end.
         let gate = Gate::new((pool.count() + 2 * RESULTS) as u64);
@@ -74,7 +78,8 @@ impl Pipeline<'_> {
         let (done_in, done_out) = bounded::<(u64, Result<T>)>(RESULTS);
         thread::scope(|scope| {
             let (gate, pool) = (&gate, &pool);
-            let reader = scope.spawn(move || self.read(ranges, pool, gate, &work_in));
+            let request = ReadRequest { ranges, chunk, depth: DEPTH };
+            let reader = scope.spawn(move || self.read(&request, pool, gate, &work_in));
             for _ in 0..self.threads {
                 let (work, done) = (work_out.clone(), done_in.clone());
                 scope.spawn(move || run_worker(make_worker(), &work, &done));
@@ -91,13 +96,12 @@ impl Pipeline<'_> {
 
     fn read(
         &self,
-        ranges: Vec<ByteRange>,
+        request: &ReadRequest,
         pool: &BufferPool,
         gate: &Gate,
         work: &Sender<Chunk>,
     ) -> Result<()> {
-        let request = ReadRequest { ranges, chunk: limits::MAX_IO_SIZE, depth: DEPTH };
-        self.disk.stream(&request, pool, self.observer, &mut |chunk| {
+        self.disk.stream(request, pool, self.observer, &mut |chunk| {
             gate.pass(chunk.index)?;
             work.send(chunk).map_err(|_all_workers_ended| Error::cancelled())
         })
@@ -128,6 +132,14 @@ impl Pipeline<'_> {
             }
         }
     }
+}
+
+/// The size of chunks for `ranges`: no larger than the longest asks for, since buffers are made
+/// for reading at once, and short ranges here and there would leave most of them empty.
+fn chunk_for(ranges: &[ByteRange]) -> usize {
+    let longest = ranges.iter().map(ByteRange::len).max().unwrap_or(0);
+    let longest = usize::try_from(longest).unwrap_or(limits::MAX_IO_SIZE);
+    longest.min(limits::MAX_IO_SIZE).next_power_of_two().max(limits::MIN_BLOCK_SIZE as usize)
 }
 
 fn run_worker<T>(

@@ -24,7 +24,7 @@ use self::effort::Governor;
 use self::history::changes_of_disk;
 use self::lanes::Lanes;
 use self::worker::Worker;
-use super::pipeline::{Pipeline, worker_threads};
+use super::pipeline::{Pipeline, reading_threads, worker_threads};
 use super::tracked::Ebpf;
 use crate::base::limits::{MAX_DISK_SIZE, NODE_FANOUT};
 use crate::base::{BlockSize, ByteRange, Error, ErrorKind, Event, Observer, Phase, Result};
@@ -262,12 +262,17 @@ impl<'a> Capture<'a> {
         let size = self.disk.info().size;
         let block_size = self.repository.config().block_size;
         observer.event(&Event::Started { phase: Phase::Capture, total: size.0 });
-        let pipeline =
-            Pipeline { disk: &self.disk, threads: worker_threads(self.options.threads), observer };
+        // What changed here and there mostly waits for the parent's versions to be read.
+        let threads = match reading.is_incremental {
+            true => reading_threads(self.options.threads),
+            false => worker_threads(self.options.threads),
+        };
+        let pipeline = Pipeline { disk: &self.disk, threads, observer };
         let governor = Governor::new(self.options.effort);
         let luck = DeltaLuck::new();
         let make_worker = || {
-            let parent = self.open_parent().filter(|_| self.options.effort != Effort::Off);
+            let parent = self.parent.as_ref().filter(|_| self.options.effort != Effort::Off);
+            let parent = parent.map(|parent| Parent::new(self.repository.bulk_reader(parent)));
             let deltas = parent.map(|parent| Deltas::new(parent, &luck));
             let mut worker = Worker::new(self.repository.keys(), index, block_size, deltas);
             let governor = &governor;
