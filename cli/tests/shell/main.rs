@@ -9,4 +9,5 @@ mod mapping;
 mod round_trip;
 mod showing;
 mod support;
+mod tracking;
 mod unreadable;
