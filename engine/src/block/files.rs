@@ -20,8 +20,9 @@ use crate::sys::{BufferPool, DeviceFacts, ioctl, mounts};
 
 /// Alignment that direct I/O on a regular file is given, whatever less the filesystem wants.
 const FILE_ALIGNMENT: u64 = 4096;
-/// Alignment of memory for direct I/O.
-const MEMORY_ALIGNMENT: usize = 512;
+/// Alignment of memory for direct I/O at least; at most that of the offset. Some drivers (zram)
+/// move whole sectors even where memory is divided within one, over whatever lies beside it.
+const MEMORY_ALIGNMENT: u64 = 512;
 /// Bytes that a read of unaligned memory or place goes through at a time.
 const BOUNCE_SIZE: usize = 256 * 1024;
 
@@ -116,7 +117,7 @@ impl Files {
         alignment == 1
             || (offset.is_multiple_of(alignment)
                 && (memory.len() as u64).is_multiple_of(alignment)
-                && memory.as_ptr().addr().is_multiple_of(MEMORY_ALIGNMENT))
+                && is_aligned_memory(memory, alignment))
     }
 
     /// Reads until `memory` is full or the end; returns the bytes read.
@@ -205,7 +206,7 @@ impl Files {
         let alignment = self.alignment();
         let fits = self.direct.is_some()
             && offset.is_multiple_of(alignment)
-            && memory.as_ptr().addr().is_multiple_of(MEMORY_ALIGNMENT);
+            && is_aligned_memory(memory, alignment);
         if fits { memory.len() - memory.len() % index(alignment) } else { 0 }
     }
 
@@ -278,6 +279,10 @@ impl Files {
 /// A byte count that is known to fit memory, as an index.
 pub(super) fn index(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+fn is_aligned_memory(memory: &[u8], alignment: u64) -> bool {
+    memory.as_ptr().addr().is_multiple_of(index(alignment.max(MEMORY_ALIGNMENT)))
 }
 
 fn read_fully(file: &File, offset: u64, memory: &mut [u8]) -> io::Result<usize> {

@@ -85,11 +85,14 @@ pub enum Flag {
     Failed,
     /// A discard of several ranges, of which the completion shows only one.
     SeveralRanges,
+    /// A command past the block layer that moves no data to or from memory: NVMe's Write Zeroes is
+    /// one, and so is asking a SCSI disk whether it is ready.
+    Control,
 }
 
 impl Flag {
     /// All, in their order on the page.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::OtherDisk,
         Self::OutOfBounds,
         Self::TooLong,
@@ -99,6 +102,7 @@ impl Flag {
         Self::TooManyInFlight,
         Self::Failed,
         Self::SeveralRanges,
+        Self::Control,
     ];
 
     /// The byte of its counter on the page.
@@ -107,9 +111,10 @@ impl Flag {
         FLAGS + 8 * self as i16
     }
 
-    /// What it means for the map: it may miss something, if the flag is raised.
+    /// What it means for the map of the disk that the kernel calls `name`: why that may miss
+    /// something, if the flag is raised.
     #[must_use]
-    pub fn reason(self) -> Option<&'static str> {
+    pub fn reason(self, name: &str) -> Option<&'static str> {
         match self {
             Self::OtherDisk => Some("another disk got its device number"),
             Self::OutOfBounds => Some("something was written beyond the disk's known end"),
@@ -119,7 +124,10 @@ impl Flag {
             Self::PassThrough => {
                 Some("commands went past the block layer (SG_IO, NVMe passthrough)")
             }
-            Self::TooManyInFlight | Self::Failed | Self::SeveralRanges => None,
+            Self::Control if name.starts_with("nvme") => {
+                Some("commands without data went past the block layer (NVMe passthrough)")
+            }
+            Self::TooManyInFlight | Self::Failed | Self::SeveralRanges | Self::Control => None,
         }
     }
 

@@ -240,7 +240,10 @@ impl WholeDisk {
             return refuse("it is zoned, and where appends went is known only when they are done");
         }
         if !queue.is_counted {
-            return refuse("the kernel does not count its sectors (queue/iostats is 0)");
+            return refuse(&format!(
+                "the kernel does not count its sectors; `echo 1 > /sys/block/{name}/queue/iostats` \
+                 has it count"
+            ));
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ const OPERATION_MASK: i32 = 255;
 const WRITE: i32 = 1;
 const DISCARD: i32 = 3;
 const ZONE_APPEND: i32 = 7;
+const DRIVER_IN: i32 = 34;
 const DRIVER_OUT: i32 = 35;
 
 /// Where the programs keep what they need, below the frame's upper end.
@@ -154,12 +155,17 @@ impl<'a> Writer<'a> {
         self.code.shift_right(R2, 32 + 9);
         self.code.store(Double, R10, stack::COUNT, R2);
         self.code.load(Word, R7, R6, self.types.offset("request", "cmd_flags")?);
-        self.leave_unless_write();
+        self.leave_unless_write_or_control();
         self.follow(R1, R6, &[("request", "q"), ("request_queue", "disk")])?;
         self.find_disk(R1)?;
         self.code.load(Double, R1, R6, self.types.offset("request", "__sector")?);
         self.code.store(Double, R10, stack::SECTOR, R1);
         self.count(COMPLETED);
+        let moves_data = self.code.label();
+        self.code.jump_if_not_equal(R7, DRIVER_IN, moves_data);
+        self.raise(Flag::Control);
+        self.code.jump(self.end);
+        self.code.place(moves_data);
         let block_layer = self.code.label();
         self.code.jump_if_not_equal(R7, DRIVER_OUT, block_layer);
         self.raise(Flag::PassThrough);
@@ -221,6 +227,18 @@ impl<'a> Writer<'a> {
         self.code.jump(self.end);
         self.code.place(write);
         self.code.and(R7, OPERATION_MASK);
+    }
+
+    /// The same, but stays for commands of the driver that move no data.
+    fn leave_unless_write_or_control(&mut self) {
+        let stay = self.code.label();
+        self.code.copy(R1, R7);
+        self.code.and(R7, OPERATION_MASK);
+        self.code.jump_if_bits(R1, 1, stay);
+        self.code.jump_if_not_equal(R7, DRIVER_IN, self.end);
+        self.code.load(Double, R1, R10, stack::COUNT);
+        self.code.jump_if_not_equal(R1, 0, self.end);
+        self.code.place(stay);
     }
 
     /// `to` = the pointer behind a chain of members, or null.

@@ -98,19 +98,21 @@ impl Tracker {
         let granule = Granule::new(page.get(Own::Granule))?;
         let epoch = page.get(Own::Epoch);
         let next = Bitmap::create(self.size, granule)?;
+        // In this order: killed anywhere between, what the programs mark in is pinned, and the
+        // next checkpoint finds a number that is free.
+        page.set(Own::Pending, 0);
+        page.set(Own::Epoch, epoch + 1);
         let next_pin = epoch_pin(self.slot, epoch + 1);
         folder.pin(&next_pin, next.map.descriptor())?;
         if let Err(error) = installation.switch(self.slot, next.map.descriptor()) {
             folder.unpin(&next_pin)?;
             return Err(error);
         }
-        page.set(Own::Epoch, epoch + 1);
         let misses = installation.misses()?;
         let is_bio_based = page.is(Own::BioBased);
-        // Nothing waits for its image while the flags and counts are looked at.
-        page.set(Own::Pending, 0);
         page.hold_flags();
-        let judgement = Judge { name: &self.facts.name, page, misses, is_bio_based }.judge()?;
+        let name = &self.facts.name;
+        let mut judgement = Judge { name, page, misses, is_bio_based }.judge()?;
         let base = judgement.base;
         page.set(Own::PendingBaseKnown, base.is_some().into());
         page.set_sectors(Own::PendingWritten, Own::PendingDiscarded, base.unwrap_or_default());
@@ -119,6 +121,9 @@ impl Tracker {
         page.set(Own::Pending, epoch);
 
         let open = self.open_epochs(&installation, epoch)?;
+        if open.first().map(|(first, _)| *first) != Some(page.get(Own::Committed) + 1) {
+            judgement.verdict = Verdict::Tainted("an epoch's pin was removed".to_owned());
+        }
         let mut changes = ChangeMap::new(self.size, granule)?;
         for (_, bitmap) in &open {
             changes.union(&bitmap.read()?)?;
@@ -232,6 +237,8 @@ impl Tracker {
         page.set(Own::Committed, epoch);
         if page.is(Own::PendingBaseKnown) {
             let base = page.sectors(Own::PendingWritten, Own::PendingDiscarded);
+            // Killed between, nothing is known, which is noticed.
+            page.set(Own::BaseKnown, 0);
             page.set_sectors(Own::BaseWritten, Own::BaseDiscarded, base);
             page.set(Own::BaseKnown, 1);
         }

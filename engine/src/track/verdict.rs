@@ -217,7 +217,7 @@ impl Judge<'_> {
             return Some("an audit found a change that was missed; stop and start it".to_owned());
         }
         let raised = Flag::ALL.iter().filter(|flag| self.page.raised_since(**flag) > 0);
-        if let Some(reason) = raised.filter_map(|flag| flag.reason()).next() {
+        if let Some(reason) = raised.filter_map(|flag| flag.reason(self.name)).next() {
             return Some(reason.to_owned());
         }
         if !self.page.is(Own::BaseKnown) {

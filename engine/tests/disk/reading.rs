@@ -286,3 +286,27 @@ fn a_file_that_shrinks_is_an_error_and_not_zeros() {
         assert!(error.to_string().contains("ends at byte"), "{error}");
     }
 }
+
+#[test]
+fn a_driver_that_moves_whole_sectors_overwrites_nothing_beside_the_buffer() {
+    let Ok(device) = imgx_fixtures::zram::Zram::add(4 << 20) else {
+        return println!("skipped: no zram device can be added");
+    };
+    let expected = content(9, 4 * MIB);
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(device.path())
+        .and_then(|mut disk| disk.write_all(&expected).and_then(|()| disk.sync_all()))
+        .unwrap();
+    let disk = Disk::open(device.path(), &OpenOptions::default()).unwrap();
+    let mut memory = vec![0xa5; 64 << 10];
+    let aligned = memory.as_ptr().align_offset(4096);
+    for start in (aligned + 8192..aligned + 16_384).step_by(512) {
+        memory.fill(0xa5);
+        let target = &mut memory[start..start + 8192];
+        disk.read_exact_at(ByteOffset(4096 * 5), target).unwrap();
+        assert!(target == &expected[4096 * 5..4096 * 7], "memory at {start}");
+        let beside = memory[..start].iter().chain(&memory[start + 8192..]);
+        assert!(beside.copied().all(|byte| byte == 0xa5), "bytes beside the memory at {start}");
+    }
+}

@@ -62,7 +62,7 @@ fn what_no_image_was_stored_of_is_told_again_and_what_was_is_not() {
         none = disk.tracker().checkpoint().expect("checkpoint");
     }
     assert_eq!(pages(&none.changes), (0..40).collect::<Vec<_>>());
-    let status = disk.tracking.status().expect("status");
+    let status = disk.tracking().status().expect("status");
     assert!(status[0].open_epochs <= 17, "{status:?}");
     assert_eq!(status[0].epoch, none.evidence.epoch + 1);
 }
@@ -187,28 +187,34 @@ fn other_disks_stopped_and_broken_tracking_are_noticed() {
     let path = disk.device.path().to_str().expect("plain").to_owned();
     let mut tracker = disk.tracker();
     let before = tracker.checkpoint().expect("checkpoint").evidence;
-    assert!(!disk.tracking.start(disk.device.path(), None).expect("asked"), "started twice");
+    assert!(!disk.tracking().start(disk.device.path(), None).expect("asked"), "started twice");
     let text = disk.file.to_str().expect("plain").to_owned();
     tool::run("losetup", &["--detach", &path]).expect("detached");
     tool::run("losetup", &[&path, &text]).expect("attached again");
     let kind = |error: imgx_engine::base::Error| error.kind();
     assert_eq!(disk.try_tracker().map_err(kind).err(), Some(ErrorKind::Unsupported));
-    assert!(matches!(disk.tracking.status().expect("status")[0].verdict, Verdict::Tainted(_)));
-    assert!(disk.tracking.start(disk.device.path(), None).expect("started"), "not started anew");
+    assert!(matches!(disk.tracking().status().expect("status")[0].verdict, Verdict::Tainted(_)));
+    assert!(disk.tracking().start(disk.device.path(), None).expect("started"), "not started anew");
     assert_eq!(tracker.checkpoint().map_err(kind).err(), Some(ErrorKind::Unsupported));
     let mut tracker = disk.tracker();
     let after = tracker.checkpoint().expect("checkpoint").evidence;
     assert!(after.follows(&before).is_err());
 
+    let folder = BpfFolder::existing(disk.folder()).expect("there");
+    let open = after.epoch;
+    let pin =
+        folder.names().expect("listed").into_iter().find(|pin| pin.ends_with(&format!("_{open}")));
+    folder.unpin(&pin.expect("pinned")).expect("removed");
+    assert!(matches!(tracker.checkpoint().expect("told").verdict, Verdict::Tainted(_)));
+
     disk.tracker().distrust().expect("distrusted");
     assert!(matches!(tracker.checkpoint().expect("told").verdict, Verdict::Tainted(_)));
 
-    let folder = BpfFolder::existing(disk.folder()).expect("there");
     folder.unpin("imgx_request_link").expect("removed");
     assert_eq!(disk.try_tracker().map_err(kind).err(), Some(ErrorKind::Unsupported));
-    assert!(disk.tracking.start(disk.device.path(), None).expect("started"), "not started anew");
+    assert!(disk.tracking().start(disk.device.path(), None).expect("started"), "not started anew");
     assert!(disk.try_tracker().expect("opened").is_some());
-    assert!(disk.tracking.stop(disk.device.path()).expect("stopped"));
+    assert!(disk.tracking().stop(disk.device.path()).expect("stopped"));
     assert_eq!(folder.names().expect("listed"), Vec::<String>::new());
     assert!(disk.try_tracker().expect("asked").is_none());
 }
@@ -216,9 +222,9 @@ fn other_disks_stopped_and_broken_tracking_are_noticed() {
 #[test]
 fn partitions_and_files_are_refused_with_what_to_do() {
     let Some(disk) = Tracked::new(16 << 20, 4096) else { return };
-    let refused = disk.tracking.start(&disk.file, None).expect_err("a file");
+    let refused = disk.tracking().start(&disk.file, None).expect_err("a file");
     assert_eq!(refused.kind(), ErrorKind::Invalid);
-    assert!(disk.tracking.open(&disk.file).expect("asked").is_none());
+    assert!(disk.tracking().open(&disk.file).expect("asked").is_none());
     if !tool::have("sfdisk") || !tool::have("partx") {
         return println!("skipped in part: needs sfdisk and partx");
     }
@@ -229,7 +235,7 @@ fn partitions_and_files_are_refused_with_what_to_do() {
     if !partition.exists() {
         return println!("skipped in part: no device of the partition");
     }
-    let refused = disk.tracking.start(&partition, None).expect_err("a partition");
+    let refused = disk.tracking().start(&partition, None).expect_err("a partition");
     assert!(refused.to_string().contains("whole"), "{refused}");
     let mut tracker = disk.tracker();
     let told = tracker.checkpoint().expect("checkpoint");
@@ -238,4 +244,28 @@ fn partitions_and_files_are_refused_with_what_to_do() {
     let told = tracker.checkpoint().expect("checkpoint");
     assert_eq!(pages(&told.changes), [2048 / 8 + 5]);
     tool::run("partx", &["--delete", &path]).expect("removed");
+}
+
+#[test]
+fn a_disk_without_a_request_queue_is_tracked() {
+    let Ok(device) = imgx_fixtures::zram::Zram::add(64 << 20) else {
+        return println!("skipped: no zram device can be added");
+    };
+    let Some(tracking) = super::support::Started::new(device.path(), 4096) else { return };
+    let mut tracker = tracking.tracker();
+    let first = tracker.checkpoint().expect("checkpoint");
+    tracker.commit(first.evidence.epoch).expect("committed");
+    for page in [1, 7, 16_383] {
+        write_page(device.path(), page);
+    }
+    let path = device.path().to_str().expect("plain");
+    if tool::have("blkdiscard") {
+        tool::run("blkdiscard", &["-o", "81920", "-l", "8192", path]).expect("discarded");
+    }
+    let told = tracker.checkpoint().expect("checkpoint");
+    let marked = pages(&told.changes);
+    assert!([1, 7, 16_383].iter().all(|page| marked.contains(page)), "{marked:?}");
+    assert!(!tool::have("blkdiscard") || [20, 21].iter().all(|page| marked.contains(page)));
+    assert_eq!(told.evidence.completed.written, 3 * 8, "{:?}", told.evidence);
+    assert!(!matches!(told.verdict, Verdict::Tainted(_)), "{:?}", told.verdict);
 }

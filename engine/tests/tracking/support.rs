@@ -11,10 +11,52 @@ use imgx_fixtures::tool;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
+/// The tracking of a device, by an installation of its own that ends with it.
+pub struct Started {
+    tracking: Tracking,
+    folder: String,
+    device: PathBuf,
+}
+
+impl Started {
+    /// Starts it; none, with the reason printed, where that cannot be had.
+    pub fn new(device: &Path, granule: u64) -> Option<Self> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = format!("imgx-test-{}-{number}", std::process::id());
+        let tracking = Tracking::named(&folder);
+        let this = Self { tracking, folder, device: device.to_owned() };
+        match this.tracking.start(device, Some(Granule::new(granule).expect("valid"))) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                println!("skipped: {error}");
+                None
+            }
+            started => {
+                assert!(started.expect("started"), "it was tracked already");
+                Some(this)
+            }
+        }
+    }
+
+    pub fn tracker(&self) -> Tracker {
+        self.tracking.open(&self.device).expect("opened").expect("tracked")
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _best_effort = self.tracking.stop(&self.device);
+        let folder = Path::new("/sys/fs/bpf").join(&self.folder);
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let _best_effort = fs::remove_file(entry.path());
+        }
+        let _best_effort = fs::remove_dir(folder);
+    }
+}
+
 /// A loop device in memory, tracked.
 pub struct Tracked {
-    pub tracking: Tracking,
-    folder: String,
+    // In this order: what is tracked is stopped before its device is detached.
+    started: Started,
     /// The file behind the device.
     pub file: PathBuf,
     // Before the folder: the device holds its file.
@@ -39,25 +81,16 @@ impl Tracked {
             return None;
         }
         let device = LoopDevice::attach(&file).expect("attached");
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = format!("imgx-test-{}-{number}", std::process::id());
-        let tracking = Tracking::named(&folder);
-        let this = Self { tracking, folder, file, device, _temporary: temporary };
-        let granule = Granule::new(granule).expect("valid");
-        match this.tracking.start(this.device.path(), Some(granule)) {
-            Err(error) if error.kind() == ErrorKind::Unsupported => {
-                println!("skipped: {error}");
-                None
-            }
-            started => {
-                assert!(started.expect("started"), "it was tracked already");
-                Some(this)
-            }
-        }
+        let started = Started::new(device.path(), granule)?;
+        Some(Self { started, file, device, _temporary: temporary })
+    }
+
+    pub fn tracking(&self) -> &Tracking {
+        &self.started.tracking
     }
 
     pub fn folder(&self) -> &str {
-        &self.folder
+        &self.started.folder
     }
 
     pub fn tracker(&self) -> Tracker {
@@ -65,24 +98,13 @@ impl Tracked {
     }
 
     pub fn try_tracker(&self) -> Result<Option<Tracker>> {
-        self.tracking.open(self.device.path())
+        self.tracking().open(self.device.path())
     }
 
     /// Writes what the kernel still holds of the disk.
     pub fn settle(&self) {
         let path = self.device.path().to_str().expect("plain");
         tool::run("blockdev", &["--flushbufs", path]).expect("flushed");
-    }
-}
-
-impl Drop for Tracked {
-    fn drop(&mut self) {
-        let _best_effort = self.tracking.stop(self.device.path());
-        let folder = Path::new("/sys/fs/bpf").join(&self.folder);
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let _best_effort = fs::remove_file(entry.path());
-        }
-        let _best_effort = fs::remove_dir(folder);
     }
 }
 
