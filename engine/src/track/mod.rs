@@ -185,7 +185,8 @@ impl Tracking {
             ));
         }
         let id = id_of(&installation, slot);
-        Ok(Some(Tracker::new(self.folder.clone(), disk.facts, disk.size, slot, id)))
+        let last = installation.page(slot).get(Own::Epoch).saturating_sub(1);
+        Ok(Some(Tracker::new(self.folder.clone(), disk.facts, disk.size, slot, id, last)))
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Tracker {
     slot: u32,
     /// The id of the tracking that this is.
     id: String,
+    /// The epoch that its last checkpoint ended; the one before the running one at first.
+    last: u64,
 }
 
 /// What a tracker says when an epoch ends.
@@ -68,12 +70,13 @@ impl Tracker {
         size: ByteCount,
         slot: u32,
         id: String,
+        last: u64,
     ) -> Self {
-        Self { folder, facts, size, slot, id }
+        Self { folder, facts, size, slot, id, last }
     }
 
     /// What is installed now, if the tracking is still this one.
-    fn installation(&self) -> Result<(Installation, impl Drop)> {
+    fn installation(&self) -> Result<(Installation, impl Drop + use<>)> {
         let ended = || {
             let context = format!("the tracking of {} was stopped meanwhile", self.facts.name);
             Error::new(ErrorKind::Unsupported, context)
@@ -119,6 +122,7 @@ impl Tracker {
         page.set(Own::PendingMisses, misses);
         page.set(Own::PendingQuiet, judgement.is_quiet.into());
         page.set(Own::Pending, epoch);
+        self.last = epoch;
 
         let open = self.open_epochs(&installation, epoch)?;
         if open.first().map(|(first, _)| *first) != Some(page.get(Own::Committed) + 1) {
@@ -194,15 +198,21 @@ impl Tracker {
         Ok(())
     }
 
-    /// Whether anything in `range` was marked since the last checkpoint.
+    /// Whether anything in `range` was marked since the last checkpoint of this tracker; also
+    /// where that cannot be told any more, because others ended epochs meanwhile.
     ///
     /// # Errors
     /// As [`checkpoint`](Self::checkpoint).
     pub fn is_marked(&self, range: ByteRange) -> Result<bool> {
         let (installation, _lock) = self.installation()?;
-        let pin = epoch_pin(self.slot, installation.page(self.slot).get(Own::Epoch));
-        let running = self.bitmap(&installation, &pin)?;
-        Ok(running.map(|running| running.read()).transpose()?.is_some_and(|map| map.touches(range)))
+        let running = installation.page(self.slot).get(Own::Epoch);
+        for epoch in self.last.saturating_add(1)..=running {
+            match self.bitmap(&installation, &epoch_pin(self.slot, epoch))? {
+                Some(bitmap) if !bitmap.read()?.touches(range) => {}
+                _ => return Ok(true),
+            }
+        }
+        Ok(false)
     }
 
     /// The image of the checkpoint that ended `epoch` is stored: the next one starts from it.

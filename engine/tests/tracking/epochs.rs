@@ -56,6 +56,11 @@ fn what_no_image_was_stored_of_is_told_again_and_what_was_is_not() {
     assert_eq!(pages(&none.changes), [0_u64; 0]);
     assert_eq!(none.evidence.follows(&again.evidence), Ok(()));
     assert!(none.evidence.follows(&first.evidence).is_err());
+    // What another process's checkpoint took over is still known to this one.
+    write_page(path, 9);
+    disk.tracker().checkpoint().expect("checkpoint");
+    assert!(tracker.is_marked(ByteRange::new(9 * 4096, 1)).expect("asked"));
+    assert!(!tracker.is_marked(ByteRange::new(10 * 4096, 1)).expect("asked"));
     // Failing again and again costs no more than so many maps.
     for page in 0..40 {
         write_page(path, page);
