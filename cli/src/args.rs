@@ -1,12 +1,17 @@
 //! What can be typed: commands, options, and the words that they take.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use imgx_engine::base::{BlockSize, Granule};
 use imgx_engine::block::IoMode;
+use imgx_engine::fs::FileType;
 use imgx_engine::job::{Effort, OnError, ParentChoice, TrackerChoice};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -17,7 +22,10 @@ Exit codes:
   4    done, but some sectors could not be read
   130  interrupted; nothing half-done is committed
 
-IMAGE is an id's first 4 or more digits, `latest`, a NAME (its newest image), or NAME~2 (two before).";
+IMAGE is an id's first 4 or more digits, `latest`, a NAME (its newest image), or NAME~2 (two before);
+where files are read also a disk or a disk's file, named by a path with a slash.
+PATH is VOLUME:/path, with the volume as `show` prints it, LABEL=... or UUID=...; without a volume
+the only filesystem there is.";
 
 /// Images whole disks into a deduplicating repository, verifies them, and brings them back.
 #[derive(Debug, Parser)]
@@ -60,6 +68,14 @@ pub enum Command {
     Images,
     /// Show what an image, a disk or a disk's file holds
     Show(ShowArguments),
+    /// List files of an image, a disk or a disk's file
+    Ls(LsArguments),
+    /// Print a file's content
+    Cat(CatArguments),
+    /// Find files by name, type, size and time
+    Find(FindArguments),
+    /// Bring files and folders back, without mounting anything
+    Extract(ExtractArguments),
     /// List the ranges of bytes in which two images differ
     Diff(DiffArguments),
     /// Draw what a disk's stretches hold, and with two images what changed
@@ -209,6 +225,101 @@ pub struct RestoreArguments {
     /// Working threads [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     pub threads: Option<usize>,
+}
+
+/// `ls`.
+#[derive(Debug, Args)]
+pub struct LsArguments {
+    /// The image, or a disk's path (with a slash in it)
+    pub image: String,
+    /// The folder or file [default: the root of the only filesystem]
+    #[arg(value_name = "PATH")]
+    pub path: Option<OsString>,
+    /// Everything below it too
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// Type and mode, links, owner, group, size, time, target
+    #[arg(short, long)]
+    pub long: bool,
+}
+
+/// `cat`.
+#[derive(Debug, Args)]
+pub struct CatArguments {
+    /// The image, or a disk's path (with a slash in it)
+    pub image: String,
+    /// The file; symbolic links are followed within its filesystem
+    #[arg(value_name = "PATH")]
+    pub path: OsString,
+}
+
+/// `find`.
+#[derive(Debug, Args)]
+pub struct FindArguments {
+    /// The image, or a disk's path (with a slash in it)
+    pub image: String,
+    /// A name with `*`, `?` and `[...]`; with a slash in it, a whole path, where `**` stands for
+    /// any folders. VOLUME: before it searches that volume alone
+    #[arg(value_name = "PATTERN")]
+    pub pattern: OsString,
+    /// Take upper and lower case as the same
+    #[arg(short, long)]
+    pub ignore_case: bool,
+    /// Only these: f (file), d (folder), l (symbolic link), b, c (devices), p (pipe), s (socket)
+    #[arg(long = "type", value_name = "LETTERS", value_parser = parse_types)]
+    pub types: Option<FileTypes>,
+    /// Only files of this size; +SIZE larger ones, -SIZE smaller ones
+    #[arg(long, value_name = "[+-]SIZE", allow_hyphen_values = true)]
+    #[arg(value_parser = parse_size_limit)]
+    pub size: Option<SizeLimit>,
+    /// Only what changed at or after this: 2026-11-24, 2026-11-24T12:30, or with a zone
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub newer: Option<Timestamp>,
+    /// Only what changed before this
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub older: Option<Timestamp>,
+    /// As `ls --long`
+    #[arg(short, long)]
+    pub long: bool,
+}
+
+/// `extract`.
+#[derive(Debug, Args)]
+pub struct ExtractArguments {
+    /// The image, or a disk's path (with a slash in it)
+    pub image: String,
+    /// Files and folders, each put into DIR under its own name; a volume's root (p1:/) is spread
+    /// out there
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<OsString>,
+    /// Where to put them; it is made if need be
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub to: PathBuf,
+    /// Replace files that exist
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Make device nodes too, and keep set-user-id and set-group-id bits, capabilities and other
+    /// attributes that lend rights
+    #[arg(long)]
+    pub privileged: bool,
+    /// Write a tar archive of everything to standard output instead
+    #[arg(long, conflicts_with_all = ["to", "overwrite", "privileged"])]
+    pub tar: bool,
+    /// Working threads [default: one for each processor]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
+    pub threads: Option<usize>,
+}
+
+/// What `find` takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileTypes(pub Vec<FileType>);
+
+/// Sizes that `find` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SizeLimit {
+    Exactly(u64),
+    Above(u64),
+    Below(u64),
 }
 
 /// `track`.
@@ -367,6 +478,39 @@ fn parse_size(word: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
 }
 
+fn parse_types(letters: &str) -> Result<FileTypes, String> {
+    let parse = |letter| match letter {
+        'f' => Ok(FileType::Regular),
+        'd' => Ok(FileType::Directory),
+        'l' => Ok(FileType::Symlink),
+        'b' => Ok(FileType::BlockDevice),
+        'c' => Ok(FileType::CharDevice),
+        'p' => Ok(FileType::Fifo),
+        's' => Ok(FileType::Socket),
+        other => Err(format!("'{other}' is none of f, d, l, b, c, p, s")),
+    };
+    let letters = letters.chars().filter(|letter| *letter != ',');
+    letters.map(parse).collect::<Result<_, _>>().map(FileTypes)
+}
+
+fn parse_size_limit(word: &str) -> Result<SizeLimit, String> {
+    match (word.strip_prefix('+'), word.strip_prefix('-')) {
+        (Some(above), _) => parse_size(above).map(SizeLimit::Above),
+        (_, Some(below)) => parse_size(below).map(SizeLimit::Below),
+        _ => parse_size(word).map(SizeLimit::Exactly),
+    }
+}
+
+/// A time with a zone, or a date or time of the local one.
+fn parse_time(word: &str) -> Result<Timestamp, String> {
+    if let Ok(time) = word.parse::<Timestamp>() {
+        return Ok(time);
+    }
+    let local = word.parse::<DateTime>().map_err(|_| "expected a time like 2026-11-24T12:30")?;
+    let zoned = local.to_zoned(TimeZone::system()).map_err(|error| error.to_string())?;
+    Ok(zoned.timestamp())
+}
+
 fn parse_granule(word: &str) -> Result<Granule, String> {
     Granule::new(parse_size(word)?).map_err(|error| error.to_string())
 }
@@ -396,6 +540,28 @@ mod tests {
         for wrong in ["", "K", "1X", "-1", "1.5M", "99999999999999999T"] {
             assert!(parse_size(wrong).is_err(), "{wrong} was accepted");
         }
+    }
+
+    #[test]
+    fn times_are_local_unless_they_say_their_zone() {
+        let exact = parse_time("2026-11-24T12:30:00Z").expect("a time");
+        assert_eq!(exact.as_second(), 1_795_523_400);
+        assert_eq!(parse_time("2026-11-24T14:30:00+02:00"), Ok(exact));
+        assert!(parse_time("2026-11-24").is_ok() && parse_time("2026-11-24T12:30").is_ok());
+        assert!(parse_time("yesterday").is_err());
+    }
+
+    #[test]
+    fn a_size_may_be_a_limit() {
+        let limits = [
+            ("1K", SizeLimit::Exactly(1024)),
+            ("+1M", SizeLimit::Above(1 << 20)),
+            ("-7", SizeLimit::Below(7)),
+        ];
+        for (word, limit) in limits {
+            assert_eq!(parse_size_limit(word), Ok(limit));
+        }
+        assert!(parse_size_limit("+").is_err() && parse_types("fx").is_err());
     }
 
     #[test]

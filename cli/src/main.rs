@@ -6,6 +6,8 @@
 
 mod args;
 mod command;
+mod files;
+mod listing;
 mod output;
 mod progress;
 mod session;

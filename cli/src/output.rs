@@ -110,6 +110,13 @@ impl Console {
         }
     }
 
+    /// Prints whole lines that are fit to be seen: JSON, or text without control characters.
+    pub fn lines(&self, lines: &str) {
+        if let Some(lines) = lines.strip_suffix('\n') {
+            self.write(lines);
+        }
+    }
+
     /// Prints an event as JSON on a line.
     pub fn json(&self, event: &Value) {
         if self.json {

@@ -3,10 +3,14 @@
 
 mod bench;
 mod capture;
+mod cat;
 mod demo;
 mod diff;
+mod extract;
+mod find;
 mod images;
 mod init;
+mod ls;
 mod map;
 mod restore;
 mod show;
@@ -28,6 +32,10 @@ pub fn run(command: &Command, session: &Session) -> Result<Outcome> {
         Command::Capture(arguments) => capture::run(arguments, session),
         Command::Images => images::run(session),
         Command::Show(arguments) => show::run(arguments, session),
+        Command::Ls(arguments) => ls::run(arguments, session),
+        Command::Cat(arguments) => cat::run(arguments, session),
+        Command::Find(arguments) => find::run(arguments, session),
+        Command::Extract(arguments) => extract::run(arguments, session),
         Command::Diff(arguments) => diff::run(arguments, session),
         Command::Map(arguments) => map::run(arguments, session),
         Command::Verify(arguments) => verify::run(arguments, session),

@@ -18,6 +18,8 @@ pub enum Phase {
     Verify,
     /// Reading packs against their checksums.
     Scrub,
+    /// Writing files out of an image.
+    Extract,
 }
 
 impl Phase {
@@ -31,6 +33,7 @@ impl Phase {
             Self::ReadBack => "read-back",
             Self::Verify => "verify",
             Self::Scrub => "scrub",
+            Self::Extract => "extract",
         }
     }
 }

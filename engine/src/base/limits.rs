@@ -76,3 +76,13 @@ pub const MAX_OPEN_EPOCHS: usize = 16;
 pub const MAX_MAP_CELLS: u64 = 65_536;
 /// Blocks that are read at most to find out whether what is known of a restore's target is true.
 pub const KNOWN_SAMPLES: u64 = 256;
+/// Pieces of 128 KiB that are kept of a disk or image whose files are read: 24 MiB.
+pub const CACHED_PIECES: usize = 192;
+/// Symbolic links that the lookup of one path follows at most: Linux's own limit.
+pub const MAX_LINKS_FOLLOWED: usize = 40;
+/// Folders within folders that a walk goes down at most.
+pub const MAX_FOLDER_DEPTH: usize = 2048;
+/// Files and folders that one extraction plans at most.
+pub const MAX_EXTRACTED: usize = 1 << 26;
+/// Stretches of data between holes that are told apart within one file at most.
+pub const MAX_DATA_STRETCHES: usize = 65_536;

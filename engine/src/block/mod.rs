@@ -1,6 +1,7 @@
 //! Bytes at an offset: the one view that disks, files and images share. And the disks themselves:
 //! [`Disk`] to read from, [`Target`] to write to, both with many large operations in flight.
 
+mod cache;
 mod disk;
 mod extents;
 mod files;
@@ -15,6 +16,7 @@ mod writer;
 mod zero;
 
 pub use crate::sys::{Buffer, BufferPool};
+pub use cache::Cached;
 pub use disk::{Disk, OpenOptions};
 pub use extents::{Extent, ExtentKind};
 pub use info::{SourceInfo, SourceKind};

@@ -1,6 +1,8 @@
 //! The verbs: each makes a plan that can be shown, then runs it.
 
 pub mod capture;
+pub mod extract;
+pub mod files;
 pub mod map;
 mod pipeline;
 pub mod restore;
@@ -11,6 +13,8 @@ pub use capture::{
     Capture, CaptureOptions, CaptureReport, ChangeTracker, Effort, Findings, OnError, ParentChoice,
     TrackerChoice,
 };
+pub use extract::{Extract, ExtractOptions, ExtractReport};
+pub use files::{FileDisk, FilePath};
 pub use map::{DiskMap, Holding, MapSection};
 pub use restore::{Known, Restore, RestoreOptions, RestorePlan, RestoreReport, Space};
 pub use tracked::known_content;

@@ -119,15 +119,26 @@ fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct ImageReader {
     manifest: Manifest,
     frames: FrameReader,
-    blocks: Mutex<ContentReader>,
+    /// Those that no thread is reading with.
+    readers: Mutex<Vec<ContentReader>>,
 }
 
 impl ImageReader {
     /// The image of `manifest`.
     #[must_use]
     pub fn new(manifest: Manifest, frames: FrameReader) -> Self {
-        let blocks = Mutex::new(ContentReader::new(FrameKind::Block, frames.keys().clone()));
-        Self { manifest, frames, blocks }
+        Self { manifest, frames, readers: Mutex::default() }
+    }
+
+    /// Reads with a reader that no other thread has, the one that was used last if there is one:
+    /// what it holds is most likely wanted.
+    fn with_reader<T>(&self, read: impl FnOnce(&mut ContentReader) -> T) -> T {
+        let idle = lock(&self.readers).pop();
+        let mut reader = idle
+            .unwrap_or_else(|| ContentReader::new(FrameKind::Block, self.frames.keys().clone()));
+        let result = read(&mut reader);
+        lock(&self.readers).push(reader);
+        result
     }
 
     /// Its manifest.
@@ -203,17 +214,16 @@ impl Copy<'_> {
         let block = manifest.block_size.range(index, manifest.size);
         let (image, range) = (self.image, block);
         let Some((target, both)) = self.part(range) else { return Ok(()) };
-        let mut blocks = lock(&image.blocks);
-        let content = blocks.read(&image.frames, stored)?;
-        if content.len() as u64 != range.len() {
-            return Err(Error::corrupt("block's length", range.len(), content.len()));
-        }
         let start = usize::try_from(both.start - range.start).unwrap_or(usize::MAX);
-        match content.get(start..start.saturating_add(target.len())) {
-            Some(part) => target.copy_from_slice(part),
-            None => return Err(Error::corrupt("block's length", range.len(), content.len())),
-        }
-        Ok(())
+        image.with_reader(|reader| {
+            let content = reader.read(&image.frames, stored)?;
+            let part = content.get(start..start.saturating_add(target.len()));
+            match part.filter(|_| content.len() as u64 == range.len()) {
+                Some(part) => target.copy_from_slice(part),
+                None => return Err(Error::corrupt("block's length", range.len(), content.len())),
+            }
+            Ok(())
+        })
     }
 }
 

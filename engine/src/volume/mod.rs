@@ -15,6 +15,7 @@ mod extent;
 mod gpt;
 mod layout;
 mod mbr;
+mod open;
 mod probe;
 mod relocate;
 mod signature;
@@ -22,5 +23,6 @@ mod text;
 mod types;
 
 pub use layout::{Content, DiskLayout, PartitionTable, Volume};
+pub use open::open;
 pub use probe::probe;
 pub use relocate::{GptMove, plan_gpt_move};

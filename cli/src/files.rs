@@ -1,0 +1,69 @@
+//! What the commands that read files share: opening their disk, and how a run ends that lost some.
+
+use std::path::Path;
+
+use imgx_engine::base::{Error, ErrorKind, Result};
+use imgx_engine::block::{Disk, OpenOptions};
+use imgx_engine::job::FileDisk;
+use imgx_engine::store::lock::ReadLock;
+
+use crate::args::is_path;
+use crate::output::Console;
+use crate::session::{Outcome, Session};
+
+/// A disk whose files are read; its repository is locked as long.
+pub struct Files {
+    pub disk: FileDisk,
+    _lock: Option<ReadLock>,
+}
+
+impl Files {
+    /// Opens an image, or the disk or file that a path names.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown image or path; `Io`; `Corrupt`.
+    pub fn open(reference: &str, what: &'static str, session: &Session) -> Result<Self> {
+        if is_path(reference) {
+            let disk = Disk::open(Path::new(reference), &OpenOptions::default())?;
+            for warning in disk.warnings() {
+                session.console.complain(&format!("warning: {warning}"));
+            }
+            return Ok(Self { disk: FileDisk::of_disk(disk)?, _lock: None });
+        }
+        let repository = session.repository()?;
+        let lock = Some(repository.lock_to_read(what)?);
+        let image = repository.resolve(reference)?;
+        Ok(Self { disk: FileDisk::of_image(repository.reader(&image))?, _lock: lock })
+    }
+}
+
+/// What a run could not read.
+#[derive(Debug, Default)]
+pub struct Losses {
+    damaged: bool,
+    unreadable: bool,
+    failed: bool,
+}
+
+impl Losses {
+    /// Tells of something that is lost at `place`, and remembers it.
+    pub fn tell(&mut self, place: &str, error: &Error, console: &Console) {
+        match error.kind() {
+            ErrorKind::Corrupt | ErrorKind::Limit => self.damaged = true,
+            ErrorKind::Io => self.unreadable = true,
+            _ => self.failed = true,
+        }
+        let word = if error.kind() == ErrorKind::Corrupt { "damage" } else { "error" };
+        console.complain(&format!("{word}: {place}: {error}"));
+    }
+
+    /// How the run ended: by what was worst.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self { damaged: true, .. } => Outcome::Damaged,
+            Self { unreadable: true, .. } => Outcome::Unreadable,
+            Self { failed: true, .. } => Outcome::Failed,
+            _ => Outcome::Done,
+        }
+    }
+}
