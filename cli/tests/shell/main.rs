@@ -3,6 +3,7 @@
 mod damage;
 mod differing;
 mod exits;
+mod files;
 mod interrupt;
 mod json;
 mod mapping;
