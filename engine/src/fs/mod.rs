@@ -14,7 +14,10 @@
     clippy::as_conversions
 )]
 
+mod clusters;
+mod exfat;
 mod ext;
+mod fat;
 mod metadata;
 mod open;
 
