@@ -86,3 +86,11 @@ pub const MAX_FOLDER_DEPTH: usize = 2048;
 pub const MAX_EXTRACTED: usize = 1 << 26;
 /// Stretches of data between holes that are told apart within one file at most.
 pub const MAX_DATA_STRETCHES: usize = 65_536;
+/// Bytes of one LVM2 volume group's text at most.
+pub const MAX_LVM_TEXT: u64 = 16 * 1024 * 1024;
+/// Sections and lists within one another that such a text has at most.
+pub const MAX_LVM_DEPTH: usize = 16;
+/// Names and list members of such a text at most.
+pub const MAX_LVM_VALUES: usize = 1 << 20;
+/// Segments of one logical volume at most.
+pub const MAX_LVM_SEGMENTS: usize = 4096;

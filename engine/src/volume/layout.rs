@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::segment::Segment;
 use crate::base::ByteRange;
 use crate::base::limits::MAX_LAYOUT_NOTES;
 
@@ -38,7 +39,8 @@ pub struct DiskLayout {
     /// The disk's GUID (GPT) or its eight-digit signature (MBR), in lower case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_id: Option<String>,
-    /// Partitions in the order of their numbers, or the one filesystem directly on the disk.
+    /// Partitions in the order of their numbers, or the one filesystem directly on the disk; then
+    /// the arrays and logical volumes within them.
     pub volumes: Vec<Volume>,
     /// Damage and oddities, a plain sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -56,9 +58,9 @@ impl DiskLayout {
 /// A partition, or the whole disk where a filesystem lies directly on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
-    /// `p1`, `p2`... by partition number, or `disk`.
+    /// `p1`, `p2`... by partition number, `disk`, `GROUP/NAME` of LVM, `md/NAME` of a RAID.
     pub name: String,
-    /// First byte on the disk.
+    /// First byte on the disk; of a logical volume, its first byte's place.
     pub start: u64,
     /// Bytes, as the table says; a damaged table may say more than the disk has.
     pub length: u64,
@@ -71,7 +73,8 @@ pub struct Volume {
     /// The partition's own name (GPT only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition_label: Option<String>,
-    /// The partition's GUID, or the disk signature and number (MBR), as Linux's PARTUUID.
+    /// The partition's GUID, or the disk signature and number (MBR), as Linux's PARTUUID; LVM's
+    /// own identifier of a logical volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition_uuid: Option<String>,
     /// Whether the table marks it as the one that a BIOS boots.
@@ -80,6 +83,12 @@ pub struct Volume {
     /// What its signature says it contains; `None` if no known one is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
+    /// Where its bytes are, if it is a logical volume; otherwise they are at [`start`](Self::start).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segments: Vec<Segment>,
+    /// Why its bytes cannot be had; nothing if they can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsupported: Option<String>,
 }
 
 impl Volume {
@@ -95,10 +104,18 @@ impl Volume {
             partition_uuid: None,
             active: false,
             content: None,
+            segments: Vec::new(),
+            unsupported: None,
         }
     }
 
-    /// Its bytes on the disk.
+    /// Whether it is one stretch of the disk: a partition, the whole disk, a RAID array.
+    #[must_use]
+    pub fn is_contiguous(&self) -> bool {
+        self.segments.is_empty() && self.unsupported.is_none()
+    }
+
+    /// Its bytes on the disk, if it is [contiguous](Self::is_contiguous).
     #[must_use]
     pub fn range(&self) -> ByteRange {
         ByteRange::new(self.start, self.length)

@@ -14,15 +14,20 @@
 mod extent;
 mod gpt;
 mod layout;
+mod lvm;
 mod mbr;
+mod md;
 mod open;
 mod probe;
 mod relocate;
+mod segment;
 mod signature;
+mod stacked;
 mod text;
 mod types;
 
 pub use layout::{Content, DiskLayout, PartitionTable, Volume};
 pub use open::open;
 pub use probe::probe;
+pub use segment::Segment;
 pub use relocate::{GptMove, plan_gpt_move};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::layout::{DiskLayout, Volume};
+use super::segment::Mapped;
 use crate::base::{ByteCount, ByteOffset, Error, ErrorKind, Result};
 use crate::block::ReadAt;
 
@@ -10,9 +11,17 @@ use crate::block::ReadAt;
 /// lacks fails when it is read.
 ///
 /// # Errors
-/// None today.
+/// `Unsupported`, saying why, when its bytes cannot be had.
 pub fn open(disk: &Arc<dyn ReadAt>, volume: &Volume) -> Result<Arc<dyn ReadAt>> {
+    if let Some(why) = &volume.unsupported {
+        let context = format!("volume {}: {why}", volume.name);
+        return Err(Error::new(ErrorKind::Unsupported, context));
+    }
     let (start, length) = (volume.start, volume.length);
+    if !volume.segments.is_empty() {
+        let (disk, segments) = (Arc::clone(disk), volume.segments.clone());
+        return Ok(Arc::new(Mapped { disk, segments, length }));
+    }
     Ok(Arc::new(Stretch { disk: Arc::clone(disk), start, length }))
 }
 

@@ -7,6 +7,7 @@ use super::extent::Extent;
 use super::layout::{DiskLayout, Notes, PartitionTable, Volume};
 use super::mbr::BootRecord;
 use super::signature;
+use super::stacked;
 use super::text::guid;
 use super::{gpt, mbr};
 
@@ -27,6 +28,7 @@ pub fn probe(disk: &dyn ReadAt, sector_size: u32) -> Result<DiskLayout> {
     let mut notes = Notes::default();
     let mut layout = find_layout(&whole, sector_size, &mut notes);
     check_places(&whole, &layout.volumes, &mut notes);
+    stacked::add(disk, &mut layout.volumes, &mut notes);
     layout.notes = notes.into_sentences();
     Ok(layout)
 }
