@@ -3,5 +3,6 @@
 mod hostile;
 mod relocate;
 mod signatures;
+mod stacked;
 mod support;
 mod tables;
