@@ -1,5 +1,5 @@
-//! Real ext images of other projects read as the kernel reads them, and images of every sort of
-//! damage and of other filesystems cause no panic and no endless walk.
+//! Real images of other projects read as the kernel and other readers read them, and images of
+//! every sort of damage and of other filesystems cause no panic and no endless walk.
 //!
 //! The images lie beside the checkout in `../shared/corpus`, or where `IMGX_CORPUS` says.
 
@@ -24,6 +24,9 @@ use sha2::{Digest, Sha256};
 const MOST: u64 = 1_700_000_000;
 /// Using one damaged image must end within this, however slow the machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// An image called valid of which a part is lost all the same, and has to be told: entries whose
+/// checksum is wrong.
+const LOSING: [&str; 1] = ["LeavaTail__exfat-rawtools/tests__sample__error__error.img"];
 
 struct RawFile(File);
 
@@ -102,6 +105,15 @@ fn oracle(corpus: &Path, image: &str) -> Vec<Value> {
 
 #[test]
 fn ext_images_read_as_the_kernel_reads_them() {
+    compare_all(|filesystem| filesystem.starts_with("ext"));
+}
+
+#[test]
+fn fat_and_exfat_images_read_as_other_readers_read_them() {
+    compare_all(|filesystem| filesystem.starts_with("fat") || filesystem == "exfat");
+}
+
+fn compare_all(is_wanted: impl Fn(&str) -> bool) {
     let Some((corpus, images)) = corpus() else {
         println!("skipped: no corpus");
         return;
@@ -109,10 +121,10 @@ fn ext_images_read_as_the_kernel_reads_them() {
     let (mut compared, mut soft) = (0, 0);
     let mut failures = Vec::new();
     let kinds = ["valid", "odd", "dirty"];
-    let is_ext = |image: &&Image| {
-        image.filesystem.starts_with("ext") && kinds.contains(&image.kind.as_str())
+    let is_ours = |image: &&Image| {
+        is_wanted(&image.filesystem) && kinds.contains(&image.kind.as_str())
     };
-    for image in images.iter().filter(is_ext) {
+    for image in images.iter().filter(is_ours) {
         let disk = Arc::new(unpack(&corpus.join(&image.file)));
         let mut by_offset: BTreeMap<u64, Vec<Value>> = BTreeMap::new();
         for entry in oracle(&corpus, &image.name) {
@@ -127,6 +139,9 @@ fn ext_images_read_as_the_kernel_reads_them() {
             let volume: Arc<dyn ReadAt> = Arc::new(window);
             let wrong = compare(&volume, &entries);
             match image.kind.as_str() {
+                "valid" if LOSING.contains(&image.name.as_str()) => {
+                    assert!(!wrong.is_empty(), "{}: nothing is told of its loss", image.name);
+                }
                 "valid" => {
                     failures.extend(wrong.iter().map(|what| format!("{}: {what}", image.name)));
                 }
@@ -176,7 +191,12 @@ fn walk(
     wrong: &mut Vec<String>,
 ) {
     let mut waiting = vec![(String::new(), filesystem.root())];
+    let mut seen = BTreeSet::new();
     while let Some((path, folder)) = waiting.pop() {
+        if !seen.insert(folder) {
+            wrong.push(format!("{path} is there twice"));
+            continue;
+        }
         let is_hidden = |found: &imgx_engine::fs::Metadata| found.protection != Protection::None;
         if filesystem.metadata(folder).is_ok_and(|found| is_hidden(&found)) {
             continue;
@@ -221,17 +241,27 @@ fn differences(
         FileType::Fifo => "fifo",
         FileType::Socket => "socket",
     };
-    let modified = found.modified.expect("ext keeps times");
     let mut fields = vec![
         ("type", kind.into()),
         ("mode", found.mode.into()),
         ("uid", found.uid.into()),
         ("gid", found.gid.into()),
         ("nlink", found.links.into()),
-        ("mtime", modified.seconds.into()),
-        ("mtime_ns", modified.nanoseconds.into()),
-        ("size", found.size.into()),
     ];
+    if let Some(modified) = found.modified {
+        fields.push(("mtime", modified.seconds.into()));
+        fields.push(("mtime_ns", modified.nanoseconds.into()));
+    }
+    if found.file_type != FileType::Directory {
+        fields.push(("size", found.size.into()));
+    }
+    if filesystem.info().kind == "exfat" {
+        // The oracle took no notice of zones, nor of hundredths.
+        let apart = found.modified.zip(entry["mtime"].as_i64());
+        let apart = apart.map_or(0, |(found, expected)| found.seconds - expected);
+        let is_zone = apart.rem_euclid(900) <= 1 && apart.abs() <= 16 * 3600;
+        fields.retain(|(what, _)| !is_zone || !what.starts_with("mtime"));
+    }
     if let Some((major, minor)) = found.device {
         fields.push(("rdev", vec![major, minor].into()));
     }

@@ -1,0 +1,371 @@
+//! FAT and exFAT volumes, made by their mkfs tools and filled by mtools, read as they were made.
+
+#[path = "support/mod.rs"]
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use imgx_engine::base::ByteRange;
+use imgx_engine::block::ReadAt;
+use imgx_engine::fs::{self as engine_fs, FileId, FileType, Filesystem, Place};
+use imgx_fixtures::pattern::Random;
+use imgx_fixtures::{mkfs, tool};
+
+use crate::common::{folder_in_memory, is_long};
+
+const MIB: u64 = 1 << 20;
+/// One walk of a small image must end within this, however slow the machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Ends a test that needs a tool which is not here, saying so.
+macro_rules! need {
+    ($($tool:literal),+) => {
+        $(if !tool::have($tool) {
+            println!("skipped: no {}", $tool);
+            return;
+        })+
+    };
+}
+
+/// Size and options of the volumes, and what each is to be taken for.
+const VOLUMES: [(u64, &[&str], &str); 7] = [
+    (MIB, &["-F", "12"], "fat12"),
+    (16 * MIB, &["-F", "16"], "fat16"),
+    (64 * MIB, &["-F", "32"], "fat32"),
+    (48 * MIB, &["-F", "32", "-s", "1"], "fat32"),
+    (200 * MIB, &["-F", "16", "-s", "64"], "fat16"),
+    (300 * MIB, &["-F", "32", "-S", "4096"], "fat32"),
+    (32 * MIB, &["-F", "16", "-f", "1", "-r", "16"], "fat16"),
+];
+
+fn open(path: &Path) -> Box<dyn Filesystem> {
+    let volume: Arc<dyn ReadAt> = Arc::new(fs::read(path).expect("read"));
+    engine_fs::open(&volume).expect("it opens")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("plain")
+}
+
+/// A folder of files with names and sizes that are awkward for FAT.
+fn content(root: &Path, most: usize) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut random = Random::new(7);
+    let mut add = |name: &str, size: usize| {
+        let mut bytes = vec![0; size];
+        random.fill(&mut bytes);
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(path, &bytes).expect("written");
+        files.insert(name.to_owned(), bytes);
+    };
+    add("EMPTY.TXT", 0);
+    add("PLAIN.TXT", 513.min(most));
+    add("lower.txt", 1);
+    add("A long name with spaces and more than thirteen characters.text", 100);
+    add("grüße-Ωmega-名前.txt", 4096.min(most));
+    add("exactly13char", 3);
+    add("FOLDER/Inner Folder/deep.bin", 60_000.min(most));
+    for number in 0..(most / 400).min(300) {
+        add(&format!("FOLDER/many/a file with number {number:04}.txt"), number % 40);
+    }
+    files
+}
+
+/// Everything below the root, by path; folders end with a slash.
+fn read_all(filesystem: &dyn Filesystem) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![(String::new(), filesystem.root())];
+    while let Some((path, folder)) = waiting.pop() {
+        let listed = filesystem.list(folder, &mut |entry| {
+            let entry = entry.expect("the entry is sound");
+            let name = String::from_utf8(entry.name).expect("UTF-8");
+            let path = format!("{path}{name}");
+            match entry.file_type {
+                Some(FileType::Directory) => waiting.push((format!("{path}/"), entry.file)),
+                _ => {
+                    found.insert(path, content_of(filesystem, entry.file));
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        listed.expect("listed");
+    }
+    found
+}
+
+fn content_of(filesystem: &dyn Filesystem, file: FileId) -> Vec<u8> {
+    let mut content = filesystem.open(file).expect("opened");
+    let mut bytes = vec![0; usize::try_from(content.size()).expect("small")];
+    assert_eq!(content.read_at(0, &mut bytes).expect("read"), bytes.len());
+    // In pieces, backwards.
+    let mut piece = [0; 1000];
+    for place in (0..bytes.len()).step_by(777).rev() {
+        let count = content.read_at(place as u64, &mut piece).expect("read");
+        assert_eq!(count, piece.len().min(bytes.len() - place));
+        assert!(piece[..count] == bytes[place..place + count], "pieces differ at {place}");
+    }
+    bytes
+}
+
+/// Fills the volume at `image` through mtools.
+fn fill(image: &Path, root: &Path) {
+    for entry in fs::read_dir(root).expect("listed") {
+        let path = entry.expect("listed").path();
+        let arguments = ["-i", text(image), "-s", "-m", "-Q", text(&path), "::"];
+        tool::run("mcopy", &arguments).expect("mcopy runs");
+    }
+}
+
+fn make(folder: &Path, size: u64, options: &[&str]) -> PathBuf {
+    let image = folder.join("image");
+    mkfs::blank(&image, size).expect("made");
+    let arguments = [options, &["-n", "LABEL", "-i", "1234ABCD", text(&image)]].concat();
+    tool::run("mkfs.fat", &arguments).expect("mkfs.fat runs");
+    image
+}
+
+#[test]
+fn files_read_as_mtools_wrote_them() {
+    need!("mkfs.fat", "mcopy", "mdel", "fsck.fat");
+    for (size, options, kind) in VOLUMES {
+        let folder = folder_in_memory();
+        let image = make(folder.path(), size, options);
+        let root = folder.path().join("content");
+        let most = usize::try_from(size / 20).expect("small");
+        let mut files = content(&root, most);
+        fill(&image, &root);
+        tool::run("mdel", &["-i", text(&image), "::PLAIN.TXT"]).expect("mdel runs");
+        files.remove("PLAIN.TXT");
+        tool::run("fsck.fat", &["-n", text(&image)]).expect("fsck.fat finds it sound");
+        let filesystem = open(&image);
+        let info = filesystem.info();
+        let said = (info.kind, info.label.as_deref(), info.uuid.as_deref());
+        assert_eq!(said, (kind, Some("LABEL"), Some("1234-ABCD")), "{options:?}");
+        let found = read_all(filesystem.as_ref());
+        let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&found), names(&files), "{options:?}");
+        assert!(found == files, "{options:?}: contents differ");
+        names_are_found(filesystem.as_ref());
+        free_space_is_free(filesystem.as_ref(), &image);
+    }
+}
+
+fn names_are_found(filesystem: &dyn Filesystem) {
+    let root = filesystem.root();
+    let find = |name: &str| filesystem.lookup(root, name.as_bytes()).expect("searched");
+    let file = find("LOWER.txt").expect("case does not matter");
+    assert_eq!(find("lower.TXT"), Some(file));
+    assert!(find("GRÜSSE-ωMEGA-名前.TXT").is_none() && find("GRÜßE-ωMEGA-名前.TXT").is_some());
+    assert_eq!(find("PLAIN.TXT"), None, "it was deleted");
+    let metadata = filesystem.metadata(file).expect("read");
+    assert_eq!((metadata.size, metadata.mode, metadata.uid), (1, None, None));
+    let written = metadata.modified.expect("it has a time").seconds;
+    assert!((1_700_000_000..4_000_000_000).contains(&written), "{written}");
+}
+
+/// What is called free holds no file, and is as much as mtools says.
+fn free_space_is_free(filesystem: &dyn Filesystem, image: &Path) {
+    let mut free: Vec<ByteRange> = Vec::new();
+    let visited = filesystem.free_space(&mut |range| {
+        free.push(range);
+        ControlFlow::Continue(())
+    });
+    visited.expect("it is certain");
+    let told = tool::run("mdir", &["-i", text(image), "::"]).expect("mdir runs");
+    let line = told.lines().rev().find(|line| line.contains("bytes free")).expect("a sum");
+    let digits: String = line.chars().filter(char::is_ascii_digit).collect();
+    let sum: u64 = free.iter().map(ByteRange::len).sum();
+    assert_eq!(sum.to_string(), digits, "{told}");
+    let mut waiting = vec![filesystem.root()];
+    while let Some(folder) = waiting.pop() {
+        let listed = filesystem.list(folder, &mut |entry| {
+            waiting.push(entry.expect("sound").file);
+            ControlFlow::Continue(())
+        });
+        if listed.is_ok() {
+            continue;
+        }
+        let mut content = filesystem.open(folder).expect("a file");
+        let mapped = content.extents(&mut |extent| {
+            let Place::At(place) = extent.place else { panic!("{extent:?}") };
+            let used = ByteRange::new(place, extent.length);
+            assert!(free.iter().all(|free| free.intersection(&used).is_none()), "{used}");
+            ControlFlow::Continue(())
+        });
+        mapped.expect("mapped");
+    }
+}
+
+#[test]
+fn the_second_table_stands_in_for_the_first() {
+    need!("mkfs.fat", "mcopy");
+    let folder = folder_in_memory();
+    let image = make(folder.path(), 64 * MIB, &["-F", "32"]);
+    let root = folder.path().join("content");
+    let files = content(&root, 100_000);
+    fill(&image, &root);
+    let mut bytes = fs::read(&image).expect("read");
+    // Reserved sectors of 512 bytes, then the first table; its first entries are flags.
+    let start = usize::from(u16::from_le_bytes([bytes[14], bytes[15]])) * 512;
+    bytes[start + 12..start + 8192].fill(0xee);
+    let volume: Arc<dyn ReadAt> = Arc::new(bytes);
+    let filesystem = engine_fs::open(&volume).expect("it opens");
+    assert!(read_all(filesystem.as_ref()) == files, "contents differ");
+}
+
+#[test]
+fn chains_that_lead_nowhere_cost_their_file_only() {
+    need!("mkfs.fat", "mcopy");
+    let folder = folder_in_memory();
+    let image = make(folder.path(), 16 * MIB, &["-F", "16", "-s", "1"]);
+    let root = folder.path().join("content");
+    let files = content(&root, 60_000);
+    fill(&image, &root);
+    let mut bytes = fs::read(&image).expect("read");
+    let filesystem = open(&image);
+    let find = |path: &[&str]| {
+        path.iter().fold(filesystem.root(), |folder, name| {
+            filesystem.lookup(folder, name.as_bytes()).expect("searched").expect("found")
+        })
+    };
+    let entry = usize::try_from(find(&["FOLDER", "Inner Folder", "deep.bin"]).number).expect("small");
+    let first = usize::from(u16::from_le_bytes([bytes[entry + 26], bytes[entry + 27]]));
+    let table = usize::from(u16::from_le_bytes([bytes[14], bytes[15]])) * 512;
+    let length = usize::from(u16::from_le_bytes([bytes[22], bytes[23]])) * 512;
+    // To itself; out of the volume; free; the end.
+    for (target, word) in [(first, "before"), (0xff00, "65280"), (0, "free"), (0xffff, "its end")] {
+        for copy in [table, table + length] {
+            let at = copy + (first + 1) * 2;
+            bytes[at..at + 2].copy_from_slice(&u16::try_from(target).expect("16 bits").to_le_bytes());
+        }
+        let volume: Arc<dyn ReadAt> = Arc::new(bytes.clone());
+        let damaged = engine_fs::open(&volume).expect("it opens");
+        let mut content = damaged.open(FileId::new(entry as u64)).expect("opened");
+        let mut buffer = vec![0; 60_000];
+        let result = content.read_at(0, &mut buffer);
+        // A chain back to its start is as long as the file, so that only its content is wrong.
+        if target != first {
+            let error = result.expect_err("the chain is broken").to_string();
+            assert!(error.contains(word), "{error}");
+        }
+        let other = damaged.lookup(damaged.root(), b"EMPTY.TXT").expect("searched");
+        assert!(other.is_some() && files.contains_key("EMPTY.TXT"));
+    }
+}
+
+#[test]
+fn an_exfat_volume_is_read_and_its_backup_used() {
+    need!("mkfs.exfat", "dump.exfat");
+    let folder = folder_in_memory();
+    let image = folder.path().join("image");
+    mkfs::blank(&image, 32 * MIB).expect("made");
+    tool::run("mkfs.exfat", &["-L", "Größe", text(&image)]).expect("mkfs.exfat runs");
+    let told = tool::run("dump.exfat", &[text(&image)]).expect("dump.exfat runs");
+    let number = |name: &str| -> u64 {
+        let line = told.lines().find(|line| line.contains(name)).expect("it is told");
+        line.split_whitespace().last().and_then(|word| word.parse().ok()).expect("a number")
+    };
+    let expected = number("Free Clusters:") * number("Cluster size:");
+    let good = fs::read(&image).expect("read");
+    for damage in [None, Some(3..11), Some(80..84), Some(0..512)] {
+        let mut bytes = good.clone();
+        if let Some(range) = damage.clone() {
+            bytes[range].fill(0xa5);
+        }
+        let volume: Arc<dyn ReadAt> = Arc::new(bytes);
+        let filesystem = engine_fs::open(&volume).expect("it opens");
+        assert_eq!(filesystem.info().kind, "exfat");
+        assert_eq!(filesystem.info().label.as_deref(), Some("Größe"));
+        assert_eq!(!filesystem.info().notes.is_empty(), damage.is_some(), "{damage:?}");
+        assert!(read_all(filesystem.as_ref()).is_empty());
+        let mut free = 0;
+        let visited = filesystem.free_space(&mut |range| {
+            free += range.len();
+            ControlFlow::Continue(())
+        });
+        visited.expect("it is certain");
+        assert_eq!(free, expected, "{told}");
+    }
+}
+
+/// Does everything there is to do with every file that can be reached.
+fn use_everything(filesystem: &dyn Filesystem) {
+    let (mut seen, mut waiting) = (BTreeSet::new(), vec![filesystem.root()]);
+    while let Some(file) = waiting.pop() {
+        if seen.len() > 5000 || !seen.insert(file) {
+            continue;
+        }
+        let _ = filesystem.metadata(file);
+        let mut count = 0;
+        let _ = filesystem.list(file, &mut |entry| {
+            count += 1;
+            if let Ok(entry) = entry {
+                let _ = filesystem.lookup(file, &entry.name).map_err(drop).ok().filter(|_| count < 9);
+                waiting.push(entry.file);
+            }
+            if count < 5000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        if let Ok(mut content) = filesystem.open(file) {
+            let mut buffer = vec![0; 128 * 1024];
+            let middle = content.size() / 2;
+            let _ = content.read_at(0, &mut buffer).and_then(|_| content.read_at(middle, &mut buffer));
+            let mut extents = 0;
+            let _ = content.extents(&mut |_| {
+                extents += 1;
+                if extents < 10_000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+        }
+    }
+    let _ = filesystem.free_space(&mut |_| ControlFlow::Continue(()));
+}
+
+#[test]
+fn flipped_bytes_cause_no_panic_and_no_endless_walk() {
+    need!("mkfs.fat", "mcopy", "mkfs.exfat");
+    let folder = folder_in_memory();
+    let root = folder.path().join("content");
+    content(&root, 30_000);
+    let mut images = Vec::new();
+    for (size, options) in [(MIB, ["-F", "12"]), (12 * MIB, ["-F", "16"]), (34 * MIB, ["-F", "32"])] {
+        let image = make(folder.path(), size, &options);
+        fill(&image, &root);
+        images.push(fs::read(&image).expect("read"));
+    }
+    let image = folder.path().join("exfat");
+    mkfs::blank(&image, 4 * MIB).expect("made");
+    tool::run("mkfs.exfat", &["-L", "X", text(&image)]).expect("mkfs.exfat runs");
+    images.push(fs::read(&image).expect("read"));
+    let mut random = Random::new(11);
+    let rounds = if is_long() { 2000 } else { 100 };
+    for good in &images {
+        // Flips count most where there is something.
+        let used: Vec<usize> =
+            (0..good.len()).filter(|at| good[*at] != 0).take(200_000).collect();
+        for round in 0..rounds {
+            let mut bytes = good.clone();
+            let mut draw = [0; 8];
+            for _ in 0..=(round % 20) {
+                random.fill(&mut draw);
+                let pick = usize::try_from(u32::from_le_bytes([draw[0], draw[1], draw[2], 0]))
+                    .expect("small");
+                bytes[used[pick % used.len()]] = draw[4];
+            }
+            if round % 10 == 9 {
+                bytes.truncate(good.len() / 100 * (usize::from(draw[5]) % 100));
+            }
+            let volume: Arc<dyn ReadAt> = Arc::new(bytes);
+            let start = Instant::now();
+            if let Ok(filesystem) = engine_fs::open(&volume) {
+                use_everything(filesystem.as_ref());
+            }
+            let took = start.elapsed();
+            assert!(took < PATIENCE, "round {round}: {took:?}");
+        }
+    }
+}
