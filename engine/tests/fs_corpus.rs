@@ -121,9 +121,8 @@ fn compare_all(is_wanted: impl Fn(&str) -> bool) {
     let (mut compared, mut soft) = (0, 0);
     let mut failures = Vec::new();
     let kinds = ["valid", "odd", "dirty"];
-    let is_ours = |image: &&Image| {
-        is_wanted(&image.filesystem) && kinds.contains(&image.kind.as_str())
-    };
+    let is_ours =
+        |image: &&Image| is_wanted(&image.filesystem) && kinds.contains(&image.kind.as_str());
     for image in images.iter().filter(is_ours) {
         let disk = Arc::new(unpack(&corpus.join(&image.file)));
         let mut by_offset: BTreeMap<u64, Vec<Value>> = BTreeMap::new();

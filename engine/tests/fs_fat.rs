@@ -234,7 +234,8 @@ fn chains_that_lead_nowhere_cost_their_file_only() {
             filesystem.lookup(folder, name.as_bytes()).expect("searched").expect("found")
         })
     };
-    let entry = usize::try_from(find(&["FOLDER", "Inner Folder", "deep.bin"]).number).expect("small");
+    let entry =
+        usize::try_from(find(&["FOLDER", "Inner Folder", "deep.bin"]).number).expect("small");
     let first = usize::from(u16::from_le_bytes([bytes[entry + 26], bytes[entry + 27]]));
     let table = usize::from(u16::from_le_bytes([bytes[14], bytes[15]])) * 512;
     let length = usize::from(u16::from_le_bytes([bytes[22], bytes[23]])) * 512;
@@ -242,7 +243,8 @@ fn chains_that_lead_nowhere_cost_their_file_only() {
     for (target, word) in [(first, "before"), (0xff00, "65280"), (0, "free"), (0xffff, "its end")] {
         for copy in [table, table + length] {
             let at = copy + (first + 1) * 2;
-            bytes[at..at + 2].copy_from_slice(&u16::try_from(target).expect("16 bits").to_le_bytes());
+            bytes[at..at + 2]
+                .copy_from_slice(&u16::try_from(target).expect("16 bits").to_le_bytes());
         }
         let volume: Arc<dyn ReadAt> = Arc::new(bytes.clone());
         let damaged = engine_fs::open(&volume).expect("it opens");
@@ -306,7 +308,8 @@ fn use_everything(filesystem: &dyn Filesystem) {
         let _ = filesystem.list(file, &mut |entry| {
             count += 1;
             if let Ok(entry) = entry {
-                let _ = filesystem.lookup(file, &entry.name).map_err(drop).ok().filter(|_| count < 9);
+                let _ =
+                    filesystem.lookup(file, &entry.name).map_err(drop).ok().filter(|_| count < 9);
                 waiting.push(entry.file);
             }
             if count < 5000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -314,7 +317,8 @@ fn use_everything(filesystem: &dyn Filesystem) {
         if let Ok(mut content) = filesystem.open(file) {
             let mut buffer = vec![0; 128 * 1024];
             let middle = content.size() / 2;
-            let _ = content.read_at(0, &mut buffer).and_then(|_| content.read_at(middle, &mut buffer));
+            let _ =
+                content.read_at(0, &mut buffer).and_then(|_| content.read_at(middle, &mut buffer));
             let mut extents = 0;
             let _ = content.extents(&mut |_| {
                 extents += 1;
@@ -332,7 +336,8 @@ fn flipped_bytes_cause_no_panic_and_no_endless_walk() {
     let root = folder.path().join("content");
     content(&root, 30_000);
     let mut images = Vec::new();
-    for (size, options) in [(MIB, ["-F", "12"]), (12 * MIB, ["-F", "16"]), (34 * MIB, ["-F", "32"])] {
+    for (size, options) in [(MIB, ["-F", "12"]), (12 * MIB, ["-F", "16"]), (34 * MIB, ["-F", "32"])]
+    {
         let image = make(folder.path(), size, &options);
         fill(&image, &root);
         images.push(fs::read(&image).expect("read"));
@@ -345,8 +350,7 @@ fn flipped_bytes_cause_no_panic_and_no_endless_walk() {
     let rounds = if is_long() { 2000 } else { 100 };
     for good in &images {
         // Flips count most where there is something.
-        let used: Vec<usize> =
-            (0..good.len()).filter(|at| good[*at] != 0).take(200_000).collect();
+        let used: Vec<usize> = (0..good.len()).filter(|at| good[*at] != 0).take(200_000).collect();
         for round in 0..rounds {
             let mut bytes = good.clone();
             let mut draw = [0; 8];

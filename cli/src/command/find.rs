@@ -5,9 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use globset::{Candidate, GlobBuilder, GlobMatcher};
 use imgx_engine::base::{Error, ErrorKind, Result};
 use imgx_engine::fs::{FileType, Metadata, Timestamp as FileTime};
-use imgx_engine::job::files::{
-    Descend, FilePath, LastLink, OpenVolume, Visited, Walk, resolve,
-};
+use imgx_engine::job::files::{Descend, FilePath, LastLink, OpenVolume, Visited, Walk, resolve};
 use jiff::Timestamp;
 
 use super::ls::{place, tell_notes};
@@ -73,7 +71,13 @@ fn search(
                 });
                 let shown = [volume.name.as_bytes(), b":", path].concat();
                 let name = volume.name.as_str();
-                listing.add(&Row { volume: name, path, shown: &shown, metadata: &metadata, target });
+                listing.add(&Row {
+                    volume: name,
+                    path,
+                    shown: &shown,
+                    metadata: &metadata,
+                    target,
+                });
             }
             Visited::File { .. } => {}
             Visited::Lost { path, error } => {
@@ -118,7 +122,8 @@ impl Filter {
     fn takes(&self, path: &[u8], metadata: &Metadata) -> bool {
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         let text = if self.is_of_path { path } else { name };
-        let has_type = self.types.as_ref().is_none_or(|types| types.0.contains(&metadata.file_type));
+        let has_type =
+            self.types.as_ref().is_none_or(|types| types.0.contains(&metadata.file_type));
         let has_size = self.size.is_none_or(|limit| match limit {
             SizeLimit::Exactly(size) => metadata.size == size,
             SizeLimit::Above(size) => metadata.size > size,

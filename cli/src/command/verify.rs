@@ -4,9 +4,10 @@ use imgx_engine::base::Result;
 use imgx_engine::job::verify::SalvagedImage;
 use imgx_engine::job::{Salvage, SalvageReport, VerifyOptions, VerifyReport, verify};
 use imgx_engine::store::Repository;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::args::VerifyArguments;
+use crate::listing::put_bytes;
 use crate::output::{Console, count, local_time, short_id, size, table};
 use crate::progress::Reporter;
 use crate::session::{Outcome, Session};
@@ -47,6 +48,14 @@ fn print(report: &VerifyReport, quick: bool, console: &Console) {
         })
     });
     let lost: Vec<Value> = lost.collect();
+    let files = report.files.iter().map(|file| {
+        let mut object = Map::new();
+        object.insert("image".to_owned(), file.image.as_str().into());
+        object.insert("volume".to_owned(), file.volume.as_str().into());
+        put_bytes(&mut object, "path", &file.path);
+        Value::Object(object)
+    });
+    let files: Vec<Value> = files.collect();
     console.json(&json!({
         "event": "result",
         "command": "verify",
@@ -56,6 +65,7 @@ fn print(report: &VerifyReport, quick: bool, console: &Console) {
         "quick": quick,
         "damage": report.damage,
         "lost": lost,
+        "files": files,
     }));
     let [images, packs] = [(report.images, "image"), (report.packs, "pack")]
         .map(|(number, noun)| count(number as u64, noun));
@@ -68,7 +78,8 @@ fn print(report: &VerifyReport, quick: bool, console: &Console) {
     let bytes: u64 = report.lost.iter().map(|lost| lost.range.len()).sum();
     let damage = count(report.damage, "damage");
     let places = count(report.lost.len() as u64, "place");
-    console.say(&format!("{damage}; images lost {} in {places}", size(bytes)));
+    let files = count(report.files.len() as u64, "file");
+    console.say(&format!("{damage}; images lost {} in {places}, of {files}", size(bytes)));
 }
 
 fn look(

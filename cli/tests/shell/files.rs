@@ -40,7 +40,8 @@ fn content(shell: &Shell) -> PathBuf {
     fs::create_dir_all(root.join("etc/deep/er")).expect("made");
     fs::write(root.join("etc/fstab"), "/dev/sda1 / ext4\n").expect("written");
     fs::write(root.join("etc/deep/er/empty"), "").expect("written");
-    let noise: Vec<u8> = (0..3_000_000_u32).map(|at| (at.wrapping_mul(at) / 7 % 251) as u8).collect();
+    let noise: Vec<u8> =
+        (0..3_000_000_u32).map(|at| (at.wrapping_mul(at) / 7 % 251) as u8).collect();
     fs::write(root.join("noise"), &noise).expect("written");
     let sparse = File::create(root.join("sparse")).expect("made");
     sparse.write_all_at(b"start", 0).expect("written");
@@ -97,9 +98,8 @@ fn assert_same_tree(one: &Path, other: &Path, format: &str) {
     let times = "%P %T@\u{2}";
     let is_file = |line: &String| !line.contains("link") && !line.contains("loop");
     let is_timed = |line: &String| is_file(line) && !line.contains("absolute");
-    let [one_times, other_times] = [one, other].map(|folder| {
-        facts(folder, times).into_iter().filter(is_timed).collect::<Vec<_>>()
-    });
+    let [one_times, other_times] = [one, other]
+        .map(|folder| facts(folder, times).into_iter().filter(is_timed).collect::<Vec<_>>());
     assert_eq!(one_times, other_times);
     let same = Command::new("diff").args(["-r", "--no-dereference"]).args([one, other]).output();
     let same = same.expect("diff runs");
@@ -114,7 +114,8 @@ fn a_file_comes_out_of_an_image_and_of_a_disk_alike() {
     shell.imgx("capture disk.img --name disk").exits(0);
     for image in ["latest", "disk", "./disk.img"] {
         shell.imgx(&format!("ls {image}")).exits(0).shows(&["etc", "noise", "sparse"]);
-        for path in ["/etc/fstab", "etc/fstab", "disk:/etc/fstab", "/absolute", "/etc/../etc/link"] {
+        for path in ["/etc/fstab", "etc/fstab", "disk:/etc/fstab", "/absolute", "/etc/../etc/link"]
+        {
             let ended = shell.imgx(&format!("cat {image} {path}")).exits(0);
             assert_eq!(ended.out, "/dev/sda1 / ext4\n", "{path}");
         }
@@ -166,7 +167,10 @@ fn find_looks_at_names_types_sizes_and_times() {
     };
     assert_eq!(find("NOISE*"), [""; 0]);
     assert_eq!(find("NOISE* -i"), ["disk:/etc/noise-too", "disk:/noise"]);
-    assert_eq!(find("/etc/*"), ["deep", "fstab", "link", "noise-too"].map(|n| format!("disk:/etc/{n}")));
+    assert_eq!(
+        find("/etc/*"),
+        ["deep", "fstab", "link", "noise-too"].map(|n| format!("disk:/etc/{n}"))
+    );
     assert_eq!(find("/etc/**/empty"), ["disk:/etc/deep/er/empty"]);
     assert_eq!(find("disk:/e*/f* --type f"), ["disk:/etc/fstab"]);
     assert_eq!(find("e* --type d"), ["disk:/etc", "disk:/etc/deep/er"]);
@@ -293,6 +297,13 @@ fn damage_costs_only_the_file_that_has_it() {
     // The largest pack's middle holds the noise.
     let pack = shell.objects("packs").remove(0);
     crate::support::flip(&pack, crate::support::length(&pack) / 2);
+    let verified = shell.imgx("verify").exits(3).complains(&["file disk:/noise"]);
+    assert!(!verified.err.contains("fstab"), "{}", verified.err);
+    let result = shell.imgx("--json verify").exits(3).events().pop().expect("a result");
+    let named = result["files"].as_array().expect("a list");
+    // One file under two names.
+    let paths: Vec<_> = named.iter().map(|file| file["path"].as_str().expect("a path")).collect();
+    assert_eq!(paths, ["/etc/noise-too", "/noise"]);
     let ended = shell.imgx("extract latest / --to out").exits(3);
     ended.complains(&["damage"]);
     let whole = fs::read(shell.path("content/noise")).expect("read");

@@ -94,3 +94,5 @@ pub const MAX_LVM_DEPTH: usize = 16;
 pub const MAX_LVM_VALUES: usize = 1 << 20;
 /// Segments of one logical volume at most.
 pub const MAX_LVM_SEGMENTS: usize = 4096;
+/// Files of one image that a verification names at most.
+pub const MAX_DAMAGED_FILES: usize = 1000;

@@ -18,4 +18,4 @@ pub use files::{FileDisk, FilePath};
 pub use map::{DiskMap, Holding, MapSection};
 pub use restore::{Known, Restore, RestoreOptions, RestorePlan, RestoreReport, Space};
 pub use tracked::known_content;
-pub use verify::{Salvage, SalvageReport, VerifyOptions, VerifyReport, verify};
+pub use verify::{DamagedFile, Salvage, SalvageReport, VerifyOptions, VerifyReport, verify};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::segment::Segment;
+use super::segment::{Segment, each_piece};
 use crate::base::ByteRange;
 use crate::base::limits::MAX_LAYOUT_NOTES;
 
@@ -113,6 +113,45 @@ impl Volume {
     #[must_use]
     pub fn is_contiguous(&self) -> bool {
         self.segments.is_empty() && self.unsupported.is_none()
+    }
+
+    /// Calls `visit` for each stretch of the disk that holds some of the volume's bytes `within`.
+    /// What no stretch holds is left out.
+    pub fn each_place(&self, within: ByteRange, visit: &mut dyn FnMut(ByteRange)) {
+        if self.unsupported.is_some() {
+            return;
+        }
+        let end = within.end.min(self.length);
+        let within = ByteRange { start: within.start.min(end), end };
+        if self.segments.is_empty() {
+            visit(ByteRange::new(self.start.saturating_add(within.start), within.len()));
+            return;
+        }
+        // A gap ends it, and what was visited holds.
+        let _ = each_piece(&self.segments, within, &mut |place, length| {
+            visit(ByteRange::new(place, length));
+            Ok(())
+        });
+    }
+
+    /// Whether some of its bytes lie in `range` of the disk.
+    #[must_use]
+    pub fn lies_in(&self, range: &ByteRange) -> bool {
+        let is_hit =
+            |place: u64, length: u64| ByteRange::new(place, length).intersection(range).is_some();
+        let mut pieces = self.segments.iter().flat_map(|segment| {
+            let count = u64::try_from(segment.places.len()).unwrap_or(u64::MAX).max(1);
+            // Of a striped segment's last row some places have less.
+            let length = match count {
+                1 => segment.length,
+                _ => segment.length.div_ceil(count).saturating_add(segment.stripe),
+            };
+            segment.places.iter().map(move |place| (*place, length))
+        });
+        match self.is_contiguous() {
+            true => is_hit(self.start, self.length),
+            false => pieces.any(|(place, length)| is_hit(place, length)),
+        }
     }
 
     /// Its bytes on the disk, if it is [contiguous](Self::is_contiguous).

@@ -88,7 +88,10 @@ fn sum(words: impl Iterator<Item = u32>) -> u32 {
 /// A superblock of version 1.x at byte `place`.
 fn version_1(member: &Extent<'_>, place: u64) -> Option<Member> {
     let head = member.read(place, FIXED).ok()??;
-    if le32(&head, 0)? != MAGIC || le32(&head, 4)? != 1 || le64(&head, 144)?.checked_mul(SECTOR)? != place {
+    if le32(&head, 0)? != MAGIC
+        || le32(&head, 4)? != 1
+        || le64(&head, 144)?.checked_mul(SECTOR)? != place
+    {
         return None;
     }
     let devices = le32(&head, 220).filter(|count| *count <= MAX_DEVICES)?;

@@ -29,5 +29,5 @@ mod types;
 pub use layout::{Content, DiskLayout, PartitionTable, Volume};
 pub use open::open;
 pub use probe::probe;
-pub use segment::Segment;
 pub use relocate::{GptMove, plan_gpt_move};
+pub use segment::Segment;

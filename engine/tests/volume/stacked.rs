@@ -123,7 +123,8 @@ fn logical_volumes_are_where_lvm_says() {
     let cut = usize::try_from(2 * extent).expect("small");
     file.write_all_at(&bytes[..cut], place(1, 0)).expect("written");
     file.write_all_at(&bytes[cut..], place(0, 1)).expect("written");
-    let stripes: Vec<u8> = (0..6 * extent / 4096).flat_map(|page| vec![(page % 251) as u8; 4096]).collect();
+    let stripes: Vec<u8> =
+        (0..6 * extent / 4096).flat_map(|page| vec![(page % 251) as u8; 4096]).collect();
     for (number, stripe) in stripes.chunks(64 * 1024).enumerate() {
         let row = (number as u64 / 2) * 64 * 1024;
         let start = if number % 2 == 0 { place(1, 5) } else { place(0, 4) };
@@ -175,10 +176,11 @@ fn superblock(place: u64, role: u16, events: u64, features: u32) -> Vec<u8> {
     put(220, &2_u32.to_le_bytes());
     put(256, &role.to_le_bytes());
     put(258, &1_u16.to_le_bytes());
-    let words = block.chunks(4).map(|word| u64::from(u32::from_le_bytes(word.try_into().expect("4"))));
+    let words =
+        block.chunks(4).map(|word| u64::from(u32::from_le_bytes(word.try_into().expect("4"))));
     let sum: u64 = words.sum();
-    let sum = ((sum & 0xffff_ffff) + (sum >> 32)) as u32;
-    block[216..220].copy_from_slice(&sum.to_le_bytes());
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    block[216..220].copy_from_slice(&sum.to_le_bytes()[..4]);
     block
 }
 

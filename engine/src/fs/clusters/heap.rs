@@ -44,7 +44,11 @@ impl Heap {
         let length = u64::try_from(buffer.len()).unwrap_or(u64::MAX);
         if place.saturating_add(length) > volume.size().0 {
             let expected = format!("{length} bytes at {place}");
-            return Err(Error::corrupt("volume", expected, format!("its end at {}", volume.size())));
+            return Err(Error::corrupt(
+                "volume",
+                expected,
+                format!("its end at {}", volume.size()),
+            ));
         }
         volume.read_exact_at(ByteOffset(place), buffer)
     }

@@ -152,9 +152,9 @@ impl Table {
         window.bytes.resize(usize::try_from(length).unwrap_or_default(), 0);
         let base = self.copies.get(copy).copied().unwrap_or_default();
         let place = ByteOffset(base.saturating_add(start));
-        self.volume.read_exact_at(place, &mut window.bytes).map_err(|error| {
-            error.within("allocation table")
-        })?;
+        self.volume
+            .read_exact_at(place, &mut window.bytes)
+            .map_err(|error| error.within("allocation table"))?;
         window.of = Some((start, copy));
         Ok(())
     }

@@ -48,8 +48,8 @@ impl Boot {
             Err(_) => {}
         }
         // Without the main region the sector size is not known; 512 is nearly every one.
-        for sector in [512, 1024, 2048, 4096] {
-            let start = BACKUP * sector;
+        for sector in [512_u64, 1024, 2048, 4096] {
+            let start = sector.saturating_mul(BACKUP);
             if let Ok(Some(boot)) = Self::read_at(volume, start, Some(sector)) {
                 let note = "its boot region is damaged; the backup was used".to_owned();
                 return Ok(Some((boot, Some(note))));
@@ -168,9 +168,8 @@ fn check(volume: &Arc<dyn ReadAt>, start: u64, sector: u64) -> Result<()> {
     // VolumeFlags and PercentInUse change without the checksum.
     let is_covered = |at: usize| !matches!(at, 106 | 107 | 112);
     let covered = bytes.iter().enumerate().filter(|(at, _)| is_covered(*at));
-    let found = covered.fold(0_u32, |sum, (_, byte)| {
-        sum.rotate_right(1).wrapping_add(u32::from(*byte))
-    });
+    let found =
+        covered.fold(0_u32, |sum, (_, byte)| sum.rotate_right(1).wrapping_add(u32::from(*byte)));
     if found == expected {
         return Ok(());
     }

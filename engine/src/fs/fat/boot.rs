@@ -76,15 +76,15 @@ impl Boot {
         if !is_sound {
             return None;
         }
-        let total =
-            if total_short == 0 { u64::from(total_long) } else { u64::from(total_short) };
+        let total = if total_short == 0 { u64::from(total_long) } else { u64::from(total_short) };
         let is_32 = table_short == 0;
         let table_sectors = if is_32 { u64::from(le32(boot, 36)?) } else { table_short.into() };
         let table_length = table_sectors.checked_mul(sector)?;
         let first_table = reserved.checked_mul(sector)?;
         let root_start = table_length.checked_mul(count)?.checked_add(first_table)?;
         let root_length = root_entries.checked_mul(32)?;
-        let data_start = root_start.checked_add(root_length.div_ceil(sector).checked_mul(sector)?)?;
+        let data_start =
+            root_start.checked_add(root_length.div_ceil(sector).checked_mul(sector)?)?;
         let size = total.checked_mul(sector)?;
         let clusters = size.checked_sub(data_start)?.checked_div(cluster_size)?;
         let width = match is_32 {
@@ -146,9 +146,9 @@ impl Boot {
             Width::Sixteen => "fat16",
             Width::TwentyEight | Width::ThirtyTwo => "fat32",
         };
-        let uuid = self.serial.map(|[a, b, c, d]| {
-            format!("{}-{}", to_hex(&[d, c]), to_hex(&[b, a])).to_uppercase()
-        });
+        let uuid = self
+            .serial
+            .map(|[a, b, c, d]| format!("{}-{}", to_hex(&[d, c]), to_hex(&[b, a])).to_uppercase());
         let block_size = u32::try_from(self.cluster_size).unwrap_or(self.sector);
         let (label, notes) = (None, Vec::new());
         FilesystemInfo { kind, label, uuid, size: self.size, block_size, notes }

@@ -111,7 +111,8 @@ impl ShortEntry {
     }
 
     fn part(&self, bytes: &[u8], lower: u8, is_first: bool) -> String {
-        let end = bytes.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last.saturating_add(1));
+        let end =
+            bytes.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last.saturating_add(1));
         let bytes = bytes.get(..end).unwrap_or_default();
         let decode = |(at, byte): (usize, &u8)| match byte {
             &MEANT_E5 if is_first && at == 0 => oem::character(DELETED),

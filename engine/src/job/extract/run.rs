@@ -9,11 +9,11 @@ use std::thread;
 
 use nix::sys::stat::SFlag;
 
+use super::ExtractOptions;
 use super::attributes::{Attributes, Withheld, costs_one_file};
 use super::copy::{NotCopied, copy};
 use super::plan::{Extract, Failure, Item};
 use super::tree::{Spot, Tree};
-use super::ExtractOptions;
 use crate::base::{ByteRange, Error, Event, Observer, Phase, Progress, Result};
 use crate::fs::FileType;
 
@@ -164,14 +164,12 @@ impl Run<'_> {
 
     /// Small files side by side, then each large one by all threads.
     fn contents(&self) {
-        let is_content = |item: &Item| {
-            item.file_type == FileType::Regular && item.link_of.is_none()
-        };
+        let is_content =
+            |item: &Item| item.file_type == FileType::Regular && item.link_of.is_none();
         let mut files = self.items(is_content);
         files.sort_by_key(|index| self.plan.items.get(*index).map(|item| item.place));
-        let is_large = |index: &usize| {
-            self.plan.items.get(*index).is_some_and(|item| item.size > PART)
-        };
+        let is_large =
+            |index: &usize| self.plan.items.get(*index).is_some_and(|item| item.size > PART);
         let (large, small): (Vec<_>, Vec<_>) = files.into_iter().partition(is_large);
         let next = AtomicUsize::new(0);
         self.in_threads(&|| {

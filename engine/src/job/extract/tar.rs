@@ -209,4 +209,3 @@ impl Read for Reader<'_, '_> {
         Ok(count)
     }
 }
-

@@ -70,9 +70,8 @@ impl FileDisk {
     /// `Unsupported` when it holds nothing that can be read; the filesystem's own.
     pub fn open(&mut self, selector: Option<&str>) -> Result<OpenVolume> {
         let opened = self.try_open(selector);
-        let may_differ = |error: &Error| {
-            matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unsupported)
-        };
+        let may_differ =
+            |error: &Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unsupported);
         if self.is_probed || !opened.as_ref().err().is_some_and(may_differ) {
             return opened;
         }

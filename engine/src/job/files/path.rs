@@ -21,7 +21,8 @@ impl FilePath {
             return whole();
         }
         let colon = typed.windows(2).position(|pair| pair == b":/");
-        let colon = colon.or_else(|| typed.len().checked_sub(1).filter(|last| typed[*last] == b':'));
+        let colon =
+            colon.or_else(|| typed.len().checked_sub(1).filter(|last| typed[*last] == b':'));
         match colon.map(|colon| (std::str::from_utf8(&typed[..colon]), &typed[colon + 1..])) {
             Some((Ok(volume), path)) if !volume.is_empty() => {
                 Self { volume: Some(volume.to_owned()), path: path.to_vec() }

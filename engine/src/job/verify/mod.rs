@@ -5,14 +5,16 @@
 //! 2. The packs are read from end to end: headers, tables and stored bytes against their
 //!    checksums, and contents against their digests unless the run is quick.
 //! 3. Where a marked frame is not sound, the trees are walked again, to say which bytes of which
-//!    disk are lost.
+//!    disk are lost, and the filesystems there, to say which files.
 
+mod files;
 mod mark;
 mod salvage;
 mod scrub;
 
 use std::collections::{HashMap, HashSet};
 
+use self::files::damaged_files;
 use self::mark::{Marks, mark};
 use crate::base::{BlockIndex, ErrorKind};
 use crate::base::{ByteRange, Error, Event, Observer, Result};
@@ -21,6 +23,7 @@ use crate::store::tree::TreeVisitor;
 use crate::store::{ImageReader, PackId, Place, Repository, TreeRun};
 use crate::volume::DiskLayout;
 
+pub use files::DamagedFile;
 pub use salvage::{Salvage, SalvageReport, SalvagedImage};
 
 /// How to verify.
@@ -61,6 +64,8 @@ pub struct VerifyReport {
     pub damage: u64,
     /// What the damage costs.
     pub lost: Vec<DamagedRange>,
+    /// The files that this costs, as far as their filesystems can be read.
+    pub files: Vec<DamagedFile>,
 }
 
 /// Frames that images need and that are not sound, by pack and first byte.
@@ -90,7 +95,13 @@ pub fn verify(
     let bad = scrub.run(&mut report)?;
     if !bad.is_empty() || report.damage > 0 {
         for image in &images {
-            report.lost.extend(attribute(repository, image, &bad, observer)?);
+            let lost = attribute(repository, image, &bad, observer)?;
+            if !lost.is_empty() {
+                let ranges: Vec<ByteRange> = lost.iter().map(|lost| lost.range).collect();
+                let (reader, id) = (repository.reader(image), image.id.to_string());
+                report.files.extend(damaged_files(reader, &id, &ranges, observer)?);
+            }
+            report.lost.extend(lost);
         }
     }
     Ok(report)
@@ -128,8 +139,7 @@ fn attribute(
     let known_volumes = layout.map(|layout| layout.volumes).unwrap_or_default();
     let mut damaged = Vec::new();
     for range in lost.ranges {
-        let touched =
-            known_volumes.iter().filter(|volume| volume.range().intersection(&range).is_some());
+        let touched = known_volumes.iter().filter(|volume| volume.lies_in(&range));
         let volumes: Vec<String> = touched.map(|volume| volume.name.clone()).collect();
         let place = if volumes.is_empty() { "no volume".to_owned() } else { volumes.join(", ") };
         let (name, id) = (&image.manifest.name, image.id);

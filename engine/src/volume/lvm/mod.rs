@@ -36,7 +36,7 @@ pub(super) fn volumes(disk: &Extent<'_>, volumes: &[Volume], notes: &mut Notes) 
             notes.add(format!("{}: its LVM metadata is missing or damaged", volume.name));
         }
         for text in texts {
-            match Section::parse(&text).and_then(group) {
+            match Section::parse(&text).as_ref().and_then(group) {
                 Some((name, group)) => keep_newest(&mut groups, name, group),
                 None => notes.add(format!("{}: its LVM metadata makes no sense", volume.name)),
             }
@@ -56,7 +56,7 @@ pub(super) fn volumes(disk: &Extent<'_>, volumes: &[Volume], notes: &mut Notes) 
 }
 
 /// The group of a text, and its name.
-fn group(text: Section) -> Option<(String, Section)> {
+fn group(text: &Section) -> Option<(String, Section)> {
     let is_group = |section: &Section| section.number("extent_size").is_some();
     let found = text.sections().find(|(_, section)| is_group(section));
     found.map(|(name, section)| (name.to_owned(), section.clone()))
@@ -77,12 +77,7 @@ fn list_has(list: Option<&[Value]>, word: &str) -> bool {
     list.unwrap_or_default().iter().any(is_word)
 }
 
-fn logical_volume(
-    name: &str,
-    group: &Section,
-    section: &Section,
-    physical: &[Physical],
-) -> Volume {
+fn logical_volume(name: &str, group: &Section, section: &Section, physical: &[Physical]) -> Volume {
     let extent = group.number("extent_size").and_then(|sectors| sectors.checked_mul(SECTOR));
     let mut volume = Volume::new(name, 0, 0);
     volume.type_name = Some("logical volume".to_owned());
