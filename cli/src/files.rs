@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use imgx_engine::base::{Error, ErrorKind, Result};
-use imgx_engine::block::{Disk, OpenOptions};
+use imgx_engine::block::Disk;
 use imgx_engine::job::FileDisk;
 use imgx_engine::store::lock::ReadLock;
 
@@ -24,7 +24,7 @@ impl Files {
     /// `NotFound` for an unknown image or path; `Io`; `Corrupt`.
     pub fn open(reference: &str, what: &'static str, session: &Session) -> Result<Self> {
         if is_path(reference) {
-            let disk = Disk::open(Path::new(reference), &OpenOptions::default())?;
+            let disk = Disk::open_to_browse(Path::new(reference))?;
             for warning in disk.warnings() {
                 session.console.complain(&format!("warning: {warning}"));
             }

@@ -53,7 +53,10 @@ impl<'a> Listing<'a> {
             if self.is_long {
                 self.gathered.push_str(&self.long(row.metadata));
             }
-            self.gathered.push_str(&harmless(&printable(row.shown)));
+            match std::str::from_utf8(row.shown) {
+                Ok(plain) if !plain.contains(char::is_control) => self.gathered.push_str(plain),
+                _ => self.gathered.push_str(&harmless(&printable(row.shown))),
+            }
             if let Some(target) = row.target.as_ref().filter(|_| self.is_long) {
                 self.gathered.push_str(" -> ");
                 self.gathered.push_str(&harmless(&printable(target)));

@@ -171,6 +171,9 @@ pub fn harmless(line: &str) -> String {
     let spell = |c: char| -> String {
         if c.is_control() { c.escape_default().collect() } else { c.to_string() }
     };
+    if !line.contains(char::is_control) {
+        return line.to_owned();
+    }
     line.chars().map(spell).collect()
 }
 

@@ -76,8 +76,8 @@ pub const MAX_OPEN_EPOCHS: usize = 16;
 pub const MAX_MAP_CELLS: u64 = 65_536;
 /// Blocks that are read at most to find out whether what is known of a restore's target is true.
 pub const KNOWN_SAMPLES: u64 = 256;
-/// Pieces of 128 KiB that are kept of a disk or image whose files are read: 24 MiB.
-pub const CACHED_PIECES: usize = 192;
+/// Pieces of 128 KiB that are kept of a disk or image whose files are read: 48 MiB.
+pub const CACHED_PIECES: usize = 384;
 /// Symbolic links that the lookup of one path follows at most: Linux's own limit.
 pub const MAX_LINKS_FOLLOWED: usize = 40;
 /// Folders within folders that a walk goes down at most.

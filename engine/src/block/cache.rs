@@ -28,7 +28,7 @@ struct Pieces {
 }
 
 struct Piece {
-    bytes: Arc<[u8]>,
+    bytes: Arc<Vec<u8>>,
     used: u64,
 }
 
@@ -40,15 +40,16 @@ impl Cached {
     }
 
     /// Piece `number`, whole but for the last one.
-    fn piece(&self, number: u64) -> Result<Arc<[u8]>> {
-        if let Some(found) = self.with_pieces(|pieces| pieces.find(number)) {
-            return Ok(found);
-        }
+    fn piece(&self, number: u64) -> Result<Arc<Vec<u8>>> {
+        let mut bytes = match self.with_pieces(|pieces| pieces.find_or_make_room(number)) {
+            Ok(found) => return Ok(found),
+            Err(spare) => spare,
+        };
         let start = number * PIECE;
         let length = PIECE.min(self.inner.size().0 - start);
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+        bytes.resize(usize::try_from(length).unwrap_or_default(), 0);
         self.inner.read_exact_at(ByteOffset(start), &mut bytes)?;
-        let bytes: Arc<[u8]> = bytes.into();
+        let bytes = Arc::new(bytes);
         self.with_pieces(|pieces| pieces.keep(number, Arc::clone(&bytes)));
         Ok(bytes)
     }
@@ -60,20 +61,25 @@ impl Cached {
 }
 
 impl Pieces {
-    fn find(&mut self, number: u64) -> Option<Arc<[u8]>> {
+    /// Piece `number`; where it is not held, memory for it, that of the piece which was not used
+    /// for longest if there is no more room.
+    fn find_or_make_room(&mut self, number: u64) -> Result<Arc<Vec<u8>>, Vec<u8>> {
         self.clock += 1;
-        let piece = self.held.get_mut(&number)?;
-        piece.used = self.clock;
-        Some(Arc::clone(&piece.bytes))
+        if let Some(piece) = self.held.get_mut(&number) {
+            piece.used = self.clock;
+            return Ok(Arc::clone(&piece.bytes));
+        }
+        let is_full = self.held.len() >= CACHED_PIECES;
+        let oldest = self.held.iter().filter(|_| is_full).min_by_key(|(_, piece)| piece.used);
+        let oldest = oldest.map(|(number, _)| *number);
+        let dropped = oldest.and_then(|oldest| self.held.remove(&oldest));
+        // Somebody may still be copying from it.
+        Err(dropped.and_then(|piece| Arc::into_inner(piece.bytes)).unwrap_or_default())
     }
 
-    fn keep(&mut self, number: u64, bytes: Arc<[u8]>) {
-        if self.held.len() >= CACHED_PIECES {
-            let oldest = self.held.iter().min_by_key(|(_, piece)| piece.used);
-            if let Some(oldest) = oldest.map(|(number, _)| *number) {
-                self.held.remove(&oldest);
-            }
-        }
+    fn keep(&mut self, number: u64, bytes: Arc<Vec<u8>>) {
+        // Threads that each made room may come with the same piece, or with more than there is
+        // room for, by as many as they are.
         self.held.insert(number, Piece { bytes, used: self.clock });
     }
 }

@@ -67,6 +67,21 @@ impl Disk {
         Ok(Self { files: Arc::new(files), mode, warnings })
     }
 
+    /// Opens `path` for reads here and there: a regular file through the page cache, which keeps
+    /// what is read again; a device as [`open`](Self::open) does, because each of its partitions
+    /// has a cache of its own that the disk's knows nothing of.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_to_browse(path: &Path) -> Result<Self> {
+        let files = Files::open(path, Access::Read, false)?;
+        if files.facts.is_some() {
+            drop(files);
+            return Self::open(path, &OpenOptions::default());
+        }
+        Ok(Self { files: Arc::new(files), mode: IoMode::Threads, warnings: Vec::new() })
+    }
+
     /// What it is.
     #[must_use]
     pub fn info(&self) -> &SourceInfo {

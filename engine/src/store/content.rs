@@ -63,6 +63,12 @@ impl ContentReader {
         Self { kind, keys, decoder, bytes: Vec::new(), whole, delta }
     }
 
+    /// Whether the frame of `stored` is held already.
+    #[must_use]
+    pub fn holds(&self, stored: &StoredEntry) -> bool {
+        self.whole.is_of(&stored.place) || self.delta.is_of(&stored.place)
+    }
+
     /// The content of `stored`. Blocks are checked against their digest; whoever asks for
     /// another kind checks what it decodes to.
     ///

@@ -130,10 +130,18 @@ impl ImageReader {
         Self { manifest, frames, readers: Mutex::default() }
     }
 
-    /// Reads with a reader that no other thread has, the one that was used last if there is one:
-    /// what it holds is most likely wanted.
-    fn with_reader<T>(&self, read: impl FnOnce(&mut ContentReader) -> T) -> T {
-        let idle = lock(&self.readers).pop();
+    /// Reads `stored` with a reader that no other thread has: one that holds its frame if there is
+    /// one, else the one that was used last.
+    fn with_reader<T>(
+        &self,
+        stored: &StoredEntry,
+        read: impl FnOnce(&mut ContentReader) -> T,
+    ) -> T {
+        let idle = {
+            let mut readers = lock(&self.readers);
+            let holding = readers.iter().rposition(|reader| reader.holds(stored));
+            holding.map(|at| readers.remove(at)).or_else(|| readers.pop())
+        };
         let mut reader = idle
             .unwrap_or_else(|| ContentReader::new(FrameKind::Block, self.frames.keys().clone()));
         let result = read(&mut reader);
@@ -215,7 +223,7 @@ impl Copy<'_> {
         let (image, range) = (self.image, block);
         let Some((target, both)) = self.part(range) else { return Ok(()) };
         let start = usize::try_from(both.start - range.start).unwrap_or(usize::MAX);
-        image.with_reader(|reader| {
+        image.with_reader(stored, |reader| {
             let content = reader.read(&image.frames, stored)?;
             let part = content.get(start..start.saturating_add(target.len()));
             match part.filter(|_| content.len() as u64 == range.len()) {
