@@ -12,7 +12,7 @@ use super::node::{Entry, Node, SECTOR, StoredEntry};
 use super::pack;
 use super::storage::{ObjectReader, Storage};
 use super::tree::{NodeSource, TreeRun, TreeVisitor, TreeWalk};
-use crate::base::limits::{CACHED_NODES, OPEN_PACKS};
+use crate::base::limits::{CACHED_NODES, IDLE_READERS, OPEN_PACKS};
 use crate::base::{BlockIndex, ByteCount, ByteOffset, ByteRange, Error, ErrorKind, Result};
 use crate::block::ReadAt;
 
@@ -119,8 +119,8 @@ fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct ImageReader {
     manifest: Manifest,
     frames: FrameReader,
-    /// Those that no thread is reading with.
-    readers: Mutex<Vec<ContentReader>>,
+    /// Those that no thread is reading with, the one that was used last at the end.
+    readers: Mutex<VecDeque<ContentReader>>,
 }
 
 impl ImageReader {
@@ -131,7 +131,7 @@ impl ImageReader {
     }
 
     /// Reads `stored` with a reader that no other thread has: one that holds its frame if there is
-    /// one, else the one that was used last.
+    /// one, else a new one, or the one that was not used for longest.
     fn with_reader<T>(
         &self,
         stored: &StoredEntry,
@@ -139,13 +139,14 @@ impl ImageReader {
     ) -> T {
         let idle = {
             let mut readers = lock(&self.readers);
-            let holding = readers.iter().rposition(|reader| reader.holds(stored));
-            holding.map(|at| readers.remove(at)).or_else(|| readers.pop())
+            let holding = readers.iter().position(|reader| reader.holds(stored));
+            let is_full = readers.len() >= IDLE_READERS;
+            holding.or(is_full.then_some(0)).and_then(|at| readers.remove(at))
         };
         let mut reader = idle
             .unwrap_or_else(|| ContentReader::new(FrameKind::Block, self.frames.keys().clone()));
         let result = read(&mut reader);
-        lock(&self.readers).push(reader);
+        lock(&self.readers).push_back(reader);
         result
     }
 

@@ -11,10 +11,12 @@ use nix::sys::stat::SFlag;
 
 use super::ExtractOptions;
 use super::attributes::{Attributes, Withheld, costs_one_file};
-use super::copy::{NotCopied, copy};
+use super::copy::{NotCopied, Output, copy};
 use super::plan::{Extract, Failure, Item};
 use super::tree::{Spot, Tree};
+use crate::base::limits::MAX_IO_SIZE;
 use crate::base::{ByteRange, Error, Event, Observer, Phase, Progress, Result};
+use crate::block::BufferPool;
 use crate::fs::FileType;
 
 /// Files beyond this are copied by all threads together, in parts of this size.
@@ -172,11 +174,12 @@ impl Run<'_> {
             |index: &usize| self.plan.items.get(*index).is_some_and(|item| item.size > PART);
         let (large, small): (Vec<_>, Vec<_>) = files.into_iter().partition(is_large);
         let next = AtomicUsize::new(0);
-        self.in_threads(&|| {
-            let mut buffer = Vec::new();
+        Self::in_threads(self.options.threads.get(), &|| {
+            let mut buffer = vec![0; MAX_IO_SIZE];
             while let Some(index) = small.get(next.fetch_add(1, Ordering::Relaxed)) {
                 self.content(*index, &mut |item, file| {
-                    self.copy(item, ByteRange::new(0, item.size), file, &mut buffer)
+                    let whole = ByteRange::new(0, item.size);
+                    self.copy(item, whole, &Output::new(file), &mut buffer)
                 });
                 if self.is_stopped() {
                     break;
@@ -188,9 +191,9 @@ impl Run<'_> {
         }
     }
 
-    fn in_threads(&self, work: &(dyn Fn() + Sync)) {
+    fn in_threads(count: usize, work: &(dyn Fn() + Sync)) {
         thread::scope(|scope| {
-            (1..self.options.threads.get()).for_each(|_| drop(scope.spawn(work)));
+            (1..count).for_each(|_| drop(scope.spawn(work)));
             work();
         });
     }
@@ -224,12 +227,12 @@ impl Run<'_> {
         &self,
         item: &Item,
         range: ByteRange,
-        file: &File,
-        buffer: &mut Vec<u8>,
+        to: &Output<'_>,
+        buffer: &mut [u8],
     ) -> Result<(), NotCopied> {
         let mut content = self.plan.filesystem.open(item.file).map_err(NotCopied::Read)?;
         let written = AtomicU64::new(0);
-        let copied = copy(content.as_mut(), range, file, buffer, &|count| {
+        let copied = copy(content.as_mut(), range, to, buffer, &|count| {
             written.fetch_add(count, Ordering::Relaxed);
             !self.is_stopped()
         });
@@ -246,20 +249,27 @@ impl Run<'_> {
         copied
     }
 
-    /// Copies a large file in parts, by all threads.
+    /// Copies a large file in parts, by two threads a processor: while one waits for a write,
+    /// the other decodes.
     fn large(&self, item: &Item, file: &File) -> Result<(), NotCopied> {
+        let threads = self.options.threads.get().saturating_mul(2);
+        let pool = BufferPool::new(threads, MAX_IO_SIZE).map_err(NotCopied::Read)?;
+        let output = Output::direct(file);
+        let mut content = self.plan.filesystem.open(item.file).map_err(NotCopied::Read)?;
+        output.reserve(content.as_mut())?;
         let next = AtomicU64::new(0);
         let failure: Mutex<Option<NotCopied>> = Mutex::default();
         let has_failed = AtomicBool::new(false);
-        self.in_threads(&|| {
-            let mut buffer = Vec::new();
+        Self::in_threads(threads, &|| {
+            // There is one for each.
+            let Some(mut buffer) = pool.try_take() else { return };
             while !has_failed.load(Ordering::Relaxed) {
                 let start = next.fetch_add(PART, Ordering::Relaxed);
                 if start >= item.size {
                     break;
                 }
                 let range = ByteRange::new(start, PART.min(item.size - start));
-                if let Err(error) = self.copy(item, range, file, &mut buffer) {
+                if let Err(error) = self.copy(item, range, &output, buffer.whole_mut()) {
                     has_failed.store(true, Ordering::Relaxed);
                     failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 }
