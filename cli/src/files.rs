@@ -6,6 +6,8 @@ use imgx_engine::base::{Error, ErrorKind, Result};
 use imgx_engine::block::Disk;
 use imgx_engine::job::FileDisk;
 use imgx_engine::store::lock::ReadLock;
+use imgx_engine::store::repository::Image;
+use imgx_engine::store::{ImageReader, Repository};
 
 use crate::args::is_path;
 use crate::output::Console;
@@ -23,6 +25,23 @@ impl Files {
     /// # Errors
     /// `NotFound` for an unknown image or path; `Io`; `Corrupt`.
     pub fn open(reference: &str, what: &'static str, session: &Session) -> Result<Self> {
+        Self::open_with(reference, what, session, Repository::reader)
+    }
+
+    /// The same, to read much of it once.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_for_bulk(reference: &str, what: &'static str, session: &Session) -> Result<Self> {
+        Self::open_with(reference, what, session, Repository::bulk_reader)
+    }
+
+    fn open_with(
+        reference: &str,
+        what: &'static str,
+        session: &Session,
+        reader: fn(&Repository, &Image) -> ImageReader,
+    ) -> Result<Self> {
         if is_path(reference) {
             let disk = Disk::open_to_browse(Path::new(reference))?;
             for warning in disk.warnings() {
@@ -33,7 +52,7 @@ impl Files {
         let repository = session.repository()?;
         let lock = Some(repository.lock_to_read(what)?);
         let image = repository.resolve(reference)?;
-        Ok(Self { disk: FileDisk::of_image(repository.reader(&image))?, _lock: lock })
+        Ok(Self { disk: FileDisk::of_image(reader(&repository, &image))?, _lock: lock })
     }
 }
 

@@ -31,7 +31,7 @@ pub const MAX_TREE_LEVEL: u8 = 6;
 /// Decoded tree nodes that one open image keeps in memory at most.
 pub const CACHED_NODES: usize = 64;
 /// Decoded frames that one open image keeps in memory for the next read, of some 1 MiB each.
-pub const IDLE_READERS: usize = 8;
+pub const IDLE_READERS: usize = 12;
 /// Pack files that one reader keeps open at most.
 pub const OPEN_PACKS: usize = 256;
 /// Entries of finished packs that the index keeps on the heap before it writes a segment.

@@ -21,6 +21,8 @@ use crate::fs::FileType;
 
 /// Files beyond this are copied by all threads together, in parts of this size.
 const PART: u64 = 16 * 1024 * 1024;
+/// Threads a processor that copy a large file.
+const IN_FLIGHT: usize = 4;
 
 /// What an extraction did.
 #[derive(Debug, Default)]
@@ -249,10 +251,10 @@ impl Run<'_> {
         copied
     }
 
-    /// Copies a large file in parts, by two threads a processor: while one waits for a write,
-    /// the other decodes.
+    /// Copies a large file in parts, by [`IN_FLIGHT`] threads a processor: while some wait for the
+    /// disk, others decode.
     fn large(&self, item: &Item, file: &File) -> Result<(), NotCopied> {
-        let threads = self.options.threads.get().saturating_mul(2);
+        let threads = self.options.threads.get().saturating_mul(IN_FLIGHT);
         let pool = BufferPool::new(threads, MAX_IO_SIZE).map_err(NotCopied::Read)?;
         let output = Output::direct(file);
         let mut content = self.plan.filesystem.open(item.file).map_err(NotCopied::Read)?;
