@@ -5,6 +5,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use imgx_engine::base::ByteRange;
 use imgx_engine::block::ReadAt;
 use imgx_engine::fs::{self as engine_fs, FileId, FileType, Filesystem, Place};
+use imgx_fixtures::loopdev::LoopDevice;
 use imgx_fixtures::pattern::Random;
 use imgx_fixtures::{mkfs, tool};
 
@@ -294,6 +296,92 @@ fn an_exfat_volume_is_read_and_its_backup_used() {
         visited.expect("it is certain");
         assert_eq!(free, expected, "{told}");
     }
+}
+
+/// An exFAT volume that is mounted by FUSE, unmounted when dropped.
+struct Fuse {
+    point: PathBuf,
+    _device: LoopDevice,
+}
+
+impl Fuse {
+    fn mount(image: &Path, point: PathBuf) -> Self {
+        fs::create_dir_all(&point).expect("made");
+        let device = LoopDevice::attach(image).expect("attached");
+        tool::run("mount.exfat-fuse", &[text(device.path()), text(&point)]).expect("mounted");
+        Self { point, _device: device }
+    }
+}
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        tool::run("umount", &[text(&self.point)]).expect("unmounted");
+    }
+}
+
+#[test]
+fn exfat_files_read_as_fuse_wrote_them() {
+    need!("mkfs.exfat", "mount.exfat-fuse");
+    if let Some(reason) = LoopDevice::unavailable() {
+        println!("skipped: {reason}");
+        return;
+    }
+    if !Path::new("/dev/fuse").exists() {
+        println!("skipped: no FUSE");
+        return;
+    }
+    // On the disk, as a loop device does not take every file in memory.
+    let folder = tempfile::tempdir().expect("made");
+    let image = folder.path().join("image");
+    mkfs::blank(&image, 64 * MIB).expect("made");
+    tool::run("mkfs.exfat", &["-c", "4K", text(&image)]).expect("mkfs.exfat runs");
+    let mounted = Fuse::mount(&image, folder.path().join("mnt"));
+    let mut files = content(&mounted.point, 200_000);
+    // Pieces of two files in turns, so that their clusters are chained; a file whose end was
+    // never written; one that goes.
+    let names = ["one", "two"].map(|name| mounted.point.join(name));
+    let mut random = Random::new(3);
+    let mut turns = [Vec::new(), Vec::new()];
+    for _ in 0..50 {
+        for (name, whole) in names.iter().zip(&mut turns) {
+            let mut piece = vec![0; 5000];
+            random.fill(&mut piece);
+            let mut file = fs::File::options().append(true).create(true).open(name).expect("opened");
+            file.write_all(&piece).expect("written");
+            whole.extend(piece);
+        }
+    }
+    let [one, two] = turns;
+    files.insert("one".to_owned(), one);
+    files.insert("two".to_owned(), two);
+    let grown = fs::File::create(mounted.point.join("grown 😀")).expect("made");
+    (&grown).write_all(b"start").expect("written");
+    grown.set_len(300_000).expect("grown");
+    drop(grown);
+    let mut bytes = vec![0; 300_000];
+    bytes[..5].copy_from_slice(b"start");
+    files.insert("grown 😀".to_owned(), bytes);
+    fs::remove_file(mounted.point.join("PLAIN.TXT")).expect("removed");
+    files.remove("PLAIN.TXT");
+    drop(mounted);
+
+    let filesystem = open(&image);
+    let found = read_all(filesystem.as_ref());
+    assert_eq!(found.keys().collect::<Vec<_>>(), files.keys().collect::<Vec<_>>());
+    assert!(found == files, "contents differ");
+    let root = filesystem.root();
+    let find = |name: &str| filesystem.lookup(root, name.as_bytes()).expect("searched");
+    assert!(find("LOWER.txt").is_some() && find("ONE") == find("one") && find("none").is_none());
+    let told = tool::run("dump.exfat", &[text(&image)]).expect("dump.exfat runs");
+    let mut free = 0;
+    let visited = filesystem.free_space(&mut |range| {
+        free += range.len();
+        ControlFlow::Continue(())
+    });
+    visited.expect("it is certain");
+    let line = told.lines().find(|line| line.contains("Free Clusters:")).expect("it is told");
+    let clusters = line.split_whitespace().last().and_then(|word| word.parse::<u64>().ok());
+    assert_eq!(Some(free / 4096), clusters, "{told}");
 }
 
 /// Does everything there is to do with every file that can be reached.
