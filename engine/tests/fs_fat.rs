@@ -346,7 +346,8 @@ fn exfat_files_read_as_fuse_wrote_them() {
         for (name, whole) in names.iter().zip(&mut turns) {
             let mut piece = vec![0; 5000];
             random.fill(&mut piece);
-            let mut file = fs::File::options().append(true).create(true).open(name).expect("opened");
+            let mut file =
+                fs::File::options().append(true).create(true).open(name).expect("opened");
             file.write_all(&piece).expect("written");
             whole.extend(piece);
         }

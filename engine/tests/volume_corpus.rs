@@ -198,7 +198,8 @@ fn compare_partitions(
             )
         })
         .collect();
-    let is_partition = |volume: &&Volume| volume.name != "disk";
+    // Arrays and logical volumes are none; their names have a slash.
+    let is_partition = |volume: &&Volume| volume.name != "disk" && !volume.name.contains('/');
     if expected.is_empty() {
         // An odd image may be a disk with a table and a rest of a filesystem at once.
         let known = ["dos", "gpt"].contains(&image.table.as_str());

@@ -130,6 +130,11 @@ fn print_layout(layout: &DiskLayout, console: &Console) {
         rows.extend(layout.volumes.iter().map(volume_row));
         print_rows_right(&rows, console);
     }
+    for volume in &layout.volumes {
+        if let Some(why) = &volume.unsupported {
+            console.line(&format!("note: {} cannot be read: {why}", volume.name));
+        }
+    }
     for note in &layout.notes {
         console.line(&format!("note: {note}"));
     }
