@@ -11,6 +11,9 @@ use crate::volume::{self, DiskLayout, Volume, probe};
 /// Bytes of a sector where nothing says more; a partition table knows better by itself.
 const USUAL_SECTOR: u32 = 512;
 
+/// What the whole disk is called.
+const WHOLE: &str = "disk";
+
 /// A disk whose files are to be read: an image, a device, a raw file.
 pub struct FileDisk {
     disk: Arc<dyn ReadAt>,
@@ -83,7 +86,16 @@ impl FileDisk {
 
     fn try_open(&self, selector: Option<&str>) -> Result<OpenVolume> {
         match selector {
-            Some(selector) => self.open_volume(self.layout.find(selector)?),
+            Some(selector) => match self.layout.find(selector) {
+                Ok(volume) => self.open_volume(volume),
+                // A filesystem may lie on the whole disk beside a partition table.
+                Err(missing) if selector == WHOLE => match fs::open(&self.disk) {
+                    Ok(filesystem) => Ok(OpenVolume { name: WHOLE.to_owned(), filesystem }),
+                    Err(error) if error.kind() == ErrorKind::Unsupported => Err(missing),
+                    Err(error) => Err(error.within("the whole disk")),
+                },
+                Err(error) => Err(error),
+            },
             None => self.open_only(),
         }
     }
