@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use imgx_fixtures::tool;
+use imgx_fixtures::{mkfs, tool};
 
 use crate::support::{Shell, overwrite};
 
@@ -233,6 +233,21 @@ fn an_archive_unpacks_to_the_same_tree() {
     assert!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
     assert_eq!(imgx.expect("runs").wait().expect("ended").code(), Some(0));
     assert_same_tree(&content, &shell.path("out"), PRIVILEGED);
+}
+
+#[test]
+fn a_filesystem_beside_a_partition_table_is_the_whole_disk() {
+    need!("mke2fs", "sfdisk");
+    let shell = Shell::with_repository();
+    let disk = disk_of(&shell, "disk.img", &content(&shell), &[]);
+    mkfs::sfdisk(&disk, "label: dos\nstart=2048, size=4096\n").expect("sfdisk runs");
+    shell.imgx("capture disk.img").exits(0);
+    for image in ["latest", "./disk.img"] {
+        let ended = shell.imgx(&format!("cat {image} disk:/etc/fstab")).exits(0);
+        assert_eq!(ended.out, "/dev/sda1 / ext4\n");
+        shell.imgx(&format!("ls {image} p1:/")).exits(1);
+        shell.imgx(&format!("ls {image}")).exits(1).complains(&["p1"]);
+    }
 }
 
 #[test]

@@ -48,7 +48,8 @@ impl Sound {
 /// See [`Filesystem`].
 pub(in crate::fs) fn open(volume: &Arc<dyn ReadAt>) -> Result<Option<Box<dyn Filesystem>>> {
     let Some(block) = read(volume, SUPERBLOCK_OFFSET)? else { return Ok(None) };
-    if le16(&block, 0x38) != Some(MAGIC) {
+    // A copy of a superblock is no filesystem's start, wherever a partition table has it begin.
+    if le16(&block, 0x38) != Some(MAGIC) || le16(&block, 0x5a) != Some(0) {
         return Ok(None);
     }
     let sound = match Sound::check(&block) {

@@ -14,7 +14,8 @@ use crate::base::fields::{array, be32, be64, has, le16, le32, le64, slice, u8_at
 /// external journals.
 pub(super) fn ext(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
     let block = subject.head.get(1024..)?;
-    if !has(block, 56, &[0x53, 0xef]) {
+    // A copy (s_block_group_nr) is no filesystem's start, wherever a table has it begin.
+    if !has(block, 56, &[0x53, 0xef]) || !has(block, 90, &[0, 0]) {
         return None;
     }
     let shift = le32(block, 24).filter(|shift| *shift <= 6)?;
