@@ -19,6 +19,8 @@ const RAW_TRACEPOINT: u32 = 23;
 const LICENSE: &[u8] = b"Dual MIT/GPL\0";
 /// Bytes of the verifier's report, of which only the end is shown.
 const LOG_SIZE: usize = 1 << 20;
+/// Times that a program is loaded at most while the kernel says to try again.
+const LOAD_ATTEMPTS: u32 = 20;
 /// Bytes of that report that an error shows at most.
 const LOG_SHOWN: usize = 600;
 /// Bytes of `struct bpf_prog_info` up to `recursion_misses`, and where that stands.
@@ -38,7 +40,15 @@ impl Program {
     /// # Errors
     /// `Unsupported` with the end of the verifier's report; the kernel's otherwise.
     pub fn load(name: &str, instructions: &[u64], tracepoint: u32) -> Result<Self> {
-        match Self::try_load(name, instructions, tracepoint, &mut []) {
+        // The kernel gives up verifying when a signal comes meanwhile.
+        let mut loaded = Self::try_load(name, instructions, tracepoint, &mut []);
+        for _ in 1..LOAD_ATTEMPTS {
+            if loaded.as_ref().err() != Some(&Errno::EAGAIN) {
+                break;
+            }
+            loaded = Self::try_load(name, instructions, tracepoint, &mut []);
+        }
+        match loaded {
             Ok(program) => Ok(program),
             Err(Errno::EPERM) => Err(Error::new(
                 ErrorKind::Unsupported,
