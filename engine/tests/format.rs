@@ -103,7 +103,7 @@ fn delta() -> Vec<u8> {
     let base = Base { stored, content: &BLOCKS[16..], grown: 0 };
     let mut bytes = Vec::new();
     let kind = (FrameKind::Block, member);
-    assert!(Encoder::encode_delta(kind, &content, &base, &mut bytes).expect("within limits"));
+    assert!(Encoder::new().encode_delta(kind, &content, &base, &mut bytes).expect("within limits"));
     bytes
 }
 

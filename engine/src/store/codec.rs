@@ -113,6 +113,7 @@ impl Encoder {
     /// # Errors
     /// `Limit` for more than the kind's limits; `Invalid` for what zstd refuses.
     pub fn encode_delta(
+        &mut self,
         (kind, member): (FrameKind, Member),
         content: &[u8],
         base: &Base<'_>,
@@ -131,19 +132,7 @@ impl Encoder {
         let payload = out.len();
         let room = (content.len() / 2).saturating_sub(payload - start);
         out.resize(payload + room, 0);
-        // A context keeps its prefix as long as it lives, so each delta has its own.
-        let mut context = CCtx::create();
-        let span = (content.len() + base.content.len()).next_power_of_two().trailing_zeros();
-        let compressed = [
-            CParameter::CompressionLevel(DELTA_LEVEL),
-            CParameter::WindowLog(span.max(MIN_WINDOW_LOG)),
-        ]
-        .into_iter()
-        .try_for_each(|parameter| context.set_parameter(parameter).map(drop))
-        .and_then(|()| context.ref_prefix(base.content))
-        .map_err(|code| Error::new(ErrorKind::Invalid, zstd_safe::get_error_name(code)))
-        // An error says that it did not fit.
-        .map(|_| context.compress2(&mut out[payload..], content).ok())?;
+        let compressed = self.compress_after(base.content, content, &mut out[payload..])?;
         let kept = compressed.map(|length| payload + length);
         let kept = kept.filter(|end| base.is_worth_keeping(content.len(), end - start));
         out.truncate(kept.unwrap_or(start));
@@ -152,6 +141,32 @@ impl Encoder {
         }
         seal((kind, Codec::Delta, 1), content, &mut out[start..]);
         Ok(true)
+    }
+
+    /// Compresses `content` as what follows `prefix`; none where that does not fit into `out`.
+    fn compress_after(
+        &mut self,
+        prefix: &[u8],
+        content: &[u8],
+        out: &mut [u8],
+    ) -> Result<Option<usize>> {
+        if !prefix.starts_with(&DICTIONARY_MAGIC) {
+            // An error says that it did not fit.
+            return Ok(self.context.compress_using_dict(out, content, prefix, DELTA_LEVEL).ok());
+        }
+        // A context keeps such a prefix as long as it lives.
+        let mut context = CCtx::create();
+        let span = (content.len() + prefix.len()).next_power_of_two().trailing_zeros();
+        let parameters = [
+            CParameter::CompressionLevel(DELTA_LEVEL),
+            CParameter::WindowLog(span.max(MIN_WINDOW_LOG)),
+        ];
+        parameters
+            .into_iter()
+            .try_for_each(|parameter| context.set_parameter(parameter).map(drop))
+            .and_then(|()| context.ref_prefix(prefix).map(drop))
+            .map_err(|code| Error::new(ErrorKind::Invalid, zstd_safe::get_error_name(code)))?;
+        Ok(context.compress2(out, content).ok())
     }
 
     /// Appends `content` to `out`, compressed where that is worth it.
@@ -404,7 +419,8 @@ mod tests {
         let mut frame = b"before".to_vec();
         let against = Base { stored: base, content: prefix, grown: 0 };
         let kind = (FrameKind::Block, member);
-        let is_delta = Encoder::encode_delta(kind, content, &against, &mut frame).expect("valid");
+        let is_delta =
+            Encoder::new().encode_delta(kind, content, &against, &mut frame).expect("valid");
         assert_eq!(frame[..6], *b"before");
         assert_eq!(is_delta, frame.len() > 6);
         let frame = is_delta.then(|| frame[6..].to_vec())?;

@@ -219,7 +219,7 @@ impl StoreWriter {
         let mut frame = Vec::new();
         if let Some(before) = before
             && let Ok(base) = self.nodes_read.base(&self.frames, &before)
-            && Encoder::encode_delta((FrameKind::Node, member), content, &base, &mut frame)?
+            && self.encoder.encode_delta((FrameKind::Node, member), content, &base, &mut frame)?
         {
             return Ok(frame);
         }

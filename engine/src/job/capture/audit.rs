@@ -1,6 +1,6 @@
 //! The audit of a change tracker: blocks that it says did not change are read and compared.
 
-use super::changes::{ChangeTracker, OpenImage};
+use super::changes::ChangeTracker;
 use crate::base::bytes::is_zero;
 use crate::base::{BlockIndex, ByteRange, Error, ErrorKind, Observer, Result};
 use crate::block::{Chunk, Disk};
@@ -12,54 +12,85 @@ const LEAST: u64 = 64 << 20;
 /// or this part of the disk, the larger.
 const PART: u64 = 1000;
 
-/// What an audit says.
+/// What an audit found.
 #[derive(Debug)]
 pub enum Audited {
-    /// Nothing against the tracker.
-    Agrees,
-    /// The blocks there changed, and the tracker did not say so.
-    Differs(ByteRange),
+    /// The blocks there are not as in the parent, though the tracker does not say so.
+    Differing(Vec<ByteRange>),
     /// The parent's tree cannot be read.
     ParentDamaged(Error),
+}
+
+/// Why a tracker's map is of no use after all.
+#[derive(Debug)]
+pub struct Objection {
+    /// The reason.
+    pub doubt: String,
+    /// What the tracker was caught at, if it was.
+    pub alarm: Option<String>,
+}
+
+impl Objection {
+    /// The parent, which the map starts from, cannot be read.
+    #[must_use]
+    pub fn damaged_parent(error: &Error) -> Self {
+        Self { doubt: format!("the parent is damaged: {error}"), alarm: None }
+    }
+}
+
+impl Audited {
+    /// What this says against `tracker`, which is distrusted from now on where it was wrong.
+    ///
+    /// # Errors
+    /// The tracker's.
+    pub fn objection(&self, tracker: &mut dyn ChangeTracker) -> Result<Option<Objection>> {
+        let differing = match self {
+            Self::Differing(ranges) => ranges,
+            Self::ParentDamaged(error) => return Ok(Some(Objection::damaged_parent(error))),
+        };
+        for range in differing {
+            // What was written after the checkpoint is told with the next.
+            if !tracker.is_written_since(*range)? {
+                tracker.distrust()?;
+                let doubt = "the audit found a change that it missed".to_owned();
+                let alarm = Some(format!(
+                    "{range} changed, and the {} tracker did not notice: its maps are not \
+                     believed any more, and the whole disk is read",
+                    tracker.name()
+                ));
+                return Ok(Some(Objection { doubt, alarm }));
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// An audit of what a tracker says of a disk.
 pub struct Audit<'a> {
     /// The disk.
     pub disk: &'a Disk,
-    /// Threads to compare with.
-    pub threads: usize,
+    /// How much to read, by default a thousandth or 64 MiB.
+    pub bytes: Option<u64>,
     /// Who listens.
     pub observer: &'a dyn Observer,
-    /// Opens the parent.
-    pub open: OpenImage<'a>,
 }
 
 impl Audit<'_> {
-    /// Reads `bytes` of the disk at random places beside those `changed`, by default a
-    /// thousandth or 64 MiB, and compares them with the parent.
+    /// Reads random places of the disk beside those `changed`, and compares them with the parent.
     ///
     /// # Errors
     /// `Io` of the disk; `Cancelled`.
-    pub fn run(
-        &self,
-        bytes: Option<u64>,
-        changed: &[ByteRange],
-        tracker: &dyn ChangeTracker,
-    ) -> Result<Audited> {
-        let manifest = (self.open)().manifest().clone();
+    pub fn run(&self, parent: &Parent, changed: &[ByteRange], threads: usize) -> Result<Audited> {
+        let manifest = parent.image().manifest();
         let (size, block) = (manifest.size, manifest.block_size.bytes());
-        let bytes = bytes.unwrap_or_else(|| LEAST.max(size.0 / PART));
+        let bytes = self.bytes.unwrap_or_else(|| LEAST.max(size.0 / PART));
         let sample = sample(manifest.blocks().0, bytes.div_ceil(block))?
             .map(|block| manifest.bytes_of(BlockIndex(block), 1))
             .filter(|range| !touches(changed, range))
             .collect();
         let (mut differing, mut damage) = (Vec::new(), None);
-        let make_worker = || {
-            let parent = Parent::new((self.open)());
-            move |chunk: &Chunk, _queued| Ok(differences(&parent, chunk))
-        };
-        let pipeline = Pipeline { disk: self.disk, threads: self.threads, observer: self.observer };
+        let make_worker = || |chunk: &Chunk, _queued| Ok(differences(parent, chunk));
+        let pipeline = Pipeline { disk: self.disk, threads, observer: self.observer };
         pipeline.run(sample, &make_worker, &mut |compared| {
             match compared {
                 Ok(ranges) => differing.extend(ranges),
@@ -67,16 +98,7 @@ impl Audit<'_> {
             }
             Ok(())
         })?;
-        if let Some(error) = damage {
-            return Ok(Audited::ParentDamaged(error));
-        }
-        for range in differing {
-            // What was written after the checkpoint is told with the next.
-            if !tracker.is_written_since(range)? {
-                return Ok(Audited::Differs(range));
-            }
-        }
-        Ok(Audited::Agrees)
+        Ok(damage.map_or(Audited::Differing(differing), Audited::ParentDamaged))
     }
 }
 

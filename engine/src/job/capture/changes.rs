@@ -2,11 +2,8 @@
 
 use serde_json::Value;
 
-use super::audit::{Audit, Audited};
-use crate::base::{BlockSize, ByteCount, ByteRange, ChangeMap, Event, Observer, Result};
-use crate::block::Disk;
+use crate::base::{BlockSize, ByteCount, ByteRange, ChangeMap, Result};
 use crate::store::repository::Image;
-use crate::store::{ImageReader, Repository};
 
 /// The way of finding changes that reads everything and stores only what differs.
 pub const COMPARE: &str = "compare";
@@ -83,91 +80,24 @@ impl Reading {
     }
 }
 
-/// Who decides what is to be read.
-pub struct Decision<'a> {
-    /// Where the parent is.
-    pub repository: &'a Repository,
-    /// The disk.
-    pub disk: &'a Disk,
-    /// The image that the disk is compared with.
-    pub parent: Option<&'a Image>,
-    /// The audit's bytes, if they were set.
-    pub audit: Option<u64>,
-    /// Threads to read with.
-    pub threads: usize,
-    /// Who listens.
-    pub observer: &'a dyn Observer,
-}
-
-impl Decision<'_> {
-    /// Decides, after a checkpoint of `tracker`. `everything` is what there is to read.
-    ///
-    /// # Errors
-    /// `Io` of the disk or the repository; `Cancelled`.
-    pub fn make(
-        &self,
-        tracker: &mut dyn ChangeTracker,
-        everything: Vec<ByteRange>,
-    ) -> Result<Reading> {
-        let known = self.parent.and_then(|parent| parent.manifest.tracking.as_ref());
-        let findings = match tracker.checkpoint(known) {
-            Ok(findings) => findings,
-            Err(error) => {
-                let doubt = Some(error.to_string());
-                return Ok(Reading { doubt, ..Reading::all(everything) });
-            }
-        };
-        let evidence = Some(findings.evidence);
-        let compare = |doubt, alarm| Reading {
-            evidence: evidence.clone(),
-            doubt,
-            alarm,
-            ..Reading::all(everything.clone())
-        };
-        let Some(parent) = self.parent else { return Ok(compare(None, None)) };
-        let changes = match findings.changes {
-            Ok(changes) if changes.size() == parent.manifest.size => changes,
-            Ok(changes) => {
-                let (now, before) = (changes.size(), parent.manifest.size);
-                let doubt = format!("its map is of {now} bytes, the parent of {before}");
-                return Ok(compare(Some(doubt), None));
-            }
-            Err(doubt) => return Ok(compare(Some(doubt), None)),
-        };
-        let block = parent.manifest.block_size;
-        let unreadable = parent.manifest.unreadable.iter();
-        let unreadable = unreadable.map(|range| ByteRange::new(range.offset, range.length));
-        let ranges: Vec<ByteRange> = changes.runs().chain(unreadable).collect();
-        let ranges = whole_blocks(ranges, block, changes.size());
-        let audit = Audit {
-            disk: self.disk,
-            threads: self.threads,
-            observer: self.observer,
-            open: &|| self.repository.reader(parent),
-        };
-        match audit.run(self.audit, &ranges, tracker)? {
-            Audited::Agrees => Ok(Reading {
-                ranges,
-                is_incremental: true,
-                tracker: tracker.name(),
-                evidence,
-                ..Reading::all(Vec::new())
-            }),
-            Audited::ParentDamaged(error) => {
-                Ok(compare(Some(format!("the parent is damaged: {error}")), None))
-            }
-            Audited::Differs(range) => {
-                let name = tracker.name();
-                let alarm = format!(
-                    "{range} changed, and the {name} tracker did not notice: its maps are not \
-                     believed any more, and the whole disk is read"
-                );
-                self.observer.event(&Event::Warning { message: &alarm });
-                tracker.distrust()?;
-                Ok(compare(Some("the audit found a change that it missed".to_owned()), Some(alarm)))
-            }
-        }
+/// What a tracker's `changes` have to be read; or why they cannot be used, if one was tried.
+///
+/// # Errors
+/// The reason; none where there is no parent to start from.
+pub fn to_read(
+    parent: Option<&Image>,
+    changes: std::result::Result<ChangeMap, String>,
+) -> std::result::Result<Vec<ByteRange>, Option<String>> {
+    let manifest = &parent.ok_or(None)?.manifest;
+    let changes = changes.map_err(Some)?;
+    if changes.size() != manifest.size {
+        let (now, before) = (changes.size(), manifest.size);
+        return Err(Some(format!("its map is of {now} bytes, the parent of {before}")));
     }
+    let unreadable = manifest.unreadable.iter();
+    let unreadable = unreadable.map(|range| ByteRange::new(range.offset, range.length));
+    let ranges = changes.runs().chain(unreadable).collect();
+    Ok(whole_blocks(ranges, manifest.block_size, changes.size()))
 }
 
 /// Widens ranges of a disk to whole blocks, sorts and joins them.
@@ -189,9 +119,6 @@ pub fn whole_blocks(
     }
     joined
 }
-
-/// What opens an image, once for each thread.
-pub type OpenImage<'a> = &'a (dyn Fn() -> ImageReader + Sync);
 
 #[cfg(test)]
 mod tests {

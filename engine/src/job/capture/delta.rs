@@ -36,17 +36,18 @@ impl DeltaLuck {
 
 /// Makes deltas against an image's blocks. One for each worker.
 pub struct Deltas<'a> {
-    parent: Parent,
+    parent: &'a Parent,
     contents: ContentReader,
+    encoder: Encoder,
     luck: &'a DeltaLuck,
 }
 
 impl<'a> Deltas<'a> {
     /// Deltas against the blocks of `parent`.
     #[must_use]
-    pub fn new(parent: Parent, luck: &'a DeltaLuck) -> Self {
+    pub fn new(parent: &'a Parent, luck: &'a DeltaLuck) -> Self {
         let contents = ContentReader::new(FrameKind::Block, parent.frames().keys().clone());
-        Self { parent, contents, luck }
+        Self { parent, contents, encoder: Encoder::new(), luck }
     }
 
     /// The frame of a block that is new, as a delta; none where that is not smaller. A parent
@@ -58,7 +59,7 @@ impl<'a> Deltas<'a> {
         let before = *self.parent.block(block).ok()??.stored()?;
         let base = self.contents.base(self.parent.frames(), &before).ok()?;
         let mut frame = Vec::new();
-        let made = Encoder::encode_delta((FrameKind::Block, member), bytes, &base, &mut frame);
+        let made = self.encoder.encode_delta((FrameKind::Block, member), bytes, &base, &mut frame);
         let is_delta = made.unwrap_or(false);
         self.luck.learn(is_delta);
         is_delta.then_some(frame)

@@ -13,12 +13,15 @@ mod history;
 mod lanes;
 mod worker;
 
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use self::assembly::{Assembled, Assembly};
-use self::changes::{Decision, Reading, whole_blocks};
+use self::audit::{Audit, Objection};
+use self::changes::{Reading, whole_blocks};
 use self::delta::{DeltaLuck, Deltas};
 use self::effort::Governor;
 use self::history::changes_of_disk;
@@ -27,7 +30,7 @@ use self::worker::Worker;
 use super::pipeline::{Pipeline, reading_threads, worker_threads};
 use super::tracked::Ebpf;
 use crate::base::limits::{MAX_DISK_SIZE, NODE_FANOUT};
-use crate::base::{BlockSize, ByteRange, Error, ErrorKind, Event, Observer, Phase, Result};
+use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Phase, Result};
 use crate::block::{Chunk, Disk, ExtentKind, IoMode, OpenOptions, SourceInfo};
 use crate::store::index::Index;
 use crate::store::lock::host_name;
@@ -105,7 +108,6 @@ pub struct Capture<'a> {
     name: String,
     parent: Option<Image>,
     layout: DiskLayout,
-    ranges: Vec<ByteRange>,
     tracker: Option<Box<dyn ChangeTracker>>,
     /// Why there is no tracker, though there should be one.
     doubt: Option<String>,
@@ -160,9 +162,8 @@ impl<'a> Capture<'a> {
             let message = format!("{line}; the image continues the history of {name}");
             observer.event(&Event::Warning { message: &message });
         }
-        let ranges = data_of(&disk, repository.config().block_size)?;
         let (tracker, doubt) = open_tracker(source, options.tracker)?;
-        Ok(Self { repository, disk, name, parent, layout, ranges, tracker, doubt, options })
+        Ok(Self { repository, disk, name, parent, layout, tracker, doubt, options })
     }
 
     /// The same, reading only what `tracker` says changed, where that can be believed.
@@ -205,17 +206,17 @@ impl<'a> Capture<'a> {
         if let Some(parent) = self.open_parent() {
             writer = writer.after(parent);
         }
-        let mut reading = self.decide(observer)?;
-        let assembled = match self.read(&reading, &index, &mut writer, observer) {
-            // A tree that cannot be shared is of no use; the disk is all there.
-            Err(error) if reading.is_incremental && error.kind() == ErrorKind::Corrupt => {
-                let doubt = format!("the parent is damaged: {error}");
-                observer.event(&Event::Warning { message: &doubt });
-                let all = Reading::all(std::mem::take(&mut self.ranges));
-                reading = Reading { doubt: Some(doubt), evidence: reading.evidence, ..all };
+        let mut reading = self.decide()?;
+        let assembled = match self.read_changes(&reading, &index, &mut writer, observer)? {
+            Ok(assembled) => assembled,
+            // The disk is all there.
+            Err(objection) => {
+                let Objection { doubt, alarm } = objection;
+                let evidence = reading.evidence.take();
+                let all = Reading::all(self.everything()?);
+                reading = Reading { doubt: Some(doubt), alarm, evidence, ..all };
                 self.read(&reading, &index, &mut writer, observer)?
             }
-            outcome => outcome?,
         };
         observer.event(&Event::Progress(assembled.progress));
         // All nine digits, so that text sorts as time does.
@@ -235,20 +236,75 @@ impl<'a> Capture<'a> {
         self.parent.as_ref().map(|parent| Parent::new(self.repository.reader(parent)))
     }
 
-    fn decide(&mut self, observer: &dyn Observer) -> Result<Reading> {
-        let Some(tracker) = &mut self.tracker else {
-            let doubt = self.doubt.clone();
-            return Ok(Reading { doubt, ..Reading::all(self.ranges.clone()) });
+    /// All data of the disk, widened to whole blocks.
+    fn everything(&self) -> Result<Vec<ByteRange>> {
+        let data = self.disk.extents()?.into_iter();
+        let data = data.filter(|extent| extent.kind != ExtentKind::Hole);
+        let (block, size) = (self.repository.config().block_size, self.disk.info().size);
+        Ok(whole_blocks(data.map(|extent| extent.range).collect(), block, size))
+    }
+
+    fn decide(&mut self) -> Result<Reading> {
+        let findings = self.tracker.as_mut().map(|tracker| tracker.checkpoint(known(&self.parent)));
+        let (changes, evidence) = match findings {
+            None => (Err(self.doubt.clone()), None),
+            Some(Err(error)) => (Err(Some(error.to_string())), None),
+            Some(Ok(Findings { changes, evidence })) => {
+                (changes::to_read(self.parent.as_ref(), changes), Some(evidence))
+            }
         };
-        let decision = Decision {
-            repository: self.repository,
-            disk: &self.disk,
-            parent: self.parent.as_ref(),
-            audit: self.options.audit,
-            threads: worker_threads(self.options.threads),
-            observer,
-        };
-        decision.make(&mut **tracker, self.ranges.clone())
+        Ok(match (changes, &self.tracker) {
+            (Ok(ranges), Some(tracker)) => Reading {
+                ranges,
+                is_incremental: true,
+                tracker: tracker.name(),
+                evidence,
+                ..Reading::all(Vec::new())
+            },
+            (changes, _) => Reading {
+                doubt: changes.err().flatten(),
+                evidence,
+                ..Reading::all(self.everything()?)
+            },
+        })
+    }
+
+    /// Reads what is to be read, while the tracker that says so is audited; or says why that
+    /// will not do.
+    fn read_changes(
+        &mut self,
+        reading: &Reading,
+        index: &Index,
+        writer: &mut StoreWriter,
+        observer: &dyn Observer,
+    ) -> Result<std::result::Result<Assembled, Objection>> {
+        let audit = Audit { disk: &self.disk, bytes: self.options.audit, observer };
+        let parent = self.open_parent().filter(|_| reading.is_incremental);
+        let threads = worker_threads(self.options.threads);
+        let (read, audited) = thread::scope(|scope| {
+            let audited = parent
+                .map(|parent| scope.spawn(move || audit.run(&parent, &reading.ranges, threads)));
+            let read = self.read(reading, index, writer, observer);
+            let joined = audited.map(thread::ScopedJoinHandle::join);
+            (read, joined.map(|audited| audited.unwrap_or_else(|panic| resume_unwind(panic))))
+        });
+        if let (Some(tracker), Some(Ok(audited))) = (&mut self.tracker, &audited)
+            && let Some(objection) = audited.objection(&mut **tracker)?
+        {
+            if let Some(message) = &objection.alarm {
+                observer.event(&Event::Warning { message });
+            }
+            return Ok(Err(objection));
+        }
+        audited.transpose()?;
+        match read {
+            Err(error) if reading.is_incremental && error.kind() == ErrorKind::Corrupt => {
+                let objection = Objection::damaged_parent(&error);
+                observer.event(&Event::Warning { message: &objection.doubt });
+                Ok(Err(objection))
+            }
+            read => read.map(Ok),
+        }
     }
 
     /// Reads what is to be read, and builds the tree of the whole disk.
@@ -270,10 +326,10 @@ impl<'a> Capture<'a> {
         let pipeline = Pipeline { disk: &self.disk, threads, observer };
         let governor = Governor::new(self.options.effort);
         let luck = DeltaLuck::new();
+        let bases = self.parent.as_ref().filter(|_| self.options.effort != Effort::Off);
+        let bases = bases.map(|parent| Parent::new(self.repository.bulk_reader(parent)));
         let make_worker = || {
-            let parent = self.parent.as_ref().filter(|_| self.options.effort != Effort::Off);
-            let parent = parent.map(|parent| Parent::new(self.repository.bulk_reader(parent)));
-            let deltas = parent.map(|parent| Deltas::new(parent, &luck));
+            let deltas = bases.as_ref().map(|parent| Deltas::new(parent, &luck));
             let mut worker = Worker::new(self.repository.keys(), index, block_size, deltas);
             let governor = &governor;
             move |chunk: &Chunk, queued| worker.work(chunk, governor.setting(queued))
@@ -332,6 +388,11 @@ impl<'a> Capture<'a> {
     }
 }
 
+/// What a tracker said of itself when the parent was captured.
+fn known(parent: &Option<Image>) -> Option<&serde_json::Value> {
+    parent.as_ref().and_then(|parent| parent.manifest.tracking.as_ref())
+}
+
 /// A tracker, and why there is none though there should be one.
 type Opened = (Option<Box<dyn ChangeTracker>>, Option<String>);
 
@@ -364,10 +425,4 @@ fn warn_of_uses(source: &Path, observer: &dyn Observer) {
             format!("{first}: what is written meanwhile may be half in the image, half not");
         observer.event(&Event::Warning { message: &message });
     }
-}
-
-/// The data of the disk, widened to whole blocks.
-fn data_of(disk: &Disk, block: BlockSize) -> Result<Vec<ByteRange>> {
-    let data = disk.extents()?.into_iter().filter(|extent| extent.kind != ExtentKind::Hole);
-    Ok(whole_blocks(data.map(|extent| extent.range).collect(), block, disk.info().size))
 }

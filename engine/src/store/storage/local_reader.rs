@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use nix::libc::O_DIRECT;
 
@@ -15,6 +16,9 @@ use crate::block::{Buffer, BufferPool};
 
 /// Bytes of one direct read at most.
 const STEP: usize = 4 * 1024 * 1024;
+/// Objects of up to so many bytes are read whole at the first direct read: a small pack holds
+/// what one small image changed here and there, and each of its frames would cost a read.
+const SMALL: u64 = 256 * 1024;
 /// What direct reads are aligned to: no disk has larger logical sectors than memory has pages.
 const ALIGNMENT: usize = 4096;
 
@@ -27,6 +31,8 @@ thread_local! {
 pub struct LocalReader {
     file: File,
     direct: Option<File>,
+    /// All of a small object, once it was read directly; none where that failed.
+    whole: OnceLock<Option<Vec<u8>>>,
     path: PathBuf,
     size: u64,
 }
@@ -38,7 +44,7 @@ impl LocalReader {
     /// `Io` when its size cannot be had.
     pub fn new(file: File, path: PathBuf) -> Result<Self> {
         let size = file.metadata().context(|| format!("open {}", path.display()))?.len();
-        Ok(Self { file, direct: None, path, size })
+        Ok(Self { file, direct: None, whole: OnceLock::new(), path, size })
     }
 
     /// Reads past the page cache, where the filesystem can.
@@ -46,6 +52,20 @@ impl LocalReader {
     pub fn past_the_cache(mut self) -> Self {
         self.direct = OpenOptions::new().read(true).custom_flags(O_DIRECT).open(&self.path).ok();
         self
+    }
+
+    /// Reads from memory what is held there; false where nothing is, or that is beyond its end.
+    fn read_whole(&self, offset: u64, buffer: &mut [u8]) -> bool {
+        if self.direct.is_none() || self.size > SMALL {
+            return false;
+        }
+        let whole = self.whole.get_or_init(|| {
+            let mut whole = vec![0; usize::try_from(self.size).ok()?];
+            self.read_direct(0, &mut whole).is_ok_and(|read| read).then_some(whole)
+        });
+        let held = whole.as_ref().zip(usize::try_from(offset).ok());
+        let held = held.and_then(|(whole, start)| whole.get(start..)?.get(..buffer.len()));
+        held.map(|held| buffer.copy_from_slice(held)).is_some()
     }
 
     /// Reads directly; false where that cannot be done, and nothing is known of `buffer`.
@@ -87,6 +107,9 @@ impl ObjectReader for LocalReader {
     }
 
     fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        if self.read_whole(offset, buffer) {
+            return Ok(());
+        }
         let read = match self.read_direct(offset, buffer) {
             Ok(true) => Ok(()),
             Ok(false) => self.file.read_exact_at(buffer, offset),
@@ -111,23 +134,25 @@ mod tests {
     fn both_ways_of_reading_give_the_same_bytes_and_end_at_the_same_place() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let storage = LocalStorage::create(&folder.path().join("repo")).expect("new");
-        let object = ObjectName::new(Folder::Packs, "a");
-        let bytes: Vec<u8> = (0..9_000_017_u32).map(|place| (place / 3) as u8).collect();
-        let mut writer = storage.create(&object).expect("free");
-        writer.append(&bytes).expect("appended");
-        writer.sync().expect("synced");
-        let readers = [storage.open(&object), storage.open_for_bulk(&object)];
-        for reader in readers.map(|reader| reader.expect("there")) {
-            for (offset, length) in
-                [(0, 0), (0, 1), (4095, 2), (4096, 4096), (1, 9_000_016), (9_000_000, 17)]
-            {
-                let mut part = vec![0; length];
-                reader.read_exact_at(offset, &mut part).expect("within the file");
-                let start = usize::try_from(offset).expect("small");
-                assert!(part == bytes[start..start + length], "{offset} +{length}");
+        for size in [9_000_017, 70_001] {
+            let object = ObjectName::new(Folder::Packs, format!("{size}"));
+            let bytes: Vec<u8> = (0..size).map(|place: u32| (place / 3) as u8).collect();
+            let mut writer = storage.create(&object).expect("free");
+            writer.append(&bytes).expect("appended");
+            writer.sync().expect("synced");
+            let readers = [storage.open(&object), storage.open_for_bulk(&object)];
+            for reader in readers.map(|reader| reader.expect("there")) {
+                let last = bytes.len() - 17;
+                for (offset, length) in
+                    [(0, 0), (0, 1), (4095, 2), (4096, 4096), (1, bytes.len() - 1), (last, 17)]
+                {
+                    let mut part = vec![0; length];
+                    reader.read_exact_at(offset as u64, &mut part).expect("within the file");
+                    assert!(part == bytes[offset..offset + length], "{offset} +{length}");
+                }
+                assert!(reader.read_exact_at(last as u64, &mut [0; 18]).is_err());
+                assert!(reader.read_exact_at(20_000_000, &mut [0; 1]).is_err());
             }
-            assert!(reader.read_exact_at(9_000_000, &mut [0; 18]).is_err());
-            assert!(reader.read_exact_at(20_000_000, &mut [0; 1]).is_err());
         }
     }
 }
