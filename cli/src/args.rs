@@ -120,8 +120,7 @@ pub struct CaptureArguments {
     /// thousandth of the disk, the larger]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub audit: Option<u64>,
-    /// Read every block, also those that no filesystem uses (the default until a filesystem can
-    /// say which)
+    /// Read every block, also those that no filesystem uses
     #[arg(long)]
     pub all_blocks: bool,
     /// How hard to compress: `auto` as hard as the disk leaves time for, or one of zstd's levels

@@ -30,6 +30,7 @@ pub fn run(arguments: &CaptureArguments, session: &Session) -> Result<Outcome> {
         io: arguments.io.into(),
         on_error: arguments.on_error.into(),
         tracker: arguments.tracker.into(),
+        all_blocks: arguments.all_blocks,
         audit: arguments.audit,
         threads: arguments.threads,
     };
@@ -66,6 +67,7 @@ fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &S
         "tracker_doubt": manifest.tracker_doubt,
         "alarm": report.alarm,
         "cost": cost,
+        "allocation": manifest.allocation,
         "unreadable": manifest.unreadable,
         "ratio": ratio,
         "seconds": seconds,
@@ -80,6 +82,7 @@ fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &S
         row("size", exact_size(manifest.size.0)),
         row("read", size(cost.read)),
         row("unchanged", size(cost.unchanged)),
+        row("unused", unused(manifest)),
         row("zero", size(cost.zero)),
         row("duplicate", size(cost.duplicate)),
         row("new", size(cost.fresh)),
@@ -98,6 +101,16 @@ fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &S
     table(&rows, &[]).iter().for_each(|line| console.say(line));
     for line in unreadable_lines(&manifest.unreadable, cost.unreadable) {
         console.say(&line);
+    }
+}
+
+/// What was left out because no filesystem uses it, and where.
+fn unused(manifest: &Manifest) -> String {
+    let volumes = manifest.allocation.iter().filter(|volume| volume.unallocated > 0);
+    let volumes: Vec<&str> = volumes.map(|volume| volume.volume.as_str()).collect();
+    match (manifest.cost.unallocated, volumes.as_slice()) {
+        (0, _) => size(0),
+        (bytes, volumes) => format!("{} of {}", size(bytes), volumes.join(", ")),
     }
 }
 

@@ -98,3 +98,5 @@ pub const MAX_LVM_VALUES: usize = 1 << 20;
 pub const MAX_LVM_SEGMENTS: usize = 4096;
 /// Files of one image that a verification names at most.
 pub const MAX_DAMAGED_FILES: usize = 1000;
+/// Pieces of free space that one capture leaves out at most; what lies behind them is read.
+pub const MAX_UNUSED_PIECES: usize = 1 << 22;

@@ -6,6 +6,7 @@ pub mod error;
 pub mod event;
 pub mod fields;
 pub mod limits;
+pub mod ranges;
 pub mod units;
 
 pub use change_map::{ChangeMap, Granule};

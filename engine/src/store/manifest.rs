@@ -88,6 +88,9 @@ pub struct Cost {
     /// As in the parent, and not read.
     #[serde(default)]
     pub unchanged: u64,
+    /// Not read, because no filesystem uses it.
+    #[serde(default)]
+    pub unallocated: u64,
     /// Stored before, here or in another image.
     pub duplicate: u64,
     /// Stored by this image.
@@ -109,6 +112,20 @@ pub struct UnreadableRange {
     pub offset: u64,
     /// How many.
     pub length: u64,
+}
+
+/// What a volume's filesystem does not use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeUse {
+    /// The volume's name.
+    pub volume: String,
+    /// What it holds.
+    pub kind: String,
+    /// Bytes of whole blocks that were left out because it does not use them.
+    pub unallocated: u64,
+    /// Why nothing was left out, if it is not certain what is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
 }
 
 /// A manifest.
@@ -150,6 +167,9 @@ pub struct Manifest {
     pub source: serde_json::Value,
     /// What the disk holds, as [`crate::volume`] describes it.
     pub layout: serde_json::Value,
+    /// What was left out because no filesystem uses it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allocation: Vec<VolumeUse>,
     /// What could not be read.
     pub unreadable: Vec<UnreadableRange>,
     /// What it cost.

@@ -53,12 +53,16 @@ impl FrameReader {
     /// # Errors
     /// `Corrupt` when it is missing; `Io`.
     pub fn pack(&self, id: PackId) -> Result<Arc<dyn ObjectReader>> {
-        let mut packs = lock(&self.packs);
-        if let Some(found) = packs.iter().position(|(open, _)| *open == id) {
-            let entry = packs.remove(found).expect("its position was just found");
+        let held = |packs: &mut VecDeque<(PackId, Arc<dyn ObjectReader>)>| {
+            let entry = packs.iter().position(|(open, _)| *open == id);
+            let entry = entry.and_then(|found| packs.remove(found))?;
             packs.push_front(entry.clone());
-            return Ok(entry.1);
+            Some(entry.1)
+        };
+        if let Some(open) = held(&mut lock(&self.packs)) {
+            return Ok(open);
         }
+        // Without the lock: others go on meanwhile, and one of them may open it too.
         let name = pack::object_name(id);
         let storage = &self.storage;
         let opened = if self.is_bulk { storage.open_for_bulk(&name) } else { storage.open(&name) };
@@ -66,6 +70,10 @@ impl FrameReader {
             ErrorKind::NotFound => Error::corrupt(&name, "a pack", "nothing: it is missing"),
             _ => error,
         })?;
+        let mut packs = lock(&self.packs);
+        if let Some(open) = held(&mut packs) {
+            return Ok(open);
+        }
         let opened: Arc<dyn ObjectReader> = Arc::from(opened);
         packs.push_front((id, Arc::clone(&opened)));
         packs.truncate(OPEN_PACKS);

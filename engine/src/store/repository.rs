@@ -207,8 +207,13 @@ impl Repository {
     /// Opens an image for reading here and there.
     #[must_use]
     pub fn reader(&self, image: &Image) -> ImageReader {
-        let frames = FrameReader::new(Arc::clone(&self.storage), self.keys());
-        ImageReader::new(image.manifest.clone(), frames)
+        self.reader_of(image.manifest.clone())
+    }
+
+    /// Opens an image that is not published yet.
+    #[must_use]
+    pub fn reader_of(&self, manifest: Manifest) -> ImageReader {
+        ImageReader::new(manifest, FrameReader::new(Arc::clone(&self.storage), self.keys()))
     }
 
     /// Opens an image for reading all of it, once.

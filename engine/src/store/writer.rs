@@ -228,11 +228,12 @@ impl StoreWriter {
         Ok(frame)
     }
 
-    /// Commits an image: everything it needs is made to last, then its manifest appears.
+    /// Makes everything that an image needs last, and can be read. It is none until
+    /// [published](Sealed::publish).
     ///
     /// # Errors
-    /// `Io`; the image does not exist then.
-    pub fn commit(mut self, manifest: &Manifest) -> Result<ImageId> {
+    /// `Io`.
+    pub fn seal(mut self, manifest: &Manifest) -> Result<Sealed> {
         let bytes = manifest.encode();
         let id = self.keys.image_id(&bytes);
         let digest = self.keys.manifest(&bytes);
@@ -240,10 +241,9 @@ impl StoreWriter {
         let member = Member { digest, length: u32::try_from(bytes.len()).unwrap_or(u32::MAX) };
         let kind = (FrameKind::Manifest, &[member][..]);
         self.encoder.encode(kind, &bytes, Compression::Level(3), &mut frame)?;
-        self.put(&frame)?;
+        let pack = self.put(&frame)?.first().map(|put| put.place.pack);
         self.finish()?;
-        publish_manifest(&*self.storage, id, &bytes)?;
-        Ok(id)
+        Ok(Sealed { storage: Arc::clone(&self.storage), id, bytes, pack })
     }
 
     /// Finishes and syncs every pack.
@@ -259,6 +259,37 @@ impl StoreWriter {
         // The index is derived: what could not be written is read from the packs next time.
         let _rebuilt = self.index.flush();
         Ok(())
+    }
+}
+
+/// An image of which only the manifest is missing.
+pub struct Sealed {
+    storage: Arc<dyn Storage>,
+    id: ImageId,
+    bytes: Vec<u8>,
+    /// Where the manifest's copy is.
+    pack: Option<PackId>,
+}
+
+impl Sealed {
+    /// Makes it an image.
+    ///
+    /// # Errors
+    /// `Io`; the image does not exist then.
+    pub fn publish(self) -> Result<ImageId> {
+        publish_manifest(&*self.storage, self.id, &self.bytes)?;
+        Ok(self.id)
+    }
+
+    /// Sees to it that it never becomes one: its manifest's copy, from which it could be
+    /// salvaged, goes, with the pack that holds it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn withdraw(self) -> Result<()> {
+        let Some(pack) = self.pack else { return Ok(()) };
+        self.storage.remove(&pack::object_name(pack))?;
+        self.storage.sync_folder(Folder::Packs)
     }
 }
 

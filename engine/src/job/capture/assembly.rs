@@ -22,6 +22,8 @@ pub struct Assembly {
     back: Lane<LeafBuilder>,
     /// What holds whatever is not read.
     unchanged: Option<Parent>,
+    /// What no filesystem uses of what is not read: whole blocks, sorted and apart.
+    left_out: Vec<ByteRange>,
     cost: Cost,
     unreadable: Vec<ByteRange>,
 }
@@ -48,13 +50,22 @@ impl Assembly {
         let tree = LeafBuilder::new(BlockIndex(split / block));
         let back = Lane { block, next: split, tree };
         let (cost, unreadable) = (Cost::default(), Vec::new());
-        Self { size, split, on_error, front, back, unchanged: None, cost, unreadable }
+        let left_out = Vec::new();
+        Self { size, split, on_error, front, back, unchanged: None, left_out, cost, unreadable }
     }
 
     /// The same, of a disk in one lane on which all that is not read is as in `parent`.
     #[must_use]
     pub fn after(mut self, parent: Parent) -> Self {
         self.unchanged = Some(parent);
+        self
+    }
+
+    /// The same, of a disk on which these whole blocks are not read because no filesystem uses
+    /// them.
+    #[must_use]
+    pub fn leaving_out(mut self, ranges: Vec<ByteRange>) -> Self {
+        self.left_out = ranges;
         self
     }
 
@@ -75,22 +86,30 @@ impl Assembly {
         let contents: Vec<Put> = contents.into_iter().flatten().collect();
         self.count(chunk, &contents);
         if chunk.range.start < self.split {
-            self.skip_to(chunk.range.start, writer)?;
+            self.skip_front(chunk.range.start, writer)?;
             self.front.push(chunk, &contents, writer)
         } else {
-            self.back.push_hole(chunk.range.start, writer)?;
+            self.skip_back(chunk.range.start, writer)?;
             self.back.push(chunk, &contents, writer)
         }
     }
 
     /// Goes on behind what was not read of the first lane.
-    fn skip_to(&mut self, end: u64, writer: &mut StoreWriter) -> Result<()> {
-        let Some(parent) = &self.unchanged else { return self.front.push_hole(end, writer) };
-        let block = self.front.block;
-        let blocks = end.div_ceil(block) - self.front.next.div_ceil(block);
-        parent.share(&mut self.front.tree, blocks, writer)?;
-        self.cost.unchanged += end - self.front.next;
-        self.front.next = end;
+    fn skip_front(&mut self, end: u64, writer: &mut StoreWriter) -> Result<()> {
+        let (unchanged, shared) = (&self.unchanged, &mut self.cost.unchanged);
+        let mut fill = |tree: &mut TreeBuilder, range: Blocks, writer: &mut StoreWriter| {
+            let Some(parent) = unchanged else { return push_hole(tree, range, writer) };
+            *shared += range.bytes;
+            parent.share(tree, range.count, writer)
+        };
+        let skipped = self.front.skip(end, &self.left_out, writer, &mut fill)?;
+        self.cost.unallocated += skipped;
+        Ok(())
+    }
+
+    /// Goes on behind what was not read of the second lane.
+    fn skip_back(&mut self, end: u64, writer: &mut StoreWriter) -> Result<()> {
+        self.cost.unallocated += self.back.skip(end, &self.left_out, writer, &mut push_hole)?;
         Ok(())
     }
 
@@ -151,15 +170,15 @@ impl Assembly {
     /// # Errors
     /// The store's.
     pub fn finish(mut self, writer: &mut StoreWriter) -> Result<Assembled> {
-        self.skip_to(self.split, writer)?;
-        self.back.push_hole(self.size.0, writer)?;
+        self.skip_front(self.split, writer)?;
+        self.skip_back(self.size.0, writer)?;
         let progress = self.progress(writer);
         let mut tree = self.front.tree;
         tree.append(self.back.tree, writer)?;
         let root = tree.finish(writer)?;
         let (stored, nodes) = writer.stored();
-        // What was neither read nor shared was a hole.
-        let holes = self.size.0 - self.cost.read - self.cost.unchanged;
+        // What was neither read nor shared nor left out was a hole.
+        let holes = self.size.0 - self.cost.read - self.cost.unchanged - self.cost.unallocated;
         let cost = Cost { stored, nodes, zero: self.cost.zero + holes, ..self.cost };
         Ok(Assembled { root, cost, unreadable: in_order(self.unreadable), progress })
     }
@@ -187,12 +206,46 @@ impl<T: TakeEntries> Lane<T> {
         Ok(())
     }
 
-    fn push_hole(&mut self, end: u64, writer: &mut StoreWriter) -> Result<()> {
-        let blocks = end.div_ceil(self.block) - self.next.div_ceil(self.block);
-        self.tree.push(&Entry::Zero, blocks, writer)?;
-        self.next = end;
-        Ok(())
+    /// Goes on to `end`: what is in `left_out` is unallocated, all else is up to `fill`. Returns
+    /// how many bytes are unallocated.
+    fn skip(
+        &mut self,
+        end: u64,
+        left_out: &[ByteRange],
+        writer: &mut StoreWriter,
+        fill: &mut dyn FnMut(&mut T, Blocks, &mut StoreWriter) -> Result<()>,
+    ) -> Result<u64> {
+        let mut unallocated = 0;
+        let from = left_out.partition_point(|range| range.end <= self.next);
+        for range in left_out[from..].iter().take_while(|range| range.start < end) {
+            let before = self.take_to(range.start.max(self.next));
+            fill(&mut self.tree, before, writer)?;
+            let free = self.take_to(range.end.min(end));
+            self.tree.push(&Entry::Unallocated, free.count, writer)?;
+            unallocated += free.bytes;
+        }
+        let rest = self.take_to(end);
+        fill(&mut self.tree, rest, writer)?;
+        Ok(unallocated)
     }
+
+    /// The blocks up to `end`, which are taken with this.
+    fn take_to(&mut self, end: u64) -> Blocks {
+        let count = end.div_ceil(self.block) - self.next.div_ceil(self.block);
+        let bytes = end - self.next;
+        self.next = end;
+        Blocks { count, bytes }
+    }
+}
+
+/// Blocks that follow one another.
+struct Blocks {
+    count: u64,
+    bytes: u64,
+}
+
+fn push_hole<T: TakeEntries>(tree: &mut T, hole: Blocks, writer: &mut StoreWriter) -> Result<()> {
+    tree.push(&Entry::Zero, hole.count, writer)
 }
 
 /// What the tree says of a block of a chunk whose new contents were put as `contents`.

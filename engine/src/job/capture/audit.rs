@@ -2,6 +2,7 @@
 
 use super::changes::ChangeTracker;
 use crate::base::bytes::is_zero;
+use crate::base::ranges::touches;
 use crate::base::{BlockIndex, ByteRange, Error, ErrorKind, Observer, Result};
 use crate::block::{Chunk, Disk};
 use crate::job::pipeline::Pipeline;
@@ -147,12 +148,6 @@ fn sample(blocks: u64, wanted: u64) -> Result<impl Iterator<Item = u64>> {
     }))
 }
 
-/// Whether a range of a sorted list touches `range`.
-fn touches(sorted: &[ByteRange], range: &ByteRange) -> bool {
-    let behind = sorted.partition_point(|other| other.end <= range.start);
-    sorted.get(behind).is_some_and(|other| other.start < range.end)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,20 +162,5 @@ mod tests {
         }
         let draw = || sample(1 << 40, 64).expect("random").collect::<Vec<_>>();
         assert_ne!(draw(), draw());
-    }
-
-    #[test]
-    fn touching_ranges_are_found() {
-        let sorted = [ByteRange { start: 10, end: 20 }, ByteRange { start: 40, end: 50 }];
-        for (range, expected) in [
-            ((0, 10), false),
-            ((5, 11), true),
-            ((19, 30), true),
-            ((20, 40), false),
-            ((49, 90), true),
-        ] {
-            let range = ByteRange { start: range.0, end: range.1 };
-            assert_eq!(touches(&sorted, &range), expected, "{range}");
-        }
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::base::{BlockSize, ByteCount, ByteRange, ChangeMap, Result};
+use crate::store::manifest::VolumeUse;
 use crate::store::repository::Image;
 
 /// The way of finding changes that reads everything and stores only what differs.
@@ -53,6 +54,10 @@ pub struct Findings {
 pub struct Reading {
     /// In the disk's order, whole blocks.
     pub ranges: Vec<ByteRange>,
+    /// What no filesystem uses of all else, though the parent may hold something there.
+    pub left_out: Vec<ByteRange>,
+    /// Volumes that were looked at for what they do not use.
+    pub volumes: Vec<VolumeUse>,
     /// Whether all else is as in the parent; otherwise it is a hole.
     pub is_incremental: bool,
     /// How the changes are found.
@@ -71,6 +76,8 @@ impl Reading {
     pub fn all(ranges: Vec<ByteRange>) -> Self {
         Self {
             ranges,
+            left_out: Vec::new(),
+            volumes: Vec::new(),
             is_incremental: false,
             tracker: COMPARE,
             doubt: None,
@@ -80,11 +87,12 @@ impl Reading {
     }
 }
 
-/// What a tracker's `changes` have to be read; or why they cannot be used, if one was tried.
+/// The blocks that a tracker's `changes` name, and what could not be read of the parent; or why
+/// that is of no use, if a tracker was tried.
 ///
 /// # Errors
 /// The reason; none where there is no parent to start from.
-pub fn to_read(
+pub fn usable(
     parent: Option<&Image>,
     changes: std::result::Result<ChangeMap, String>,
 ) -> std::result::Result<Vec<ByteRange>, Option<String>> {

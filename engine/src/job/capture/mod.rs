@@ -11,6 +11,7 @@ mod delta;
 mod effort;
 mod history;
 mod lanes;
+mod unused;
 mod worker;
 
 use std::panic::resume_unwind;
@@ -26,20 +27,22 @@ use self::delta::{DeltaLuck, Deltas};
 use self::effort::Governor;
 use self::history::changes_of_disk;
 use self::lanes::Lanes;
+use self::unused::{Search, Unused};
 use self::worker::Worker;
 use super::pipeline::{Pipeline, reading_threads, worker_threads};
 use super::tracked::Ebpf;
 use crate::base::limits::{MAX_DISK_SIZE, NODE_FANOUT};
+use crate::base::ranges::{self, touches};
 use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Phase, Result};
-use crate::block::{Chunk, Disk, ExtentKind, IoMode, OpenOptions, SourceInfo};
+use crate::block::{Cached, Chunk, Disk, ExtentKind, IoMode, OpenOptions, ReadAt, SourceInfo};
 use crate::store::index::Index;
 use crate::store::lock::host_name;
-use crate::store::manifest::TreeRoot;
+use crate::store::manifest::{TreeRoot, VolumeUse};
 use crate::store::repository::Image;
 use crate::store::tree::disk_digest;
 use crate::store::{ImageId, LockKind, Manifest, Parent, Repository, StoreWriter, salvage};
 use crate::sys::mounts;
-use crate::volume::{DiskLayout, probe};
+use crate::volume::{DiskLayout, Volume, probe};
 
 pub use changes::{ChangeTracker, Findings};
 pub use effort::Effort;
@@ -94,6 +97,11 @@ pub struct CaptureOptions {
     pub on_error: OnError,
     /// How to find what changed.
     pub tracker: TrackerChoice,
+    /// Whether to read what no filesystem uses as well.
+    pub all_blocks: bool,
+    /// Ranges that are left out as if no filesystem used them: a fault that must be noticed.
+    #[cfg(feature = "fault-injection")]
+    pub leave_out: Vec<ByteRange>,
     /// Bytes that are read to audit a tracker of changes, at random places that it says did not
     /// change; by default 64 MiB or a thousandth of the disk, the larger.
     pub audit: Option<u64>,
@@ -104,13 +112,15 @@ pub struct CaptureOptions {
 /// A capture that is ready to run.
 pub struct Capture<'a> {
     repository: &'a Repository,
-    disk: Disk,
+    disk: Arc<Disk>,
     name: String,
     parent: Option<Image>,
     layout: DiskLayout,
     tracker: Option<Box<dyn ChangeTracker>>,
     /// Why there is no tracker, though there should be one.
     doubt: Option<String>,
+    /// Whether somebody uses the disk, so that what it says of itself may change at any time.
+    is_in_use: bool,
     options: CaptureOptions,
 }
 
@@ -140,7 +150,7 @@ impl<'a> Capture<'a> {
     ) -> Result<Self> {
         repository.config().check_writable()?;
         let open = OpenOptions { io: options.io, ..OpenOptions::default() };
-        let disk = Disk::open(source, &open)?;
+        let disk = Arc::new(Disk::open(source, &open)?);
         let info = disk.info();
         if info.size.0 > MAX_DISK_SIZE {
             return Err(Error::new(
@@ -151,19 +161,19 @@ impl<'a> Capture<'a> {
         for message in disk.warnings() {
             observer.event(&Event::Warning { message });
         }
-        warn_of_uses(source, observer);
+        let is_in_use = warn_of_uses(source, observer);
         let name = match &options.name {
             Some(name) => history::checked_name(name)?,
             None => history::default_name(info),
         };
         let parent = history::find_parent(repository, &name, &options.parent)?;
-        let layout = probe(&disk, info.logical_sector_size)?;
+        let layout = probe(disk.as_ref(), info.logical_sector_size)?;
         for line in parent.iter().flat_map(|parent| changes_of_disk(info, &layout, parent)) {
             let message = format!("{line}; the image continues the history of {name}");
             observer.event(&Event::Warning { message: &message });
         }
         let (tracker, doubt) = open_tracker(source, options.tracker)?;
-        Ok(Self { repository, disk, name, parent, layout, tracker, doubt, options })
+        Ok(Self { repository, disk, name, parent, layout, tracker, doubt, is_in_use, options })
     }
 
     /// The same, reading only what `tracker` says changed, where that can be believed.
@@ -213,15 +223,19 @@ impl<'a> Capture<'a> {
             Err(objection) => {
                 let Objection { doubt, alarm } = objection;
                 let evidence = reading.evidence.take();
-                let all = Reading::all(self.everything()?);
-                reading = Reading { doubt: Some(doubt), alarm, evidence, ..all };
+                reading = Reading { doubt: Some(doubt), alarm, evidence, ..self.everything()? };
                 self.read(&reading, &index, &mut writer, observer)?
             }
         };
         observer.event(&Event::Progress(assembled.progress));
         // All nine digits, so that text sorts as time does.
         let manifest = self.manifest(&format!("{created:.9}"), clock, assembled, &reading);
-        let id = writer.commit(&manifest)?;
+        let sealed = writer.seal(&manifest)?;
+        if let Err(error) = self.prove(&manifest, &reading, observer) {
+            sealed.withdraw()?;
+            return Err(error);
+        }
+        let id = sealed.publish()?;
         if let Some(tracker) = &mut self.tracker
             && let Err(error) = tracker.commit()
         {
@@ -236,12 +250,29 @@ impl<'a> Capture<'a> {
         self.parent.as_ref().map(|parent| Parent::new(self.repository.reader(parent)))
     }
 
-    /// All data of the disk, widened to whole blocks.
-    fn everything(&self) -> Result<Vec<ByteRange>> {
+    /// All data of the disk, widened to whole blocks, but what no filesystem uses.
+    fn everything(&self) -> Result<Reading> {
         let data = self.disk.extents()?.into_iter();
         let data = data.filter(|extent| extent.kind != ExtentKind::Hole);
         let (block, size) = (self.repository.config().block_size, self.disk.info().size);
-        Ok(whole_blocks(data.map(|extent| extent.range).collect(), block, size))
+        let data = whole_blocks(data.map(|extent| extent.range).collect(), block, size);
+        let unused = self.unused(|_all| true);
+        let ranges = ranges::without(&data, &unused.ranges);
+        Ok(Reading { left_out: unused.ranges, volumes: unused.volumes, ..Reading::all(ranges) })
+    }
+
+    /// What no filesystem uses of the volumes that `is_wanted`.
+    fn unused(&self, is_wanted: impl Fn(&Volume) -> bool) -> Unused {
+        if self.options.all_blocks || self.is_in_use {
+            return Unused::default();
+        }
+        let disk: Arc<dyn ReadAt> = Arc::clone(&self.disk) as Arc<dyn ReadAt>;
+        let disk: Arc<dyn ReadAt> = Arc::new(Cached::new(disk));
+        let block = self.repository.config().block_size;
+        let unused = Search { disk: &disk, layout: &self.layout, block }.run(is_wanted);
+        #[cfg(feature = "fault-injection")]
+        let unused = unused.leaving_out(&self.options.leave_out);
+        unused
     }
 
     fn decide(&mut self) -> Result<Reading> {
@@ -250,23 +281,62 @@ impl<'a> Capture<'a> {
             None => (Err(self.doubt.clone()), None),
             Some(Err(error)) => (Err(Some(error.to_string())), None),
             Some(Ok(Findings { changes, evidence })) => {
-                (changes::to_read(self.parent.as_ref(), changes), Some(evidence))
+                (changes::usable(self.parent.as_ref(), changes), Some(evidence))
             }
         };
-        Ok(match (changes, &self.tracker) {
-            (Ok(ranges), Some(tracker)) => Reading {
-                ranges,
-                is_incremental: true,
-                tracker: tracker.name(),
-                evidence,
-                ..Reading::all(Vec::new())
-            },
-            (changes, _) => Reading {
-                doubt: changes.err().flatten(),
-                evidence,
-                ..Reading::all(self.everything()?)
-            },
-        })
+        let reading = match (changes, &self.parent, &self.tracker) {
+            (Ok(changes), Some(parent), Some(tracker)) => {
+                let reading = self.read_of_changes(parent, &changes);
+                reading.map(|reading| Reading { tracker: tracker.name(), ..reading })
+            }
+            (changes, ..) => {
+                let doubt = changes.err().flatten();
+                self.everything().map(|all| Reading { doubt, ..all })
+            }
+        };
+        let reading = match reading {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let Objection { doubt, .. } = Objection::damaged_parent(&error);
+                Reading { doubt: Some(doubt), ..self.everything()? }
+            }
+            reading => reading?,
+        };
+        Ok(Reading { evidence, ..reading })
+    }
+
+    /// What is to be read where only `changes` are not as in the parent: these, and what no
+    /// filesystem used then and one uses now, written or not.
+    fn read_of_changes(&self, parent: &Image, changes: &[ByteRange]) -> Result<Reading> {
+        let before = serde_json::from_value::<DiskLayout>(parent.manifest.layout.clone()).ok();
+        let is_same_layout = before.is_some_and(|before| before.volumes == self.layout.volumes);
+        let is_alike = is_same_layout && !self.options.all_blocks && !self.is_in_use;
+        // What a volume uses is as it was where nothing of it was written.
+        let is_touched = |volume: &Volume| {
+            !is_alike || unused::places(volume).iter().any(|place| touches(changes, place))
+        };
+        let unused = self.unused(is_touched);
+        let looked_at = match is_alike {
+            true => {
+                let touched = self.layout.volumes.iter().filter(|volume| is_touched(volume));
+                ranges::joined(touched.flat_map(unused::places).collect())
+            }
+            false => vec![ByteRange { start: 0, end: parent.manifest.size.0 }],
+        };
+        let reader = self.repository.reader(parent);
+        let was_unused = unused::proof::unallocated(&reader, &looked_at)?;
+        let wanted = ranges::joined(changes.iter().copied().chain(was_unused).collect());
+        let ranges = ranges::without(&wanted, &unused.ranges);
+        let left_out = ranges::common(changes, &unused.ranges);
+        let volumes = unused.volumes;
+        Ok(Reading { ranges, left_out, volumes, is_incremental: true, ..Reading::all(Vec::new()) })
+    }
+
+    /// Proves that nothing was left out that is used.
+    fn prove(&self, manifest: &Manifest, reading: &Reading, observer: &dyn Observer) -> Result<()> {
+        let looked_at = reading.volumes.iter().filter(|volume| volume.doubt.is_none());
+        let names: Vec<&str> = looked_at.map(|volume| volume.volume.as_str()).collect();
+        let image = self.repository.reader_of(manifest.clone());
+        unused::proof::check(image, &self.layout, &names, observer)
     }
 
     /// Reads what is to be read, while the tracker that says so is audited; or says why that
@@ -341,6 +411,7 @@ impl<'a> Capture<'a> {
             None => Lanes::divide(reading.ranges.clone(), size.0, leaf),
         };
         let mut assembly = Assembly::new(block_size, size, lanes.split, self.options.on_error);
+        assembly = assembly.leaving_out(reading.left_out.clone());
         if let Some(parent) = shared {
             assembly = assembly.after(parent);
         }
@@ -350,6 +421,16 @@ impl<'a> Capture<'a> {
             Ok(())
         })?;
         assembly.finish(writer)
+    }
+
+    /// What volumes do not use, those that were not looked at again as in the parent.
+    fn allocation(&self, reading: &Reading) -> Vec<VolumeUse> {
+        let before = self.parent.iter().filter(|_| reading.is_incremental);
+        let before = before.flat_map(|parent| &parent.manifest.allocation).filter(|before| {
+            let is_it = |volume: &VolumeUse| volume.volume == before.volume;
+            !reading.volumes.iter().any(is_it) && self.layout.volume(&before.volume).is_some()
+        });
+        before.chain(&reading.volumes).cloned().collect()
     }
 
     fn manifest(
@@ -382,6 +463,7 @@ impl<'a> Capture<'a> {
             tracking: reading.evidence.clone(),
             source: as_json(self.disk.info()),
             layout: as_json(&self.layout),
+            allocation: self.allocation(reading),
             unreadable: assembled.unreadable,
             cost,
         }
@@ -418,11 +500,13 @@ fn as_json(part: &impl serde::Serialize) -> serde_json::Value {
     serde_json::to_value(part).expect("descriptions of disks are plain JSON")
 }
 
-fn warn_of_uses(source: &Path, observer: &dyn Observer) {
+/// Warns of what uses the disk, and says whether something does.
+fn warn_of_uses(source: &Path, observer: &dyn Observer) -> bool {
     let uses = mounts::uses_of(source).unwrap_or_default();
     if let Some(first) = uses.first() {
         let message =
             format!("{first}: what is written meanwhile may be half in the image, half not");
         observer.event(&Event::Warning { message: &message });
     }
+    !uses.is_empty()
 }

@@ -18,7 +18,7 @@ use crate::block::{Buffer, BufferPool};
 const STEP: usize = 4 * 1024 * 1024;
 /// Objects of up to so many bytes are read whole at the first direct read: a small pack holds
 /// what one small image changed here and there, and each of its frames would cost a read.
-const SMALL: u64 = 256 * 1024;
+const SMALL: u64 = 512 * 1024;
 /// What direct reads are aligned to: no disk has larger logical sectors than memory has pages.
 const ALIGNMENT: usize = 4096;
 

@@ -1,0 +1,143 @@
+//! What no filesystem of a disk uses, so that it need not be read: a capture leaves it out, and
+//! the image says of it that it is unallocated.
+//!
+//! A filesystem's free space counts only where it is certain, and where nothing else lies on the
+//! same bytes of the disk. In any doubt a volume is read whole. What lies outside of volumes is
+//! always read: boot loaders live there. [`proof`] walks the image afterwards.
+
+pub mod proof;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::base::limits::MAX_UNUSED_PIECES;
+use crate::base::ranges::{common, joined, whole_units};
+use crate::base::{BlockSize, ByteRange, Error, ErrorKind, Result};
+use crate::block::ReadAt;
+use crate::fs;
+use crate::store::manifest::VolumeUse;
+use crate::volume::{self, DiskLayout, Volume};
+
+/// The kinds of volumes that hold other volumes, whose bytes are theirs too.
+const CONTAINERS: [&str; 2] = ["lvm2 physical volume", "md raid member"];
+/// Swap space begins with its header: a page, of up to 64 KiB, and room for a boot loader.
+const SWAP_HEADER: u64 = 64 * 1024;
+
+/// What is not used of a disk.
+#[derive(Debug, Default)]
+pub struct Unused {
+    /// Whole blocks, sorted and apart.
+    pub ranges: Vec<ByteRange>,
+    /// What this is of each volume that was looked at, or why it is nothing.
+    pub volumes: Vec<VolumeUse>,
+}
+
+#[cfg(feature = "fault-injection")]
+impl Unused {
+    /// The same, and `more`.
+    #[must_use]
+    pub fn leaving_out(mut self, more: &[ByteRange]) -> Self {
+        self.ranges = joined(self.ranges.into_iter().chain(more.iter().copied()).collect());
+        self
+    }
+}
+
+/// Looks for what is not used.
+pub struct Search<'a> {
+    /// The disk, or its image.
+    pub disk: &'a Arc<dyn ReadAt>,
+    /// Its volumes.
+    pub layout: &'a DiskLayout,
+    /// Its blocks.
+    pub block: BlockSize,
+}
+
+impl Search<'_> {
+    /// What is not used of the volumes that `is_wanted`.
+    #[must_use]
+    pub fn run(&self, is_wanted: impl Fn(&Volume) -> bool) -> Unused {
+        let size = self.disk.size().0;
+        let mut unused = Unused::default();
+        let (mut pieces, mut found) = (Vec::new(), Vec::new());
+        for volume in self.layout.volumes.iter().filter(|volume| is_wanted(volume)) {
+            let mut free = Vec::new();
+            let Some(outcome) = self.look_at(volume, &mut free) else { continue };
+            let outcome = outcome.and_then(|kind| self.check_apart(volume).map(|()| kind));
+            let (kind, doubt) = match outcome {
+                Ok(kind) => (Some(kind), None),
+                Err(error) => (None, Some(error.to_string())),
+            };
+            let free = if doubt.is_none() { joined(free) } else { Vec::new() };
+            let held = volume.content.as_ref().map(|content| content.kind.clone());
+            let kind = kind.or(held).unwrap_or_default();
+            let name = volume.name.clone();
+            unused.volumes.push(VolumeUse { volume: name, kind, unallocated: 0, doubt });
+            pieces.extend_from_slice(&free);
+            found.push(free);
+        }
+        unused.ranges = whole_units(&joined(pieces), self.block.bytes(), size);
+        for (volume, free) in unused.volumes.iter_mut().zip(found) {
+            let left_out = common(&free, &unused.ranges);
+            volume.unallocated = left_out.iter().map(ByteRange::len).sum();
+        }
+        unused
+    }
+
+    /// Adds what is free of a volume to `free`, as bytes of the disk, and says what it holds;
+    /// `None` if that is nothing which knows of free space.
+    fn look_at(&self, volume: &Volume, free: &mut Vec<ByteRange>) -> Option<Result<String>> {
+        let content = volume.content.as_ref().map(|content| content.kind.as_str());
+        if volume.unsupported.is_some() || content.is_some_and(|kind| CONTAINERS.contains(&kind)) {
+            return None;
+        }
+        let mut take = |range: ByteRange| {
+            volume.each_place(range, &mut |place| free.push(place));
+            if free.len() > MAX_UNUSED_PIECES {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        if content == Some("swap") {
+            let _only_one = take(ByteRange { start: SWAP_HEADER, end: volume.length });
+            return Some(Ok("swap".to_owned()));
+        }
+        let opened = volume::open(self.disk, volume).and_then(|bytes| fs::open(&bytes));
+        match opened {
+            Ok(filesystem) => {
+                let kind = filesystem.info().kind.to_owned();
+                Some(filesystem.free_space(&mut take).map(|()| kind))
+            }
+            Err(error) if error.kind() == ErrorKind::Unsupported && content.is_none() => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Checks that no other volume lies on the same bytes, but what this one lies in.
+    fn check_apart(&self, volume: &Volume) -> Result<()> {
+        let places = places(volume);
+        let size = self.disk.size().0;
+        if places.last().is_none_or(|last| last.end > size) {
+            let context = format!("volume {} does not lie within the disk", volume.name);
+            return Err(Error::new(ErrorKind::Unsupported, context));
+        }
+        let others = self.layout.volumes.iter().filter(|other| !std::ptr::eq(*other, volume));
+        for other in others {
+            let kind = other.content.as_ref().map(|content| content.kind.as_str());
+            let holds = kind.is_some_and(|kind| CONTAINERS.contains(&kind));
+            if !holds && places.iter().any(|place| other.lies_in(place)) {
+                let context = format!("volume {} lies on the same bytes", other.name);
+                return Err(Error::new(ErrorKind::Unsupported, context));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a volume lies on the disk.
+pub fn places(volume: &Volume) -> Vec<ByteRange> {
+    let mut places = Vec::new();
+    let whole = ByteRange { start: 0, end: volume.length };
+    volume.each_place(whole, &mut |place| places.push(place));
+    joined(places)
+}

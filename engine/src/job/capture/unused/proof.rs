@@ -1,0 +1,180 @@
+//! The proof that an image left nothing out that its filesystems use: their metadata is read
+//! from the image, and every file's extents are looked up, before the image is committed.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Search, places};
+use crate::base::ranges::{joined, touches, without};
+use crate::base::{
+    BlockIndex, ByteCount, ByteOffset, ByteRange, Error, ErrorKind, Observer, Result,
+};
+use crate::block::{Cached, ReadAt};
+use crate::fs::{self, FileType, Filesystem, Place};
+use crate::job::files::{Descend, LastLink, Visited, Walk, resolve};
+use crate::store::tree::TreeVisitor;
+use crate::store::{Entry, ImageReader, TreeRun};
+use crate::volume::{self, DiskLayout, Volume};
+
+/// Walks the volumes called `names` of `image`, which is not committed yet.
+///
+/// # Errors
+/// `Corrupt`, naming volume and file, when something that is used was left out; `Io`;
+/// `Cancelled`.
+pub fn check(
+    image: ImageReader,
+    layout: &DiskLayout,
+    names: &[&str],
+    observer: &dyn Observer,
+) -> Result<()> {
+    let block = image.manifest().block_size;
+    let volumes: Vec<&Volume> =
+        layout.volumes.iter().filter(|volume| names.contains(&volume.name.as_str())).collect();
+    let wanted = joined(volumes.iter().flat_map(|volume| places(volume)).collect());
+    let left_out = unallocated(&image, &wanted)?;
+    if left_out.is_empty() {
+        return Ok(());
+    }
+    let guard = Arc::new(Guard {
+        image: Cached::new(Arc::new(image)),
+        left_out,
+        is_armed: AtomicBool::new(false),
+        missing: Mutex::default(),
+    });
+    let disk: Arc<dyn ReadAt> = Arc::clone(&guard) as Arc<dyn ReadAt>;
+    let search = Search { disk: &disk, layout, block };
+    let unused = search.run(|volume| names.contains(&volume.name.as_str()));
+    if let Some(range) = without(&guard.left_out, &unused.ranges).first() {
+        let doubt = unused.volumes.iter().find_map(|volume| volume.doubt.as_deref());
+        return Err(lacking(*range, doubt.unwrap_or("the image's own allocation maps differ")));
+    }
+    for volume in volumes.iter().filter(|volume| !is_swap(volume)) {
+        let bytes = volume::open(&disk, volume)?;
+        let filesystem = fs::open(&bytes)?;
+        // Until here others' signatures were looked for anywhere.
+        guard.is_armed.store(true, Ordering::Relaxed);
+        walk(&guard, volume, filesystem.as_ref(), observer)?;
+        guard.is_armed.store(false, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// What an image says is unallocated of some ranges of its disk: sorted and apart.
+///
+/// # Errors
+/// `Corrupt` when its tree is damaged; `Io`.
+pub fn unallocated(image: &ImageReader, ranges: &[ByteRange]) -> Result<Vec<ByteRange>> {
+    let block = image.manifest().block_size.bytes();
+    let mut found = Unallocated { image, ranges: Vec::new() };
+    for range in ranges {
+        let (first, end) = (range.start / block, range.end.div_ceil(block));
+        image.walk(Some((BlockIndex(first), end - first)), &mut found)?;
+    }
+    Ok(joined(found.ranges))
+}
+
+/// Gathers what is unallocated.
+struct Unallocated<'a> {
+    image: &'a ImageReader,
+    ranges: Vec<ByteRange>,
+}
+
+impl TreeVisitor for Unallocated<'_> {
+    fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
+        if *run.entry == Entry::Unallocated {
+            self.ranges.push(self.image.manifest().bytes_of(run.first, run.count));
+        }
+        Ok(())
+    }
+}
+
+fn is_swap(volume: &Volume) -> bool {
+    volume.content.as_ref().is_some_and(|content| content.kind == "swap")
+}
+
+fn lacking(range: ByteRange, why: &str) -> Error {
+    let context = format!(
+        "the image would lack {range}, which a filesystem uses though it says they are free \
+         ({why}); nothing was stored: check the filesystem, or capture with --all-blocks"
+    );
+    Error::new(ErrorKind::Corrupt, context)
+}
+
+/// Looks at everything that a filesystem reaches.
+fn walk(
+    guard: &Guard,
+    volume: &Volume,
+    filesystem: &dyn Filesystem,
+    observer: &dyn Observer,
+) -> Result<()> {
+    let start = resolve(filesystem, b"/", LastLink::Keep)?;
+    Walk::new(filesystem).run(&start, &mut |visited| {
+        if observer.cancelled() {
+            return Err(Error::cancelled());
+        }
+        // What is damaged on the disk itself is no fault of the image's.
+        let Visited::File { path, file, metadata, .. } = visited else {
+            return guard.check(volume, b"").map(|()| Descend::Past);
+        };
+        let _damaged = filesystem.xattrs(file);
+        match metadata.file_type {
+            FileType::Symlink => drop(filesystem.link_target(file)),
+            FileType::Regular => look_up_extents(guard, volume, filesystem.open(file).ok()),
+            _ => {}
+        }
+        guard.check(volume, path).map(|()| Descend::Into)
+    })
+}
+
+fn look_up_extents(guard: &Guard, volume: &Volume, content: Option<Box<dyn fs::FileContent + '_>>) {
+    let Some(mut content) = content else { return };
+    let _damaged = content.extents(&mut |extent| {
+        let range = match extent.place {
+            Place::At(start) => ByteRange::new(start, extent.length),
+            Place::Encoded(start, length) => ByteRange::new(start, length),
+            // What was never written is of no use to anybody.
+            Place::Inline | Place::Hole | Place::Unwritten => return ControlFlow::Continue(()),
+        };
+        volume.each_place(range, &mut |place| guard.note(place));
+        ControlFlow::Continue(())
+    });
+}
+
+/// An image that notes when what it lacks is read.
+struct Guard {
+    image: Cached,
+    left_out: Vec<ByteRange>,
+    is_armed: AtomicBool,
+    missing: Mutex<Option<ByteRange>>,
+}
+
+impl Guard {
+    fn note(&self, range: ByteRange) {
+        if touches(&self.left_out, &range) {
+            let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+            missing.get_or_insert(range);
+        }
+    }
+
+    fn check(&self, volume: &Volume, path: &[u8]) -> Result<()> {
+        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.map_or(Ok(()), |range| {
+            let path = String::from_utf8_lossy(path);
+            Err(lacking(range, &format!("{}:{path}", volume.name)))
+        })
+    }
+}
+
+impl ReadAt for Guard {
+    fn size(&self) -> ByteCount {
+        self.image.size()
+    }
+
+    fn read_exact_at(&self, offset: ByteOffset, buffer: &mut [u8]) -> Result<()> {
+        if self.is_armed.load(Ordering::Relaxed) {
+            self.note(ByteRange::new(offset.0, buffer.len() as u64));
+        }
+        self.image.read_exact_at(offset, buffer)
+    }
+}
