@@ -98,7 +98,7 @@ fn find_all(arguments: &ExtractArguments, files: &mut Files) -> Result<Vec<Wante
 }
 
 fn plan<'a>(wanted: &'a Wanted, observer: &dyn Observer) -> Result<Extract<'a>> {
-    let mut plan = Extract::new(wanted.volume.filesystem.as_ref());
+    let mut plan = Extract::new(&wanted.volume);
     wanted.files.iter().try_for_each(|found| plan.add(found, observer))?;
     Ok(plan)
 }

@@ -86,8 +86,6 @@ pub const MAX_LINKS_FOLLOWED: usize = 40;
 pub const MAX_FOLDER_DEPTH: usize = 2048;
 /// Files and folders that one extraction plans at most.
 pub const MAX_EXTRACTED: usize = 1 << 26;
-/// Stretches of data between holes that are told apart within one file at most.
-pub const MAX_DATA_STRETCHES: usize = 65_536;
 /// Bytes of one LVM2 volume group's text at most.
 pub const MAX_LVM_TEXT: u64 = 16 * 1024 * 1024;
 /// Sections and lists within one another that such a text has at most.

@@ -109,6 +109,10 @@ impl ReadAt for Cached {
         }
         Ok(())
     }
+
+    fn reach(&self, offset: ByteOffset) -> u64 {
+        self.inner.reach(offset)
+    }
 }
 
 impl fmt::Debug for Cached {

@@ -52,6 +52,10 @@ impl<R: ReadAt> ReadAt for Window<R> {
         check_range(self.size(), offset, buffer.len())?;
         self.inner.read_exact_at(ByteOffset(self.range.start + offset.0), buffer)
     }
+
+    fn reach(&self, offset: ByteOffset) -> u64 {
+        self.inner.reach(ByteOffset(self.range.start.saturating_add(offset.0)))
+    }
 }
 
 impl<W: WriteAt> WriteAt for Window<W> {
@@ -70,6 +74,10 @@ macro_rules! read_through {
 
             fn read_exact_at(&self, offset: ByteOffset, buffer: &mut [u8]) -> Result<()> {
                 (**self).read_exact_at(offset, buffer)
+            }
+
+            fn reach(&self, offset: ByteOffset) -> u64 {
+                (**self).reach(offset)
             }
         }
     )*};

@@ -48,6 +48,10 @@ impl ReadAt for Stretch {
             }
         }
     }
+
+    fn reach(&self, offset: ByteOffset) -> u64 {
+        self.disk.reach(ByteOffset(self.start.saturating_add(offset.0)))
+    }
 }
 
 impl DiskLayout {

@@ -92,6 +92,12 @@ where
             self.disk.read_exact_at(ByteOffset(place), part)
         })
     }
+
+    fn reach(&self, offset: ByteOffset) -> u64 {
+        let found = self.segments.iter().find_map(|segment| segment.locate(offset.0));
+        // Where there is a gap, the read itself says so. That stripes end before costs nothing.
+        self.disk.reach(ByteOffset(found.map_or(offset.0, |(place, _)| place)))
+    }
 }
 
 #[cfg(test)]

@@ -2,38 +2,14 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 
-use crate::base::limits::MAX_DATA_STRETCHES;
 use crate::base::{ByteRange, Error, Result};
-use crate::fs::{Extent, FileContent, Place};
-
-/// The stretches of `content` within `range` that hold data; the rest reads as zeros. Where there
-/// are too many to be told apart, the last one takes in the holes after it.
-fn data(content: &mut dyn FileContent, range: ByteRange) -> Result<Vec<ByteRange>> {
-    let mut found: Vec<ByteRange> = Vec::new();
-    content.extents(&mut |extent: Extent| {
-        let place = ByteRange::new(extent.offset, extent.length);
-        if place.start >= range.end {
-            return ControlFlow::Break(());
-        }
-        let is_data = !matches!(extent.place, Place::Hole | Place::Unwritten);
-        if let Some(place) = place.intersection(&range).filter(|_| is_data) {
-            let is_full = found.len() >= MAX_DATA_STRETCHES;
-            match found.last_mut().filter(|last| last.end == place.start || is_full) {
-                Some(last) => last.end = place.end,
-                None => found.push(place),
-            }
-        }
-        ControlFlow::Continue(())
-    })?;
-    Ok(found)
-}
+use crate::fs::FileContent;
 
 /// Why a content was not copied.
 #[derive(Debug)]
@@ -47,7 +23,7 @@ pub(super) enum NotCopied {
 }
 
 /// Bytes that direct writes are multiples of, in place, length and memory: enough for all sectors.
-const ALIGNMENT: usize = 4096;
+pub(super) const ALIGNMENT: usize = 4096;
 
 /// A file that a content is written to.
 pub(super) struct Output<'a> {
@@ -71,19 +47,21 @@ impl<'a> Output<'a> {
         Self { file, direct }
     }
 
-    /// Reserves the space of what `content` has to be written, where the filesystem can do that:
-    /// writes side by side are then possible, and a full disk is noticed at once.
-    pub(super) fn reserve(&self, content: &mut dyn FileContent) -> Result<(), NotCopied> {
-        let whole = ByteRange::new(0, content.size());
-        for stretch in data(content, whole).map_err(NotCopied::Read)? {
-            let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-            let (start, length) = (signed(stretch.start), signed(stretch.len()));
+    /// Reserves the space of `pieces`, which are in order, where the filesystem can do that: they
+    /// can then be written side by side, and a full disk is noticed before.
+    ///
+    /// # Errors
+    /// That the disk is full, or a quota.
+    pub(super) fn reserve(&self, pieces: &[ByteRange]) -> io::Result<()> {
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        for stretch in pieces.chunk_by(|one, next| one.end == next.start) {
+            let (Some(first), Some(last)) = (stretch.first(), stretch.last()) else { continue };
+            let (start, length) = (signed(first.start), signed(last.end - first.start));
             match fallocate(self.file, FallocateFlags::empty(), start, length) {
-                Err(full @ (Errno::ENOSPC | Errno::EDQUOT)) => {
-                    return Err(NotCopied::Write(full.into()));
-                }
-                Err(_) => break,
                 Ok(()) => {}
+                Err(full @ (Errno::ENOSPC | Errno::EDQUOT)) => return Err(full.into()),
+                // A filesystem that reserves nothing.
+                Err(_) => break,
             }
         }
         Ok(())
@@ -107,32 +85,20 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Writes the bytes `range` of `content` to the same place of `to`, a `buffer` at a time. `told`
-/// hears of each piece, and says whether to go on.
+/// Writes the bytes `piece` of `content` to the same place of `to`, by way of `buffer`, which is
+/// at least as long.
 pub(super) fn copy(
     content: &mut dyn FileContent,
-    range: ByteRange,
+    piece: ByteRange,
     to: &Output<'_>,
     buffer: &mut [u8],
-    told: &dyn Fn(u64) -> bool,
 ) -> Result<(), NotCopied> {
-    for stretch in data(content, range).map_err(NotCopied::Read)? {
-        let mut at = stretch.start;
-        while at < stretch.end {
-            let left = usize::try_from(stretch.end - at).unwrap_or(usize::MAX);
-            let wanted = left.min(buffer.len());
-            let Some(piece) = buffer.get_mut(..wanted) else { break };
-            let count = content.read_at(at, piece).map_err(NotCopied::Read)?;
-            if count < wanted {
-                let error = Error::corrupt("content", format!("{wanted} bytes at {at}"), count);
-                return Err(NotCopied::Read(error));
-            }
-            to.write(piece, at).map_err(NotCopied::Write)?;
-            at += count as u64;
-            if !told(count as u64) {
-                return Err(NotCopied::Stopped);
-            }
-        }
+    let wanted = usize::try_from(piece.len()).unwrap_or(usize::MAX);
+    let part = buffer.get_mut(..wanted).unwrap_or_default();
+    let count = content.read_at(piece.start, part).map_err(NotCopied::Read)?;
+    if count < wanted {
+        let expected = format!("{wanted} bytes at {}", piece.start);
+        return Err(NotCopied::Read(Error::corrupt("content", expected, count)));
     }
-    Ok(())
+    to.write(part, piece.start).map_err(NotCopied::Write)
 }

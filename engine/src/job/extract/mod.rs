@@ -8,6 +8,7 @@
 
 mod attributes;
 mod copy;
+mod pieces;
 mod plan;
 mod run;
 mod tar;

@@ -6,12 +6,15 @@ use std::ops::ControlFlow;
 
 use crate::base::limits::MAX_EXTRACTED;
 use crate::base::{Error, ErrorKind, Observer, Result};
+use crate::block::ReadAt;
 use crate::fs::{Extent, FileId, FileType, Filesystem, Place};
-use crate::job::files::{Descend, Found, Visited, Walk};
+use crate::job::files::{Descend, Found, OpenVolume, Visited, Walk};
 
 /// Files of one filesystem, and where each goes.
 pub struct Extract<'a> {
     pub(super) filesystem: &'a dyn Filesystem,
+    /// What the filesystem is on.
+    pub(super) volume: &'a dyn ReadAt,
     pub(super) items: Vec<Item>,
     /// The first item of each file with several names.
     pub(super) firsts: HashMap<FileId, usize>,
@@ -45,11 +48,12 @@ pub(super) struct Item {
 }
 
 impl<'a> Extract<'a> {
-    /// Nothing of `filesystem` yet.
+    /// Nothing of the filesystem of `volume` yet.
     #[must_use]
-    pub fn new(filesystem: &'a dyn Filesystem) -> Self {
+    pub fn new(volume: &'a OpenVolume) -> Self {
         let (items, firsts, lost) = (Vec::new(), HashMap::new(), Vec::new());
-        Self { filesystem, items, firsts, bytes: 0, lost }
+        let (filesystem, volume) = (volume.filesystem.as_ref(), volume.bytes.as_ref());
+        Self { filesystem, volume, items, firsts, bytes: 0, lost }
     }
 
     /// Bytes of the contents that are to be written, holes included.

@@ -2,16 +2,19 @@
 //! and devices, and the folders' own attributes at the end.
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use crossbeam_channel::{Receiver, bounded};
 use nix::sys::stat::SFlag;
 
 use super::ExtractOptions;
 use super::attributes::{Attributes, Withheld, costs_one_file};
 use super::copy::{NotCopied, Output, copy};
+use super::pieces::cut;
 use super::plan::{Extract, Failure, Item};
 use super::tree::{Spot, Tree};
 use crate::base::limits::MAX_IO_SIZE;
@@ -19,10 +22,15 @@ use crate::base::{ByteRange, Error, Event, Observer, Phase, Progress, Result};
 use crate::block::BufferPool;
 use crate::fs::FileType;
 
-/// Files beyond this are copied by all threads together, in parts of this size.
-const PART: u64 = 16 * 1024 * 1024;
+/// Files beyond this are copied by all threads together.
+const LARGE: u64 = 16 * 1024 * 1024;
 /// Threads a processor that copy a large file.
 const IN_FLIGHT: usize = 4;
+/// Pieces of a large file that wait for a thread.
+const QUEUE: usize = 4;
+/// Bytes of a large file that are reserved at once, or as many pieces.
+const WINDOW: u64 = 8 * 1024 * 1024;
+const WINDOW_PIECES: usize = 256;
 
 /// What an extraction did.
 #[derive(Debug, Default)]
@@ -95,6 +103,11 @@ impl Extract<'_> {
     }
 }
 
+// A thread that panicked while it held one of these locks left a whole value behind.
+fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Run<'_> {
     fn is_stopped(&self) -> bool {
         if self.observer.cancelled() {
@@ -105,12 +118,12 @@ impl Run<'_> {
 
     fn fail(&self, error: Error) {
         self.stop.store(true, Ordering::Relaxed);
-        let mut fatal = self.fatal.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fatal = lock(&self.fatal);
         fatal.get_or_insert(error);
     }
 
     fn with_report(&self, change: impl FnOnce(&mut ExtractReport)) {
-        change(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut lock(&self.report));
     }
 
     /// Indices of the items that `is_wanted`.
@@ -173,16 +186,13 @@ impl Run<'_> {
         let mut files = self.items(is_content);
         files.sort_by_key(|index| self.plan.items.get(*index).map(|item| item.place));
         let is_large =
-            |index: &usize| self.plan.items.get(*index).is_some_and(|item| item.size > PART);
+            |index: &usize| self.plan.items.get(*index).is_some_and(|item| item.size > LARGE);
         let (large, small): (Vec<_>, Vec<_>) = files.into_iter().partition(is_large);
         let next = AtomicUsize::new(0);
         Self::in_threads(self.options.threads.get(), &|| {
             let mut buffer = vec![0; MAX_IO_SIZE];
             while let Some(index) = small.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.content(*index, &mut |item, file| {
-                    let whole = ByteRange::new(0, item.size);
-                    self.copy(item, whole, &Output::new(file), &mut buffer)
-                });
+                self.content(*index, &mut |item, file| self.small(item, file, &mut buffer));
                 if self.is_stopped() {
                     break;
                 }
@@ -225,62 +235,107 @@ impl Run<'_> {
         }
     }
 
-    fn copy(
-        &self,
-        item: &Item,
-        range: ByteRange,
-        to: &Output<'_>,
-        buffer: &mut [u8],
-    ) -> Result<(), NotCopied> {
+    fn small(&self, item: &Item, file: &File, buffer: &mut [u8]) -> Result<(), NotCopied> {
         let mut content = self.plan.filesystem.open(item.file).map_err(NotCopied::Read)?;
-        let written = AtomicU64::new(0);
-        let copied = copy(content.as_mut(), range, to, buffer, &|count| {
-            written.fetch_add(count, Ordering::Relaxed);
-            !self.is_stopped()
+        let mut pieces = Vec::new();
+        let cut = cut(content.as_mut(), self.plan.volume, &mut |piece| {
+            pieces.push(piece);
+            ControlFlow::Continue(())
         });
-        let written = written.into_inner();
-        self.with_report(|report| report.written += written);
-        let done = self.done.fetch_add(range.len(), Ordering::Relaxed) + range.len();
-        let total = self.plan.bytes;
-        self.observer.event(&Event::Progress(Progress {
-            done,
-            total,
-            moved: done,
-            ..Progress::default()
-        }));
-        copied
+        cut.map_err(NotCopied::Read)?;
+        let output = Output::new(file);
+        let outcome = pieces.iter().try_for_each(|piece| {
+            copy(content.as_mut(), *piece, &output, buffer)?;
+            self.written(piece.len())
+        });
+        self.tell(item.size);
+        outcome
     }
 
-    /// Copies a large file in parts, by [`IN_FLIGHT`] threads a processor: while some wait for the
-    /// disk, others decode.
+    /// Counts what was written; says when to stop.
+    fn written(&self, count: u64) -> Result<(), NotCopied> {
+        self.with_report(|report| report.written += count);
+        if self.is_stopped() { Err(NotCopied::Stopped) } else { Ok(()) }
+    }
+
+    /// Tells that `count` bytes more are dealt with.
+    fn tell(&self, count: u64) {
+        let done = self.done.fetch_add(count, Ordering::Relaxed) + count;
+        let total = self.plan.bytes;
+        let progress = Progress { done, total, moved: done, ..Progress::default() };
+        self.observer.event(&Event::Progress(progress));
+    }
+
+    /// Copies a large file with [`IN_FLIGHT`] threads a processor, so that some decode while
+    /// others wait for the disk. This one cuts the file into pieces. It is never far ahead: the
+    /// frames that it finds the file's map in are those that the others need next.
     fn large(&self, item: &Item, file: &File) -> Result<(), NotCopied> {
         let threads = self.options.threads.get().saturating_mul(IN_FLIGHT);
         let pool = BufferPool::new(threads, MAX_IO_SIZE).map_err(NotCopied::Read)?;
         let output = Output::direct(file);
         let mut content = self.plan.filesystem.open(item.file).map_err(NotCopied::Read)?;
-        output.reserve(content.as_mut())?;
-        let next = AtomicU64::new(0);
+        let (pieces_in, pieces_out) = bounded::<ByteRange>(QUEUE);
         let failure: Mutex<Option<NotCopied>> = Mutex::default();
-        let has_failed = AtomicBool::new(false);
-        Self::in_threads(threads, &|| {
-            // There is one for each.
-            let Some(mut buffer) = pool.try_take() else { return };
-            while !has_failed.load(Ordering::Relaxed) {
-                let start = next.fetch_add(PART, Ordering::Relaxed);
-                if start >= item.size {
-                    break;
-                }
-                let range = ByteRange::new(start, PART.min(item.size - start));
-                if let Err(error) = self.copy(item, range, &output, buffer.whole_mut()) {
-                    has_failed.store(true, Ordering::Relaxed);
-                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                }
+        let told = AtomicU64::new(0);
+        let cut = thread::scope(|scope| {
+            for _ in 0..threads {
+                let (pieces, pool, output, failure) =
+                    (pieces_out.clone(), &pool, &output, &failure);
+                scope.spawn(move || {
+                    if let Err(error) = self.copy_pieces(item, &pieces, pool, output) {
+                        // No further piece is cut then.
+                        lock(failure).get_or_insert(error);
+                    }
+                });
             }
+            drop(pieces_out);
+            let mut window = Vec::new();
+            let send = |window: &mut Vec<ByteRange>| {
+                if let Err(error) = output.reserve(window) {
+                    lock(&failure).get_or_insert(NotCopied::Write(error));
+                }
+                for piece in window.drain(..) {
+                    told.fetch_add(piece.len(), Ordering::Relaxed);
+                    if lock(&failure).is_some() || pieces_in.send(piece).is_err() {
+                        return ControlFlow::Break(());
+                    }
+                }
+                ControlFlow::Continue(())
+            };
+            let cut = cut(content.as_mut(), self.plan.volume, &mut |piece| {
+                window.push(piece);
+                let bytes: u64 = window.iter().map(ByteRange::len).sum();
+                if bytes < WINDOW && window.len() < WINDOW_PIECES {
+                    return ControlFlow::Continue(());
+                }
+                send(&mut window)
+            });
+            let _ends_the_same = send(&mut window);
+            // Which ends the threads.
+            drop(pieces_in);
+            cut
         });
-        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(error) => Err(error),
-            None => Ok(()),
+        let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // All that was no data.
+        self.tell(item.size.saturating_sub(told.into_inner()));
+        failure.map_or(cut.map_err(NotCopied::Read), Err)
+    }
+
+    fn copy_pieces(
+        &self,
+        item: &Item,
+        pieces: &Receiver<ByteRange>,
+        pool: &BufferPool,
+        output: &Output<'_>,
+    ) -> Result<(), NotCopied> {
+        let mut content = self.plan.filesystem.open(item.file).map_err(NotCopied::Read)?;
+        let mut buffer = pool.take(&|| self.is_stopped()).map_err(NotCopied::Read)?;
+        for piece in pieces {
+            copy(content.as_mut(), piece, output, buffer.whole_mut())?;
+            self.tell(piece.len());
+            self.written(piece.len())?;
         }
+        Ok(())
     }
 
     /// Further names, symbolic links, devices, pipes.

@@ -28,6 +28,8 @@ pub struct OpenVolume {
     pub name: String,
     /// What it holds.
     pub filesystem: Box<dyn Filesystem>,
+    /// The volume's own bytes.
+    pub bytes: Arc<dyn ReadAt>,
 }
 
 impl FileDisk {
@@ -90,7 +92,10 @@ impl FileDisk {
                 Ok(volume) => self.open_volume(volume),
                 // A filesystem may lie on the whole disk beside a partition table.
                 Err(missing) if selector == WHOLE => match fs::open(&self.disk) {
-                    Ok(filesystem) => Ok(OpenVolume { name: WHOLE.to_owned(), filesystem }),
+                    Ok(filesystem) => {
+                        let bytes = Arc::clone(&self.disk);
+                        Ok(OpenVolume { name: WHOLE.to_owned(), filesystem, bytes })
+                    }
                     Err(error) if error.kind() == ErrorKind::Unsupported => Err(missing),
                     Err(error) => Err(error.within("the whole disk")),
                 },
@@ -118,7 +123,7 @@ impl FileDisk {
             }
             _ => error.within(format!("volume {}", volume.name)),
         })?;
-        Ok(OpenVolume { name: volume.name.clone(), filesystem })
+        Ok(OpenVolume { name: volume.name.clone(), filesystem, bytes })
     }
 
     fn open_only(&self) -> Result<OpenVolume> {
