@@ -83,7 +83,8 @@ impl<'a> Listing<'a> {
         let time = metadata.modified.map_or_else(|| "-".to_owned(), |time| self.time(time));
         let (uid, gid) = (id(metadata.uid), id(metadata.gid));
         let (mode, links) = (mode(metadata), metadata.links);
-        format!("{mode} {links:>3} {uid:>5} {gid:>5} {size:>12} {time:>19} ")
+        let special = special(metadata.protection);
+        format!("{mode}{special}{links:>3} {uid:>5} {gid:>5} {size:>12} {time:>19} ")
     }
 
     fn time(&self, time: FileTime) -> String {
@@ -151,13 +152,26 @@ fn json_row(row: &Row<'_>) -> Value {
     if let Some((major, minor)) = metadata.device {
         put("device", json!([major, minor]));
     }
-    if metadata.protection == Protection::Encrypted {
-        put("encrypted", true.into());
+    match metadata.protection {
+        Protection::None => {}
+        Protection::Encrypted => drop(put("encrypted", true.into())),
+        Protection::Verity => drop(put("verity", true.into())),
+        Protection::Casefold => drop(put("casefold", true.into())),
     }
     if let Some(target) = &row.target {
         put_bytes(&mut object, "target", target);
     }
     object.into()
+}
+
+/// The letter that `lsattr` has for what is special about a file.
+fn special(protection: Protection) -> char {
+    match protection {
+        Protection::None => ' ',
+        Protection::Encrypted => 'E',
+        Protection::Verity => 'V',
+        Protection::Casefold => 'F',
+    }
 }
 
 /// Type and mode as `ls` spells them. A filesystem without modes has dashes.

@@ -196,7 +196,8 @@ fn walk(
             wrong.push(format!("{path} is there twice"));
             continue;
         }
-        let is_hidden = |found: &imgx_engine::fs::Metadata| found.protection != Protection::None;
+        let is_hidden =
+            |found: &imgx_engine::fs::Metadata| found.protection == Protection::Encrypted;
         if filesystem.metadata(folder).is_ok_and(|found| is_hidden(&found)) {
             continue;
         }

@@ -56,6 +56,8 @@ pub const MAX_FOLDER_BLOCKS: u64 = 1 << 20;
 pub const MAX_XATTR_SIZE: usize = 64 * 1024;
 /// Blocks of one filesystem journal at most: what mke2fs makes at most.
 pub const MAX_JOURNAL_BLOCKS: u64 = 10_240_000;
+/// Bytes of one journal's pending fast commits at most; 16 MiB are usual with the largest journals.
+pub const MAX_FAST_COMMIT_BYTES: usize = 64 * 1024 * 1024;
 /// Bitmaps and tables that one filesystem's free space is computed with at most: those of a
 /// million block groups.
 pub const MAX_METADATA_RANGES: usize = 3 << 20;

@@ -60,13 +60,17 @@ pub struct Timestamp {
     pub nanoseconds: u32,
 }
 
-/// What keeps a file's content or names from being read as it stands.
+/// What is special about a file's content or a folder's names. The first that applies is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protection {
     /// Nothing.
     None,
     /// It is encrypted, and there is no key: sizes and attributes hold, content does not.
     Encrypted,
+    /// Its content is sealed by a tree of digests (fs-verity), which is not checked.
+    Verity,
+    /// A folder in a filesystem that minds case finds names whatever their case.
+    Casefold,
 }
 
 /// A file's attributes.
@@ -95,7 +99,7 @@ pub struct Metadata {
     pub changed: Option<Timestamp>,
     /// When it was made.
     pub created: Option<Timestamp>,
-    /// Whether it is encrypted.
+    /// What is special about it, if anything is.
     pub protection: Protection,
 }
 

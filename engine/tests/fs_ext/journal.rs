@@ -68,25 +68,6 @@ fn a_dirty_journal_reads_as_the_kernel_replays_it() {
 }
 
 #[test]
-fn fast_commits_are_refused_by_name() {
-    need_mounts!();
-    let fixture = Fixture::make(64 * MIB, &["-t", "ext4", "-O", "fast_commit"]);
-    {
-        let mount = fixture.mount(&fixture.image(), "noatime");
-        churn(mount.root());
-        let file = File::create(mount.root().join("fast")).expect("made");
-        fs::write(mount.root().join("fast"), "committed").expect("written");
-        file.sync_all().expect("synced");
-        fs::copy(fixture.image(), fixture.path().join("crashed")).expect("copied");
-    }
-    let error = open(&fixture.path().join("crashed")).err().expect("it is refused");
-    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-    assert!(error.to_string().contains("fast commits"), "{error}");
-    // Unmounted, it has none left.
-    assert!(open(&fixture.image()).is_ok());
-}
-
-#[test]
 fn a_journal_elsewhere_is_refused_by_name() {
     need_mounts!();
     let fixture = crashed(&["-t", "ext4"], "noatime");

@@ -4,11 +4,14 @@
 #[path = "../support/mod.rs"]
 mod common;
 
+mod backup;
 mod damage;
+mod fast_commit;
 mod fill;
 mod fixture;
 mod folders;
 mod free;
 mod journal;
+mod special;
 mod truth;
 mod variants;

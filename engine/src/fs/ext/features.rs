@@ -57,10 +57,11 @@ pub(super) mod ro_compat {
     pub(crate) const GDT_CSUM: u32 = 0x10;
     pub(crate) const BIGALLOC: u32 = 0x200;
     pub(crate) const METADATA_CSUM: u32 = 0x400;
+    pub(crate) const VERITY: u32 = 0x8000;
 
-    /// `dir_nlink`, `extra_isize`, `quota`, `read-only`, `project`, `shared_blocks`, `verity` and
+    /// `dir_nlink`, `extra_isize`, `quota`, `read-only`, `project`, `shared_blocks` and
     /// `orphan_present`, none of which changes what the allocation bitmaps mean.
-    const OTHERS: u32 = 0x20 | 0x40 | 0x100 | 0x1000 | 0x2000 | 0x4000 | 0x8000 | 0x1_0000;
+    const OTHERS: u32 = 0x20 | 0x40 | 0x100 | 0x1000 | 0x2000 | 0x4000 | 0x1_0000;
     /// Those with which the allocation bitmaps are understood.
     pub(crate) const KNOWN: u32 = SPARSE_SUPER
         | LARGE_FILE
@@ -69,6 +70,7 @@ pub(super) mod ro_compat {
         | GDT_CSUM
         | BIGALLOC
         | METADATA_CSUM
+        | VERITY
         | OTHERS;
     /// Those that ext2 and ext3 drivers understand.
     pub(crate) const OF_EXT3: u32 = SPARSE_SUPER | LARGE_FILE | BTREE_DIR;

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::Ext;
+use super::changes::FolderChanges;
 use super::dirent::{self, Dirent, Layout, each_entry};
 use super::features::incompat;
 use super::htree;
@@ -43,6 +44,45 @@ impl Ext {
     /// # Errors
     /// `Limit` for a folder of too many blocks; `Corrupt` where nothing can be listed.
     pub(super) fn entries(&self, folder: &Inode, visit: Visit<'_>) -> Result<()> {
+        match self.changes.folder(folder.number) {
+            Some(changes) => self.changed_entries(folder, changes, visit),
+            None => self.stored_entries(folder, visit),
+        }
+    }
+
+    /// The entries that fast commits left in place, then those that they added.
+    fn changed_entries(
+        &self,
+        folder: &Inode,
+        changes: &FolderChanges,
+        visit: Visit<'_>,
+    ) -> Result<()> {
+        if folder.has(flags::CASEFOLD | flags::ENCRYPT) {
+            let context = format!("{}: fast commits in such a folder", folder.number);
+            return Err(Error::new(ErrorKind::Unsupported, context));
+        }
+        let mut flow = ControlFlow::Continue(());
+        if !changes.is_new {
+            self.stored_entries(folder, &mut |entry| {
+                let is_changed = |entry: &Dirent<'_>| changes.names.contains_key(entry.name);
+                if !entry.as_ref().is_ok_and(is_changed) {
+                    flow = visit(entry);
+                }
+                flow
+            })?;
+        }
+        for (name, inode) in &changes.names {
+            if flow.is_break() {
+                break;
+            }
+            let Some(inode) = *inode else { continue };
+            let file_type = self.inode(inode).and_then(|inode| inode.file_type()).ok();
+            flow = visit(Ok(Dirent { inode, name, file_type }));
+        }
+        Ok(())
+    }
+
+    fn stored_entries(&self, folder: &Inode, visit: Visit<'_>) -> Result<()> {
         if folder.has(flags::INLINE_DATA) {
             return self.inline_entries(folder, visit);
         }
@@ -136,7 +176,12 @@ impl Ext {
     /// `Corrupt` if it is not found, but entries are lost; see [`entries`](Self::entries).
     pub(super) fn find(&self, folder: &Inode, name: &[u8]) -> Result<Option<InodeNumber>> {
         let folds = folder.has(flags::CASEFOLD);
-        if folder.has(flags::INDEX) && !folder.has(flags::INLINE_DATA) && !folds {
+        let change = self.changes.folder(folder.number);
+        if let Some(inode) = change.and_then(|change| change.names.get(name)).filter(|_| !folds) {
+            return Ok(*inode);
+        }
+        let is_new = change.is_some_and(|change| change.is_new);
+        if folder.has(flags::INDEX) && !folder.has(flags::INLINE_DATA) && !folds && !is_new {
             // A damaged index is no reason not to find what the blocks below still say.
             if let Ok(found) = self.find_by_index(folder, name) {
                 return Ok(found);
@@ -145,6 +190,8 @@ impl Ext {
         let mut found = None;
         let mut folded = None;
         let mut lost = None;
+        // Whether Unicode's rules for forms of characters could decide.
+        let mut is_open = folds && !name.is_ascii();
         self.entries(folder, &mut |entry| {
             match entry {
                 Ok(entry) if entry.name == name => {
@@ -152,20 +199,28 @@ impl Ext {
                     return ControlFlow::Break(());
                 }
                 Ok(entry) if folds && same_folded(entry.name, name) => folded = Some(entry.inode),
-                Ok(_) => {}
+                Ok(entry) => is_open |= folds && !entry.name.is_ascii(),
                 Err(error) => lost = lost.take().or(Some(error)),
             }
             ControlFlow::Continue(())
         })?;
         match (found.or(folded), lost) {
             (None, Some(error)) => Err(error),
+            (None, None) if is_open => {
+                let context = format!(
+                    "{} ignores case by rules beyond ASCII: only names as they are stored, and \
+                     names that differ in case alone, are found in it",
+                    folder.number
+                );
+                Err(Error::new(ErrorKind::Unsupported, context))
+            }
             (found, _) => Ok(found),
         }
     }
 }
 
-/// Whether two names are one in a case-folding folder: the simple part of Unicode's rules, so
-/// names that differ in normal form too are taken for different.
+/// Whether two names are one in a case-folding folder, by the simple part of Unicode's rules: the
+/// kernel's full case folding and normal forms join more.
 fn same_folded(one: &[u8], other: &[u8]) -> bool {
     let texts = (std::str::from_utf8(one), std::str::from_utf8(other));
     let (Ok(one), Ok(other)) = texts else { return false };

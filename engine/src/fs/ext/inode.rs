@@ -3,9 +3,10 @@
 //! Kernel documentation, `filesystems/ext4/inodes.rst`, whose field names and offsets stand here.
 
 use super::Ext;
+use super::changes::InodeChange;
 use super::checksum::Checksum;
 use super::features::incompat;
-use super::groups::INODE_UNINIT;
+use super::groups::{GroupDescriptor, INODE_UNINIT};
 use super::units::{BlockNumber, InodeNumber, index, join, join16};
 use crate::base::fields::{array, le16, le32};
 use crate::base::{Error, Result};
@@ -13,7 +14,8 @@ use crate::fs::{FileType, Metadata, Protection, Timestamp};
 
 /// Bytes of an inode that every revision has.
 pub(super) const BASE_SIZE: usize = 128;
-/// Bytes of `i_block`.
+/// Where `i_block` is, and its bytes.
+pub(super) const I_BLOCK_AT: usize = 0x28;
 pub(super) const I_BLOCK_SIZE: usize = 60;
 
 /// Bits of `i_flags`.
@@ -21,6 +23,7 @@ pub(super) mod flags {
     pub(crate) const ENCRYPT: u32 = 0x800;
     pub(crate) const INDEX: u32 = 0x1000;
     pub(crate) const EXTENTS: u32 = 0x8_0000;
+    pub(crate) const VERITY: u32 = 0x10_0000;
     pub(crate) const EA_INODE: u32 = 0x20_0000;
     pub(crate) const INLINE_DATA: u32 = 0x1000_0000;
     pub(crate) const CASEFOLD: u32 = 0x4000_0000;
@@ -62,7 +65,7 @@ impl Inode {
             i_links_count: le16(bytes, 0x1a)?,
             i_blocks_lo: le32(bytes, 0x1c)?,
             i_flags: le32(bytes, 0x20)?,
-            i_block: array(bytes, 0x28)?,
+            i_block: array(bytes, I_BLOCK_AT)?,
             i_generation: le32(bytes, 0x64)?,
             i_file_acl: BlockNumber(join(le32(bytes, 0x68)?, u32::from(le16(bytes, 0x76)?))),
             i_extra_isize,
@@ -140,7 +143,12 @@ impl Inode {
         let file_type = self.file_type()?;
         let is_device = matches!(file_type, FileType::CharDevice | FileType::BlockDevice);
         let born = self.extra(0x90).and_then(|_| self.time(0x90, 0x94));
-        let is_encrypted = self.has(flags::ENCRYPT);
+        let protection = match () {
+            () if self.has(flags::ENCRYPT) => Protection::Encrypted,
+            () if self.has(flags::VERITY) => Protection::Verity,
+            () if self.has(flags::CASEFOLD) => Protection::Casefold,
+            () => Protection::None,
+        };
         Ok(Metadata {
             file_type,
             size: self.i_size,
@@ -153,7 +161,7 @@ impl Inode {
             changed: self.time(0xc, 0x84),
             modified: self.time(0x10, 0x88),
             created: born,
-            protection: if is_encrypted { Protection::Encrypted } else { Protection::None },
+            protection,
         })
     }
 }
@@ -164,12 +172,18 @@ impl Ext {
     /// # Errors
     /// `Corrupt` if it does not exist, is not in use, or its checksum is wrong.
     pub(super) fn inode(&self, number: InodeNumber) -> Result<Inode> {
-        let bytes = self.inode_bytes(number)?;
+        let change = self.changes.inode(number);
+        let bytes = match change {
+            None => self.inode_bytes(number)?,
+            Some((change, is_new)) => self.changed_inode(number, change, is_new)?,
+        };
         let Some(mut inode) = Inode::parse(number, &bytes) else {
             return Err(Error::corrupt(number, "an inode", format!("{} bytes", bytes.len())));
         };
-        inode.seed = self.seed.add(&number.0.to_le_bytes()).add(&inode.i_generation.to_le_bytes());
-        self.check_inode(&inode)?;
+        inode.seed = self.inode_seed(&inode);
+        if change.is_none() {
+            self.check_inode(&inode)?;
+        }
         if inode.i_extra_isize % 4 != 0 || inode.fields_end() > inode.bytes.len() {
             return Err(inode.corrupt("a valid i_extra_isize", inode.i_extra_isize));
         }
@@ -185,11 +199,42 @@ impl Ext {
         Ok(inode)
     }
 
+    /// The bytes of inode `number` with what fast commits changed.
+    fn changed_inode(
+        &self,
+        number: InodeNumber,
+        change: &InodeChange,
+        is_new: bool,
+    ) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; index(self.geometry().inode_size)];
+        let (group, _) = self.geometry().locate(number)?;
+        if !is_new && !self.has_no_inodes(&self.group(group)?) {
+            let stored = self.inode_bytes(number)?;
+            // The tree of extents is still the stored one, unless the inode was free.
+            if let Some(mut inode) = Inode::parse(number, &stored).filter(|inode| inode.i_mode != 0)
+            {
+                inode.seed = self.inode_seed(&inode);
+                self.check_inode(&inode)?;
+                bytes = stored;
+            }
+        }
+        change.apply(&mut bytes, is_new);
+        Ok(bytes)
+    }
+
+    fn inode_seed(&self, inode: &Inode) -> Checksum {
+        self.seed.add(&inode.number.0.to_le_bytes()).add(&inode.i_generation.to_le_bytes())
+    }
+
+    fn has_no_inodes(&self, group: &GroupDescriptor) -> bool {
+        self.has_group_flags() && group.bg_flags & INODE_UNINIT != 0
+    }
+
     fn inode_bytes(&self, number: InodeNumber) -> Result<Vec<u8>> {
         let geometry = self.geometry();
         let (group, place) = geometry.locate(number)?;
         let descriptor = self.group(group).map_err(|error| error.within(number))?;
-        if self.has_group_flags() && descriptor.bg_flags & INODE_UNINIT != 0 {
+        if self.has_no_inodes(&descriptor) {
             return Err(Error::corrupt(number, "an inode in use", "a group without inodes"));
         }
         let size = u64::from(geometry.inode_size);

@@ -3,7 +3,7 @@
 use super::Ext;
 use super::inode::{Inode, flags};
 use super::units::{BlockNumber, FileBlock};
-use crate::base::Result;
+use crate::base::{Error, ErrorKind, Result};
 
 /// Parts that are joined to one run at most, so that no map makes one read take for ever.
 const MAX_PARTS: u32 = 1024;
@@ -57,15 +57,33 @@ impl Run {
 impl Ext {
     /// The run that `block` of the file is in, as far as one structure tells.
     fn part_of_run(&self, inode: &Inode, block: FileBlock) -> Result<Run> {
-        let run = match inode.has(flags::EXTENTS) {
-            true => self.run_of_extents(inode, block),
-            false => self.run_of_block_map(inode, block),
+        let run = match self.changes.run(inode.number, block) {
+            Ok(run) => run,
+            Err(next) => {
+                let mut run = self.stored_run(inode, block)?;
+                // It may start before a changed run that `block` is behind.
+                run = Run { first: block, count: run.end(), place: run.place_of(block) };
+                run.count = run.count.min(next).saturating_sub(block.0);
+                run
+            }
         };
-        let run = run.map_err(|error| error.within(inode.number))?;
         if let RunPlace::At(first) = run.place {
             self.blocks.check(first, run.count).map_err(|error| error.within(inode.number))?;
         }
         Ok(run)
+    }
+
+    fn stored_run(&self, inode: &Inode, block: FileBlock) -> Result<Run> {
+        let run = match inode.has(flags::EXTENTS) {
+            true => self.run_of_extents(inode, block),
+            // A map's indirect blocks are not in the log.
+            false if self.changes.inode(inode.number).is_some() => {
+                let context = "fast commits of a file with a block map";
+                Err(Error::new(ErrorKind::Unsupported, context))
+            }
+            false => self.run_of_block_map(inode, block),
+        };
+        run.map_err(|error| error.within(inode.number))
     }
 
     /// The run that `block` of the file starts, up to the file block `end` at the most, however

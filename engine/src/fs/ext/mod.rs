@@ -5,15 +5,18 @@
 //! it; [`Ext`] is the open filesystem, to which each file here adds one subject: `groups`,
 //! `inode`, `map` with its two forms `extents` and `block_map`, `folder` with its index in
 //! `htree`, `xattr`, `inline`, `content`, `free`. `journal` overlays the volume with what a dirty
-//! journal holds, so nothing else knows of it.
+//! journal holds, so nothing else knows of it; only what fast commits hold is no blocks, so `changes`
+//! is asked by `inode`, `map` and `folder`.
 //!
 //! Invariants: all checksums that a structure has are verified before it is believed; every chain
 //! and tree is bounded by its own size or by the filesystem's count of blocks; reads stay within
 //! the filesystem.
 
 mod acl;
+mod backup;
 mod block_map;
 mod blocks;
+mod changes;
 mod checksum;
 mod content;
 mod dirent;
@@ -43,6 +46,7 @@ use super::{
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use blocks::Blocks;
+use changes::Changes;
 use checksum::Checksum;
 use geometry::Geometry;
 use inode::Inode;
@@ -57,6 +61,8 @@ pub(super) struct Ext {
     /// What the checksums of metadata start with.
     seed: Checksum,
     blocks: Blocks,
+    /// What fast commits change.
+    changes: Changes,
     info: FilesystemInfo,
     /// Why it is not certain what is free, if it is not.
     doubt: Option<String>,

@@ -3,29 +3,32 @@
 use std::sync::Arc;
 
 use super::Ext;
+use super::backup;
 use super::blocks::Blocks;
+use super::changes::Changes;
 use super::features::{self, incompat, ro_compat};
 use super::geometry::Geometry;
 use super::superblock::{MAGIC, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, Superblock};
-use super::units::{BlockNumber, GroupNumber};
+use super::units::BlockNumber;
 use crate::base::bytes::to_hex;
 use crate::base::fields::le16;
 use crate::base::{ByteOffset, Error, ErrorKind, Result};
 use crate::block::ReadAt;
 use crate::fs::{Filesystem, FilesystemInfo};
 
-/// Groups whose copies of the superblock are tried.
-const BACKUP_GROUPS: [u32; 8] = [1, 3, 5, 7, 9, 25, 27, 49];
-
 /// A superblock that makes sense, and the block that it was found in.
-struct Sound {
-    superblock: Superblock,
-    geometry: Geometry,
-    block: BlockNumber,
+pub(super) struct Sound {
+    pub superblock: Superblock,
+    pub geometry: Geometry,
+    pub block: BlockNumber,
 }
 
 impl Sound {
-    fn check(bytes: &[u8]) -> Result<Self> {
+    /// Checks the bytes of a superblock.
+    ///
+    /// # Errors
+    /// `Corrupt` and `Unsupported`, see [`Geometry::check`].
+    pub(super) fn check(bytes: &[u8]) -> Result<Self> {
         let superblock = Superblock::parse(bytes)
             .ok_or_else(|| Error::corrupt("superblock", "its magic number", "something else"))?;
         if let Some((expected, found)) = superblock.wrong_checksum() {
@@ -54,7 +57,9 @@ pub(in crate::fs) fn open(volume: &Arc<dyn ReadAt>) -> Result<Option<Box<dyn Fil
     }
     let sound = match Sound::check(&block) {
         Ok(sound) => sound,
-        Err(error) if error.kind() == ErrorKind::Corrupt => find_backup(volume)?.ok_or(error)?,
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            backup::find(volume, Some(&block))?.ok_or(error)?
+        }
         Err(error) => return Err(error),
     };
     Ok(Some(Box::new(assemble(volume, sound)?)))
@@ -68,34 +73,14 @@ pub(in crate::fs) fn open(volume: &Arc<dyn ReadAt>) -> Result<Option<Box<dyn Fil
 pub(in crate::fs) fn open_by_backup(
     volume: &Arc<dyn ReadAt>,
 ) -> Result<Option<Box<dyn Filesystem>>> {
-    match find_backup(volume)? {
+    match backup::find(volume, None)? {
         Some(sound) => Ok(Some(Box::new(assemble(volume, sound)?))),
         None => Ok(None),
     }
 }
 
-/// The first sound copy of the superblock, where mke2fs puts them for each block size.
-fn find_backup(volume: &Arc<dyn ReadAt>) -> Result<Option<Sound>> {
-    for block_size in (0..=6).map(|log| 1024_u64.wrapping_shl(log)) {
-        for group in BACKUP_GROUPS {
-            let blocks = block_size.saturating_mul(8).saturating_mul(u64::from(group));
-            let block = BlockNumber(blocks.saturating_add(u64::from(block_size == 1024)));
-            let Some(bytes) = read(volume, block.0.saturating_mul(block_size))? else { break };
-            let Ok(mut sound) = Sound::check(&bytes) else { continue };
-            let belongs = u64::from(sound.geometry.block_size) == block_size
-                && u32::from(sound.superblock.s_block_group_nr) == group
-                && sound.geometry.group_start(GroupNumber(group)) == block;
-            if belongs {
-                sound.block = block;
-                return Ok(Some(sound));
-            }
-        }
-    }
-    Ok(None)
-}
-
 /// The bytes of a superblock at `offset`; `None` beyond the volume's end.
-fn read(volume: &Arc<dyn ReadAt>, offset: u64) -> Result<Option<[u8; SUPERBLOCK_SIZE]>> {
+pub(super) fn read(volume: &Arc<dyn ReadAt>, offset: u64) -> Result<Option<[u8; SUPERBLOCK_SIZE]>> {
     let end = offset.saturating_add(1024);
     if end > volume.size().0 {
         return Ok(None);
@@ -121,6 +106,7 @@ fn assemble(volume: &Arc<dyn ReadAt>, sound: Sound) -> Result<Ext> {
         },
     };
     let mut ext = unreplayed(&replay.volume, sound);
+    ext.changes = replay.changes;
     ext.info.notes.push(replay.note);
     ext.doubt = ext.doubt.or(replay.doubt);
     Ok(ext)
@@ -139,6 +125,7 @@ fn unreplayed(volume: &Arc<dyn ReadAt>, sound: Sound) -> Ext {
         superblock: sound.superblock,
         superblock_at: sound.block,
         blocks: Blocks::new(Arc::clone(volume), sound.geometry),
+        changes: Changes::default(),
         info,
         doubt,
     }
@@ -172,6 +159,9 @@ fn info(superblock: &Superblock, geometry: &Geometry, volume_size: u64) -> Files
         if superblock.has_incompat(feature) {
             notes.push(note.to_owned());
         }
+    }
+    if superblock.has_ro_compat(ro_compat::VERITY) {
+        notes.push("Some files may be sealed (fs-verity), which is not checked.".to_owned());
     }
     if superblock.has_errors() {
         notes.push("The kernel has noted errors in it.".to_owned());

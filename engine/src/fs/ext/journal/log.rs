@@ -75,6 +75,11 @@ impl<'a> Log<'a> {
         self.superblock.ring_end().saturating_sub(self.superblock.s_first)
     }
 
+    /// Bytes of the filesystem's inodes.
+    pub(super) fn inode_size(&self) -> u16 {
+        self.ext.geometry().inode_size
+    }
+
     /// Blocks of the filesystem.
     pub(super) fn filesystem_blocks(&self) -> u64 {
         self.ext.geometry().block_count

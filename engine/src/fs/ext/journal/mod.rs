@@ -2,7 +2,8 @@
 //!
 //! Kernel documentation, `filesystems/ext4/journal.rst`; all of its fields are big-endian.
 //! [`Log`] is the journal as a ring of blocks; `scan` finds its whole transactions and
-//! what they revoke; the result is an [`Overlay`], which every later read goes through.
+//! what they revoke; the result is an overlay, which every later read goes through. What
+//! `fast_commit` finds behind the ring is no blocks, but [`Changes`] of files.
 
 mod crc;
 mod fast_commit;
@@ -15,6 +16,7 @@ mod tags;
 use std::sync::Arc;
 
 use super::Ext;
+use super::changes::Changes;
 use super::features::{compat, incompat};
 use super::inode::Inode;
 use super::units::InodeNumber;
@@ -26,6 +28,8 @@ use log::Log;
 pub(super) struct Replay {
     /// The volume with the journal's blocks over it.
     pub volume: Arc<dyn ReadAt>,
+    /// What fast commits change of what is there.
+    pub changes: Changes,
     /// What is to be said of it.
     pub note: String,
     /// Why the result is not to be trusted with what is free, if it is not.
@@ -61,16 +65,26 @@ impl Ext {
     fn replay_log(&self, inode: &Inode, volume: &Arc<dyn ReadAt>) -> Result<Option<Replay>> {
         let log = Log::open(self, inode)?;
         let found = scan::scan(&log)?;
-        fast_commit::refuse(&log, found.next_sequence)?;
-        if found.copies.is_empty() && found.doubt.is_none() {
+        let fast = fast_commit::read(&log, found.next_sequence)?;
+        let doubt = found.doubt.or(fast.doubt);
+        if found.copies.is_empty() && fast.count == 0 && doubt.is_none() {
             return Ok(None);
         }
-        let count = found.copies.len();
-        let note = match &found.doubt {
-            None => format!("The journal was replayed in memory: {count} blocks."),
+        let what = match (found.copies.len(), fast.count) {
+            (blocks, 0) => format!("{blocks} blocks"),
+            (blocks, commits) => format!("{blocks} blocks and {commits} fast commits"),
+        };
+        let note = match &doubt {
+            None => format!("The journal was replayed in memory: {what}."),
             Some(doubt) => format!("The journal was replayed in memory as far as {doubt}."),
         };
-        let volume = overlay::over(volume, self.geometry().block_size, found.copies);
-        Ok(Some(Replay { volume, note, doubt: found.doubt }))
+        // The bitmaps say nothing of what fast commits allocate.
+        let fast_doubt = (fast.count > 0).then(|| "fast commits were replayed".to_owned());
+        Ok(Some(Replay {
+            volume: overlay::over(volume, self.geometry().block_size, found.copies),
+            changes: Changes::new(fast.changes),
+            note,
+            doubt: doubt.or(fast_doubt),
+        }))
     }
 }
