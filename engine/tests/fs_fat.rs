@@ -158,6 +158,49 @@ fn files_read_as_mtools_wrote_them() {
     }
 }
 
+/// Volumes of as many clusters as their kind has at least or at most.
+#[test]
+fn kinds_are_told_apart_by_their_clusters() {
+    need!("mkfs.fat", "mcopy", "fsck.fat");
+    for (kind, width, sectors, clusters) in [
+        ("fat12", "12", 4141, 4084),
+        ("fat16", "16", 4152, 4087),
+        ("fat16", "16", 66_069, 65_524),
+        ("fat32", "32", 66_581, 65_525),
+    ] {
+        let folder = folder_in_memory();
+        let image = make(folder.path(), sectors * 512, &["-a", "-s", "1", "-F", width]);
+        let root = folder.path().join("content");
+        let files = content(&root, 20_000);
+        fill(&image, &root);
+        let told = tool::run("fsck.fat", &["-n", text(&image)]).expect("fsck.fat finds it sound");
+        assert!(told.contains(&format!("/{clusters} clusters")), "{told}");
+        let filesystem = open(&image);
+        assert_eq!(filesystem.info().kind, kind, "{clusters} clusters");
+        assert!(read_all(filesystem.as_ref()) == files, "{clusters} clusters: contents differ");
+        free_space_is_free(filesystem.as_ref(), &image);
+        // Fewer clusters than there were, which are still enough, or are told by the length of
+        // the tables; mtools judges the latter by the count alone, and fails.
+        let (place, fewer) = match (kind, clusters) {
+            ("fat16", 4087) => (19, 2),
+            ("fat32", _) => (32, 60_000),
+            _ => continue,
+        };
+        let mut bytes = fs::read(&image).expect("read");
+        let total = u32::try_from(sectors).expect("small") - fewer;
+        if place == 19 {
+            let total = u16::try_from(total).expect("small");
+            bytes[place..place + 2].copy_from_slice(&total.to_le_bytes());
+        } else {
+            bytes[place..place + 4].copy_from_slice(&total.to_le_bytes());
+        }
+        fs::write(&image, &bytes).expect("written");
+        let filesystem = open(&image);
+        assert_eq!(filesystem.info().kind, kind, "{fewer} clusters fewer");
+        assert!(read_all(filesystem.as_ref()) == files, "{fewer} clusters fewer: contents differ");
+    }
+}
+
 fn names_are_found(filesystem: &dyn Filesystem) {
     let root = filesystem.root();
     let find = |name: &str| filesystem.lookup(root, name.as_bytes()).expect("searched");
@@ -383,6 +426,46 @@ fn exfat_files_read_as_fuse_wrote_them() {
     let line = told.lines().find(|line| line.contains("Free Clusters:")).expect("it is told");
     let clusters = line.split_whitespace().last().and_then(|word| word.parse::<u64>().ok());
     assert_eq!(Some(free / 4096), clusters, "{told}");
+    the_second_table_counts_where_flagged(&image, &files);
+}
+
+/// Gives the exFAT volume a second table and bitmap (TexFAT), of which the flag says that it counts;
+/// and makes the first table wrong, so that files whose clusters are chained tell which was read.
+fn the_second_table_counts_where_flagged(image: &Path, files: &BTreeMap<String, Vec<u8>>) {
+    let mut bytes = fs::read(image).expect("read");
+    let field = |bytes: &[u8], at: usize| {
+        let field: [u8; 4] = bytes[at..at + 4].try_into().expect("four bytes");
+        usize::try_from(u32::from_le_bytes(field)).expect("small")
+    };
+    let (table, length) = (field(&bytes, 80) * 512, field(&bytes, 84) * 512);
+    let heap = field(&bytes, 88) * 512;
+    assert!(table + 2 * length <= heap, "there is room for a second table");
+    bytes.copy_within(table..table + length, table + length);
+    // Its first entries are no cluster's.
+    bytes[table + 8..table + length].fill(0);
+    let root = heap + (field(&bytes, 96) - 2) * 4096;
+    let bitmap = (root..).step_by(32).find(|at| bytes[*at] == 0x81).expect("it has a bitmap");
+    bytes[bitmap + 1] |= 1;
+    bytes[110] = 2;
+    bytes[106] |= 1;
+    let covered = (0..11 * 512).filter(|at| !matches!(at, 106 | 107 | 112));
+    let sum = covered.fold(0_u32, |sum, at| sum.rotate_right(1).wrapping_add(bytes[at].into()));
+    for place in (11 * 512..12 * 512).step_by(4) {
+        bytes[place..place + 4].copy_from_slice(&sum.to_le_bytes());
+    }
+    let open = |bytes: &[u8]| {
+        let volume: Arc<dyn ReadAt> = Arc::new(bytes.to_vec());
+        engine_fs::open(&volume).expect("it opens")
+    };
+    let filesystem = open(&bytes);
+    assert!(read_all(filesystem.as_ref()) == *files, "contents by the second table differ");
+    filesystem.free_space(&mut |_| ControlFlow::Continue(())).expect("its bitmap is there");
+    bytes[106] &= !1;
+    let filesystem = open(&bytes);
+    let one = filesystem.lookup(filesystem.root(), b"one").expect("searched").expect("found");
+    let mut content = filesystem.open(one).expect("opened");
+    content.read_at(0, &mut vec![0; 250_000]).expect_err("the first table leads nowhere");
+    filesystem.free_space(&mut |_| ControlFlow::Continue(())).expect_err("its bitmap is missing");
 }
 
 /// Does everything there is to do with every file that can be reached.

@@ -37,12 +37,30 @@ impl Seed {
         Self { bytes, used }
     }
 
+    /// The image called `name`, of which only what is behind `start(image)` is changed.
+    ///
+    /// # Panics
+    /// As [`load`](Self::load).
+    #[must_use]
+    pub fn load_from(name: &str, start: impl FnOnce(&[u8]) -> usize) -> (Self, usize) {
+        let mut seed = Self::load(name);
+        let start = start(&seed.bytes);
+        seed.used.retain(|at| *at >= start);
+        (seed, start)
+    }
+
     /// The image with `data` put over it: records of a place (three bytes), a length (one to
     /// eight) and as many bytes. The first byte may cut off the image's end.
     #[must_use]
     pub fn patched(&self, data: &[u8]) -> Arc<dyn ReadAt> {
+        Arc::new(self.patched_bytes(data))
+    }
+
+    /// As [`patched`](Self::patched), to be changed further.
+    #[must_use]
+    pub fn patched_bytes(&self, data: &[u8]) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
-        let Some((cut, mut rest)) = data.split_first() else { return Arc::new(bytes) };
+        let Some((cut, mut rest)) = data.split_first() else { return bytes };
         while let [a, b, c, length, after @ ..] = rest {
             let pick = usize::from(*a) | usize::from(*b) << 8 | usize::from(*c) << 16;
             let place = self.used[pick % self.used.len()];
@@ -54,7 +72,7 @@ impl Seed {
         if *cut > 240 {
             bytes.truncate(self.bytes.len() / 16 * (usize::from(*cut) - 240));
         }
-        Arc::new(bytes)
+        bytes
     }
 }
 

@@ -14,7 +14,7 @@ use crate::fixture::{Fixture, MIB, open, open_bytes};
 use crate::need_mounts;
 
 /// One walk of a small image must end within this, however slow the machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_damaged_superblock_is_replaced_by_a_copy() {

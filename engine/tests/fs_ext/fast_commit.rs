@@ -4,15 +4,18 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use imgx_engine::fs::Filesystem;
 use imgx_fixtures::pattern::{Random, incompressible};
-use imgx_fixtures::tool;
+use imgx_fixtures::{fast_commit, tool};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::syncfs;
 
+use crate::common::is_long;
+use crate::damage::{PATIENCE, use_everything};
 use crate::fill;
-use crate::fixture::{Fixture, MIB, open};
+use crate::fixture::{Fixture, MIB, open, open_bytes};
 use crate::need_mounts;
 use crate::truth::{self, Tree};
 
@@ -233,6 +236,35 @@ fn assert_reads_as(context: &str, fixture: &Fixture, expected: &Tree) -> Box<dyn
     filesystem
 }
 
+#[test]
+fn hostile_fast_commits_cause_no_panic_and_no_endless_walk() {
+    need_mounts!();
+    for change in [contents, names] {
+        let (fixture, _) = crashed(&["-b", "1024", "-O", "^metadata_csum"], &change);
+        let good = fs::read(fixture.path().join("ours")).expect("read");
+        let area = fast_commit::area(&good, 1024).expect("there are some");
+        let used: Vec<usize> =
+            (area..area + (64 << 10)).filter(|place| good[*place] != 0).take(6000).collect();
+        let mut random = Random::new(5);
+        let rounds = if is_long() { 3000 } else { 60 };
+        for round in 0..rounds {
+            let mut bytes = good.clone();
+            for _ in 0..=round % 5 {
+                let place = used[small(random.next_u64() % used.len() as u64)];
+                bytes[place] ^= 1 << (random.next_u64() % 8);
+            }
+            if round % 4 > 0 {
+                fast_commit::mend(&mut bytes, area, 1024);
+            }
+            let start = Instant::now();
+            if let Ok(filesystem) = open_bytes(bytes) {
+                use_everything(filesystem.as_ref());
+            }
+            assert!(start.elapsed() < PATIENCE, "round {round}");
+        }
+    }
+}
+
 /// Whether the copy has fast commits that are to be replayed, as `debugfs` tells: those of the
 /// transaction that comes after the last whole one.
 fn has_pending(fixture: &Fixture) -> bool {
@@ -289,7 +321,7 @@ fn fast_commits_are_replayed() {
 fn random_histories_are_replayed() {
     need_mounts!();
     let mut pending = 0;
-    let rounds = if std::env::var_os("IMGX_LONG_TESTS").is_some() { 200 } else { 6 };
+    let rounds = if is_long() { 200 } else { 6 };
     for seed in 0..rounds {
         let form: &[&str] = if seed % 2 == 0 { &["-b", "1024"] } else { &[] };
         let (fixture, expected) = crashed(form, &|root| random(root, seed));
