@@ -108,7 +108,9 @@ fn assemble(volume: &Arc<dyn ReadAt>, sound: Sound) -> Result<Ext> {
     let mut ext = unreplayed(&replay.volume, sound);
     ext.changes = replay.changes;
     ext.info.notes.push(replay.note);
-    ext.doubt = ext.doubt.or(replay.doubt);
+    // Somebody may be using it, and then what is free changes from one moment to the next.
+    let dirty = Some("it was not unmounted cleanly".to_owned());
+    ext.doubt = ext.doubt.or(replay.doubt).or(dirty);
     Ok(ext)
 }
 
