@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use imgx_engine::base::{BlockSize, Granule};
@@ -120,6 +121,19 @@ pub struct CaptureArguments {
     /// thousandth of the disk, the larger]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub audit: Option<u64>,
+    /// How long the mounted filesystems of a disk in use may be frozen, in seconds, to have the
+    /// image show one instant
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_seconds)]
+    pub freeze_timeout: Duration,
+    /// Do not freeze anything: of a disk in use the image is not one instant then
+    #[arg(long)]
+    pub no_freeze: bool,
+    /// A command that the shell runs before filesystems are frozen
+    #[arg(long, value_name = "COMMAND")]
+    pub hook_pre: Option<String>,
+    /// A command that the shell runs after they are thawed
+    #[arg(long, value_name = "COMMAND")]
+    pub hook_post: Option<String>,
     /// Read every block, also those that no filesystem uses
     #[arg(long)]
     pub all_blocks: bool,
@@ -455,6 +469,12 @@ fn parse_parent(word: &str) -> Result<ParentChoice, String> {
         "" => Err("expected auto, none or an image".to_owned()),
         image => Ok(ParentChoice::Image(image.to_owned())),
     }
+}
+
+/// A time of 10 milliseconds to a minute.
+fn parse_seconds(typed: &str) -> Result<Duration, String> {
+    let seconds = typed.parse::<f64>().ok().filter(|seconds| (0.01..=60.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "expected 0.01 to 60 seconds".to_owned())
 }
 
 fn parse_threads(word: &str) -> Result<usize, String> {

@@ -44,7 +44,8 @@ impl ChangeTracker for Scripted {
         let mut map = ChangeMap::new(self.1, Granule::new(4096)?)?;
         script.changes.iter().for_each(|range| map.set(*range));
         let changes = script.doubt.clone().map_or(Ok(map), Err);
-        Ok(Findings { changes, evidence: json!({"by": "script"}) })
+        let recent = changes.clone();
+        Ok(Findings { changes, recent, evidence: json!({"by": "script"}) })
     }
 
     fn is_written_since(&self, range: ByteRange) -> Result<bool> {

@@ -59,7 +59,8 @@ impl ChangeTracker for Told {
     fn checkpoint(&mut self, _parent: Option<&Value>) -> Result<Findings> {
         let mut map = ChangeMap::new(self.1, Granule::new(4096)?)?;
         self.0.lock().expect("no panic").iter().for_each(|range| map.set(*range));
-        Ok(Findings { changes: Ok(map), evidence: json!({"by": "test"}) })
+        let recent = Ok(map.clone());
+        Ok(Findings { changes: Ok(map), recent, evidence: json!({"by": "test"}) })
     }
 
     fn is_written_since(&self, _range: ByteRange) -> Result<bool> {
@@ -157,17 +158,18 @@ impl Stage {
         });
     }
 
-    fn try_capture(&self, change: impl FnOnce(&mut CaptureOptions)) -> Result<CaptureReport> {
+    fn try_capture(&self, all_blocks: bool, left_out: Vec<ByteRange>) -> Result<CaptureReport> {
         let size = ByteCount((DISK * MIB) as u64);
-        let mut options = CaptureOptions { audit: Some(1 << 24), ..CaptureOptions::default() };
-        change(&mut options);
+        let audit = Some(1 << 24);
+        let options = CaptureOptions { audit, all_blocks, ..CaptureOptions::default() };
         Capture::plan(&self.repository, &self.disk, options, &Silent)?
+            .leaving_out(left_out)
             .with_tracker(Box::new(Told(Arc::clone(&self.told), size)))
             .run(&Silent)
     }
 
     fn capture(&self) -> CaptureReport {
-        self.try_capture(|_as_it_is| {}).expect("captured")
+        self.try_capture(false, Vec::new()).expect("captured")
     }
 
     fn restored(&self, report: &CaptureReport) -> Vec<u8> {
@@ -262,7 +264,7 @@ fn what_no_filesystem_uses_is_left_out_and_all_else_is_restored() {
         );
         stage.check(&report);
 
-        let all = stage.try_capture(|options| options.all_blocks = true).expect("captured");
+        let all = stage.try_capture(true, Vec::new()).expect("captured");
         assert_eq!(all.manifest.cost.unallocated, 0);
         assert!(stage.restored(&all) == fs::read(&stage.disk).expect("read"));
     }
@@ -353,7 +355,7 @@ fn what_is_left_out_though_it_is_used_fails_the_run() {
     });
     for place in places {
         let range = ByteRange::new(place / 16_384 * 16_384, 16_384);
-        let outcome = stage.try_capture(|options| options.leave_out = vec![range]);
+        let outcome = stage.try_capture(false, vec![range]);
         let error = outcome.expect_err("a used block was left out");
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         assert!(error.to_string().contains("--all-blocks"), "{error}");

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use imgx_engine::base::{ByteRange, Result};
-use imgx_engine::job::{Capture, CaptureOptions, CaptureReport};
+use imgx_engine::job::{Capture, CaptureOptions, CaptureReport, LiveOptions};
 use imgx_engine::store::Manifest;
-use imgx_engine::store::manifest::UnreadableRange;
+use imgx_engine::store::manifest::{Moment, UnreadableRange};
 use serde_json::json;
 
 use crate::args::CaptureArguments;
@@ -30,6 +30,7 @@ pub fn run(arguments: &CaptureArguments, session: &Session) -> Result<Outcome> {
         io: arguments.io.into(),
         on_error: arguments.on_error.into(),
         tracker: arguments.tracker.into(),
+        live: live(arguments),
         all_blocks: arguments.all_blocks,
         audit: arguments.audit,
         threads: arguments.threads,
@@ -50,6 +51,12 @@ pub fn run(arguments: &CaptureArguments, session: &Session) -> Result<Outcome> {
     })
 }
 
+fn live(arguments: &CaptureArguments) -> Option<LiveOptions> {
+    let (hook_pre, hook_post) = (arguments.hook_pre.clone(), arguments.hook_post.clone());
+    let options = LiveOptions { limit: arguments.freeze_timeout, hook_pre, hook_post };
+    (!arguments.no_freeze).then_some(options)
+}
+
 fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &Session) {
     let (manifest, cost) = (&report.manifest, &report.manifest.cost);
     let ratio = ratio(cost.fresh, cost.stored);
@@ -68,6 +75,7 @@ fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &S
         "alarm": report.alarm,
         "cost": cost,
         "allocation": manifest.allocation,
+        "live": manifest.live,
         "unreadable": manifest.unreadable,
         "ratio": ratio,
         "seconds": seconds,
@@ -90,6 +98,7 @@ fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &S
         row("time", format!("{}{rate}", duration(seconds))),
     ];
     rows.push(row("tracker", tracker(manifest)));
+    rows.extend(manifest.live.as_ref().map(|moment| row("instant", instant(moment))));
     if let (Some(parent), Some(created)) = (manifest.parent, parent) {
         let created = crate::output::local_time(created);
         rows.push(row("parent", format!("{} of {created}", short_id(parent))));
@@ -111,6 +120,18 @@ fn unused(manifest: &Manifest) -> String {
     match (manifest.cost.unallocated, volumes.as_slice()) {
         (0, _) => size(0),
         (bytes, volumes) => format!("{} of {}", size(bytes), volumes.join(", ")),
+    }
+}
+
+/// How the image of a disk in use came to be one instant, or why it did not.
+pub fn instant(moment: &Moment) -> String {
+    let filesystems = moment.filesystems.join(", ");
+    match &moment.doubt {
+        Some(doubt) => format!("no: {doubt}"),
+        None => {
+            let rounds = count(moment.rounds.len() as u64, "round");
+            format!("{filesystems} frozen for {} ms, {rounds}", moment.frozen_milliseconds)
+        }
     }
 }
 

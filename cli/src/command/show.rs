@@ -8,7 +8,7 @@ use imgx_engine::store::repository::Image;
 use imgx_engine::volume::{DiskLayout, Volume, probe};
 use serde_json::{Value, json};
 
-use super::capture::{tracker, unreadable_lines};
+use super::capture::{instant, tracker, unreadable_lines};
 use crate::args::{ShowArguments, is_path};
 use crate::output::{Console, duration, exact_size, local_time, ratio, size, table};
 use crate::session::{Outcome, Session};
@@ -65,6 +65,7 @@ fn show_image(image: &Image, console: &Console) {
     let parent = manifest.parent.map_or("none".to_owned(), |parent| parent.to_string());
     rows.push(row("parent", parent));
     rows.push(row("tracker", tracker(manifest)));
+    rows.extend(manifest.live.as_ref().map(|moment| row("instant", instant(moment))));
     rows.extend(manifest.tracking.as_ref().map(|evidence| row("evidence", evidence.to_string())));
     rows.extend(cost_rows(image));
     print_rows(&rows, console);

@@ -10,8 +10,8 @@ mod tracked;
 pub mod verify;
 
 pub use capture::{
-    Capture, CaptureOptions, CaptureReport, ChangeTracker, Effort, Findings, OnError, ParentChoice,
-    TrackerChoice,
+    Capture, CaptureOptions, CaptureReport, ChangeTracker, Effort, Findings, LiveOptions, OnError,
+    ParentChoice, TrackerChoice,
 };
 pub use extract::{Extract, ExtractOptions, ExtractReport};
 pub use files::{FileDisk, FilePath};

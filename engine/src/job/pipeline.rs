@@ -44,10 +44,37 @@ pub fn reading_threads(choice: Option<usize>) -> usize {
     choice.unwrap_or_else(|| (worker_threads(None) * 4).min(64)).max(1)
 }
 
+/// Where chunks come from.
+pub trait ChunkSource: Sync {
+    /// As [`Disk::stream`].
+    ///
+    /// # Errors
+    /// As that.
+    fn stream(
+        &self,
+        request: &ReadRequest,
+        pool: &BufferPool,
+        observer: &dyn Observer,
+        sink: &mut dyn FnMut(Chunk) -> Result<()>,
+    ) -> Result<()>;
+}
+
+impl ChunkSource for Disk {
+    fn stream(
+        &self,
+        request: &ReadRequest,
+        pool: &BufferPool,
+        observer: &dyn Observer,
+        sink: &mut dyn FnMut(Chunk) -> Result<()>,
+    ) -> Result<()> {
+        Self::stream(self, request, pool, observer, sink)
+    }
+}
+
 /// Reads a disk with all processors.
 pub struct Pipeline<'a> {
     /// The disk to read.
-    pub disk: &'a Disk,
+    pub disk: &'a dyn ChunkSource,
     /// Worker threads.
     pub threads: usize,
     /// Who listens.
@@ -136,7 +163,7 @@ impl Pipeline<'_> {
 
 /// The size of chunks for `ranges`: no larger than the longest asks for, since buffers are made
 /// for reading at once, and short ranges here and there would leave most of them empty.
-fn chunk_for(ranges: &[ByteRange]) -> usize {
+pub fn chunk_for(ranges: &[ByteRange]) -> usize {
     let longest = ranges.iter().map(ByteRange::len).max().unwrap_or(0);
     let longest = usize::try_from(longest).unwrap_or(limits::MAX_IO_SIZE);
     longest.min(limits::MAX_IO_SIZE).next_power_of_two().max(limits::MIN_BLOCK_SIZE as usize)

@@ -45,14 +45,14 @@ impl ChangeTracker for Ebpf {
             Some(Err(_)) => Err("the parent's evidence is another tracker's".to_owned()),
             None => Err("the parent was captured before tracking began".to_owned()),
         };
-        let changes = match told.verdict {
-            Verdict::Tainted(reason) => Err(reason),
-            Verdict::Exact | Verdict::Carried => follows.map(|()| told.changes),
+        let (changes, recent) = match told.verdict {
+            Verdict::Tainted(reason) => (Err(reason.clone()), Err(reason)),
+            Verdict::Exact | Verdict::Carried => (follows.map(|()| told.changes), Ok(told.recent)),
         };
         let evidence = serde_json::to_value(&told.evidence).map_err(|error| {
             Error::new(ErrorKind::Invalid, format!("a tracker's evidence: {error}"))
         })?;
-        Ok(Findings { changes, evidence })
+        Ok(Findings { changes, recent, evidence })
     }
 
     fn is_written_since(&self, range: ByteRange) -> Result<bool> {

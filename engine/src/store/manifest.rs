@@ -105,6 +105,22 @@ pub struct Cost {
     pub milliseconds: u64,
 }
 
+impl Cost {
+    /// This, and what a further round over the same disk took.
+    #[must_use]
+    pub fn and(&self, round: &Self) -> Self {
+        Self {
+            read: self.read + round.read,
+            duplicate: self.duplicate + round.duplicate,
+            fresh: self.fresh + round.fresh,
+            unreadable: round.unreadable,
+            stored: self.stored + round.stored,
+            nodes: self.nodes + round.nodes,
+            ..*self
+        }
+    }
+}
+
 /// Sectors that could not be read, as bytes of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnreadableRange {
@@ -124,6 +140,20 @@ pub struct VolumeUse {
     /// Bytes of whole blocks that were left out because it does not use them.
     pub unallocated: u64,
     /// Why nothing was left out, if it is not certain what is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
+}
+
+/// How a disk that was in use was captured as it was at one instant.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Bytes that were copied again in each round; the last while all was frozen.
+    pub rounds: Vec<u64>,
+    /// How long the filesystems were frozen, milliseconds.
+    pub frozen_milliseconds: u64,
+    /// Where those are mounted, and their types.
+    pub filesystems: Vec<String>,
+    /// Why the image is not one instant, if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<String>,
 }
@@ -163,6 +193,9 @@ pub struct Manifest {
     /// What the tracker of changes said of itself, as [`crate::track`] describes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracking: Option<serde_json::Value>,
+    /// How the disk was brought to one instant, if it was in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Moment>,
     /// The source, as [`crate::block`] describes it.
     pub source: serde_json::Value,
     /// What the disk holds, as [`crate::volume`] describes it.

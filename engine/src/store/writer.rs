@@ -228,6 +228,14 @@ impl StoreWriter {
         Ok(frame)
     }
 
+    /// Makes all that was stored readable, without an image of it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn end(mut self) -> Result<()> {
+        self.finish()
+    }
+
     /// Makes everything that an image needs last, and can be read. It is none until
     /// [published](Sealed::publish).
     ///

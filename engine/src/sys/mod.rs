@@ -1,9 +1,10 @@
 //! The kernel: I/O rings, aligned memory, device ioctls, mounts. The only layer with unsafe code,
-//! and that only in [`ring`], [`ioctl`] and [`bpf`].
+//! and that only in [`ring`], [`ioctl`], [`freeze`] and [`bpf`].
 
 pub mod bpf;
 pub mod buffer;
 pub mod device;
+pub mod freeze;
 pub mod ioctl;
 pub mod loops;
 pub mod mounts;

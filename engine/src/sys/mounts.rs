@@ -43,13 +43,48 @@ pub fn uses_of(path: &Path) -> Result<Vec<String>> {
     Ok(uses)
 }
 
+/// The filesystems mounted from the disk `path`, its partitions, and what is stacked on those
+/// (logical volumes, arrays), each once, in the order in which they were mounted.
+///
+/// # Errors
+/// `Io` if `path` cannot be looked at or the kernel's table cannot be read.
+pub fn mounted_from(path: &Path) -> Result<Vec<Mount>> {
+    let file = File::open(path).context(|| format!("open {}", path.display()))?;
+    let facts = DeviceFacts::of(&file)?;
+    let mut names = vec![facts.name.clone()];
+    names.extend(facts.partitions());
+    let mut next = 0;
+    while let Some(name) = names.get(next).cloned() {
+        let holders = fs::read_dir(device::sysfs(&name).join("holders"));
+        for holder in holders.into_iter().flatten().flatten() {
+            let holder = holder.file_name().to_string_lossy().into_owned();
+            if !names.contains(&holder) {
+                names.push(holder);
+            }
+        }
+        next += 1;
+    }
+    let number = |name: &String| device::text(&device::sysfs(name).join("dev"));
+    let numbers: Vec<String> = names.iter().filter_map(number).collect();
+    let table = fs::read("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo")?;
+    let mut found: Vec<Mount> = Vec::new();
+    for mount in parse_mounts(&table) {
+        let is_on = |number: &String| mount.number == *number || is_node_of(&mount.source, number);
+        let is_new = found.iter().all(|other| other.number != mount.number);
+        if is_new && numbers.iter().any(is_on) {
+            found.push(mount);
+        }
+    }
+    Ok(found)
+}
+
 struct Tables {
     mounts: Vec<Mount>,
     swaps: Vec<PathBuf>,
 }
 
 /// A line of `/proc/self/mountinfo`.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     /// `major:minor` of the filesystem; not a real device's for btrfs.
     pub number: String,

@@ -49,6 +49,8 @@ pub struct Tracker {
     id: String,
     /// The epoch that its last checkpoint ended; the one before the running one at first.
     last: u64,
+    /// The last epoch at whose end nothing was in flight, as far as this tracker saw.
+    quiet: Option<u64>,
 }
 
 /// What a tracker says when an epoch ends.
@@ -57,6 +59,8 @@ pub struct Checkpoint {
     /// Everything that was marked since the last image that was stored, if the verdict allows to
     /// believe so.
     pub changes: ChangeMap,
+    /// The part of this that was marked since this tracker's checkpoint before.
+    pub recent: ChangeMap,
     /// Whether it does.
     pub verdict: Verdict,
     /// The same, for the manifest.
@@ -72,7 +76,7 @@ impl Tracker {
         id: String,
         last: u64,
     ) -> Self {
-        Self { folder, facts, size, slot, id, last }
+        Self { folder, facts, size, slot, id, last, quiet: None }
     }
 
     /// What is installed now, if the tracking is still this one.
@@ -129,13 +133,30 @@ impl Tracker {
             judgement.verdict = Verdict::Tainted("an epoch's pin was removed".to_owned());
         }
         let mut changes = ChangeMap::new(self.size, granule)?;
-        for (_, bitmap) in &open {
-            changes.union(&bitmap.read()?)?;
+        let mut recent = changes.clone();
+        // A completion that was missed is one of a write that was queued since it was quiet.
+        let since = match judgement.verdict {
+            Verdict::Exact => epoch,
+            Verdict::Carried | Verdict::Tainted(_) => self.quiet.map_or(0, |quiet| quiet + 1),
+        };
+        for (number, bitmap) in &open {
+            let marked = bitmap.read()?;
+            changes.union(&marked)?;
+            if *number >= since {
+                recent.union(&marked)?;
+            }
         }
         if judgement.verdict == Verdict::Carried
             && let Some(carry) = self.bitmap(&installation, &carry_pin(self.slot))?
         {
-            changes.union(&carry.read()?)?;
+            let carried = carry.read()?;
+            changes.union(&carried)?;
+            if self.quiet.is_none() {
+                recent.union(&carried)?;
+            }
+        }
+        if judgement.is_quiet {
+            self.quiet = Some(epoch);
         }
         self.join(folder, open)?;
         let (verdict, reason) = Evidence::judge(&judgement.verdict);
@@ -155,7 +176,7 @@ impl Tracker {
             queued: judgement.queued,
             misses,
         };
-        Ok(Checkpoint { changes, verdict: judgement.verdict, evidence })
+        Ok(Checkpoint { changes, recent, verdict: judgement.verdict, evidence })
     }
 
     fn bitmap(&self, installation: &Installation, pin: &str) -> Result<Option<Bitmap>> {

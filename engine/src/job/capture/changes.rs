@@ -45,6 +45,8 @@ pub trait ChangeTracker: Send + Sync {
 pub struct Findings {
     /// All that changed since the parent; or why that cannot be told.
     pub changes: std::result::Result<ChangeMap, String>,
+    /// All that changed since its checkpoint before; or why that cannot be told.
+    pub recent: std::result::Result<ChangeMap, String>,
     /// What it says of itself, for the manifest.
     pub evidence: Value,
 }

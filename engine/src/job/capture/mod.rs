@@ -11,6 +11,7 @@ mod delta;
 mod effort;
 mod history;
 mod lanes;
+mod live;
 mod unused;
 mod worker;
 
@@ -27,9 +28,10 @@ use self::delta::{DeltaLuck, Deltas};
 use self::effort::Governor;
 use self::history::changes_of_disk;
 use self::lanes::Lanes;
+use self::live::{Live, Rounds};
 use self::unused::{Search, Unused};
 use self::worker::Worker;
-use super::pipeline::{Pipeline, reading_threads, worker_threads};
+use super::pipeline::{ChunkSource, Pipeline, reading_threads, worker_threads};
 use super::tracked::Ebpf;
 use crate::base::limits::{MAX_DISK_SIZE, NODE_FANOUT};
 use crate::base::ranges::{self, touches};
@@ -37,7 +39,7 @@ use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Phase, Result};
 use crate::block::{Cached, Chunk, Disk, ExtentKind, IoMode, OpenOptions, ReadAt, SourceInfo};
 use crate::store::index::Index;
 use crate::store::lock::host_name;
-use crate::store::manifest::{TreeRoot, VolumeUse};
+use crate::store::manifest::{Moment, TreeRoot, VolumeUse};
 use crate::store::repository::Image;
 use crate::store::tree::disk_digest;
 use crate::store::{ImageId, LockKind, Manifest, Parent, Repository, StoreWriter, salvage};
@@ -46,6 +48,7 @@ use crate::volume::{DiskLayout, Volume, probe};
 
 pub use changes::{ChangeTracker, Findings};
 pub use effort::Effort;
+pub use live::LiveOptions;
 
 /// Which image a capture is compared with, and recorded as the successor of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,11 +100,10 @@ pub struct CaptureOptions {
     pub on_error: OnError,
     /// How to find what changed.
     pub tracker: TrackerChoice,
+    /// How to capture a disk that is in use as it is at one instant; by default it is not.
+    pub live: Option<LiveOptions>,
     /// Whether to read what no filesystem uses as well.
     pub all_blocks: bool,
-    /// Ranges that are left out as if no filesystem used them: a fault that must be noticed.
-    #[cfg(feature = "fault-injection")]
-    pub leave_out: Vec<ByteRange>,
     /// Bytes that are read to audit a tracker of changes, at random places that it says did not
     /// change; by default 64 MiB or a thousandth of the disk, the larger.
     pub audit: Option<u64>,
@@ -121,7 +123,10 @@ pub struct Capture<'a> {
     doubt: Option<String>,
     /// Whether somebody uses the disk, so that what it says of itself may change at any time.
     is_in_use: bool,
+    live: Option<Live>,
     options: CaptureOptions,
+    #[cfg(feature = "fault-injection")]
+    leave_out: Vec<ByteRange>,
 }
 
 /// What a capture made.
@@ -161,7 +166,7 @@ impl<'a> Capture<'a> {
         for message in disk.warnings() {
             observer.event(&Event::Warning { message });
         }
-        let is_in_use = warn_of_uses(source, observer);
+        let uses = mounts::uses_of(source).unwrap_or_default();
         let name = match &options.name {
             Some(name) => history::checked_name(name)?,
             None => history::default_name(info),
@@ -172,14 +177,40 @@ impl<'a> Capture<'a> {
             let message = format!("{line}; the image continues the history of {name}");
             observer.event(&Event::Warning { message: &message });
         }
-        let (tracker, doubt) = open_tracker(source, options.tracker)?;
-        Ok(Self { repository, disk, name, parent, layout, tracker, doubt, is_in_use, options })
+        let (mut tracker, doubt) = open_tracker(source, options.tracker)?;
+        let wanted = options.live.clone().filter(|_| disk.facts().is_some());
+        let live = wanted.map(|wanted| Live::prepare(source, wanted, &mut tracker));
+        let live = live.unwrap_or(Ok(None)).map_err(|error| error.to_string());
+        let live = no_instant(live, &uses, observer);
+        let is_in_use = !uses.is_empty();
+        Ok(Self {
+            repository,
+            disk,
+            name,
+            parent,
+            layout,
+            tracker,
+            doubt,
+            is_in_use,
+            live,
+            options,
+            #[cfg(feature = "fault-injection")]
+            leave_out: Vec::new(),
+        })
     }
 
     /// The same, reading only what `tracker` says changed, where that can be believed.
     #[must_use]
     pub fn with_tracker(mut self, tracker: Box<dyn ChangeTracker>) -> Self {
         self.tracker = Some(tracker);
+        self
+    }
+
+    /// The same, leaving `ranges` out as if no filesystem used them: a fault that must be noticed.
+    #[cfg(feature = "fault-injection")]
+    #[must_use]
+    pub fn leaving_out(mut self, ranges: Vec<ByteRange>) -> Self {
+        self.leave_out = ranges;
         self
     }
 
@@ -212,10 +243,7 @@ impl<'a> Capture<'a> {
         let lock = self.repository.lock(LockKind::Shared, "capture")?;
         salvage::adopt_unfinished(self.repository, &lock, observer)?;
         let index = Arc::new(self.repository.index(observer)?);
-        let mut writer = StoreWriter::new(self.repository, Arc::clone(&index))?;
-        if let Some(parent) = self.open_parent() {
-            writer = writer.after(parent);
-        }
+        let mut writer = self.writer(&index, self.parent.as_ref())?;
         let mut reading = self.decide()?;
         let assembled = match self.read_changes(&reading, &index, &mut writer, observer)? {
             Ok(assembled) => assembled,
@@ -224,12 +252,19 @@ impl<'a> Capture<'a> {
                 let Objection { doubt, alarm } = objection;
                 let evidence = reading.evidence.take();
                 reading = Reading { doubt: Some(doubt), alarm, evidence, ..self.everything()? };
-                self.read(&reading, &index, &mut writer, observer)?
+                let from = From { source: self.disk.as_ref(), before: self.parent.as_ref() };
+                self.read(from, &reading, &index, &mut writer, observer)?
             }
         };
         observer.event(&Event::Progress(assembled.progress));
         // All nine digits, so that text sorts as time does.
-        let manifest = self.manifest(&format!("{created:.9}"), clock, assembled, &reading);
+        let created = format!("{created:.9}");
+        let mut manifest = self.manifest(&created, clock, &assembled, &reading);
+        if let Some(live) = self.live.take() {
+            writer.end()?;
+            manifest = self.in_rounds(&live, manifest, &reading, (&index, observer))?;
+            writer = self.writer(&index, None)?;
+        }
         let sealed = writer.seal(&manifest)?;
         if let Err(error) = self.prove(&manifest, &reading, observer) {
             sealed.withdraw()?;
@@ -243,6 +278,47 @@ impl<'a> Capture<'a> {
             observer.event(&Event::Warning { message: &message });
         }
         Ok(CaptureReport { id, manifest, io_engine: self.disk.io_engine(), alarm: reading.alarm })
+    }
+
+    fn writer(&self, index: &Arc<Index>, before: Option<&Image>) -> Result<StoreWriter> {
+        let writer = StoreWriter::new(self.repository, Arc::clone(index))?;
+        Ok(match before {
+            Some(before) => writer.after(Parent::new(self.repository.reader(before))),
+            None => writer,
+        })
+    }
+
+    /// Goes on in rounds from what `manifest` says, to the disk at one instant.
+    fn in_rounds(
+        &mut self,
+        live: &Live,
+        manifest: Manifest,
+        reading: &Reading,
+        (index, observer): (&Arc<Index>, &dyn Observer),
+    ) -> Result<Manifest> {
+        let Some(mut tracker) = self.tracker.take() else { return Ok(manifest) };
+        let before = Image { id: self.repository.keys().image_id(&manifest.encode()), manifest };
+        let clock = Instant::now();
+        let mut copying =
+            Copying { capture: self, tracker: &mut *tracker, before, index, observer };
+        let disk = Arc::clone(&copying.capture.disk);
+        let moment = live.run(&mut copying, &disk);
+        let mut manifest = copying.before.manifest;
+        self.tracker = Some(tracker);
+        let moment = Moment { filesystems: live.filesystems().collect(), ..moment? };
+        if let Some(doubt) = &moment.doubt {
+            let message = format!(
+                "the image is not one instant ({doubt}): what was written meanwhile may be half \
+                 in it, half not"
+            );
+            observer.event(&Event::Warning { message: &message });
+        }
+        manifest.live = Some(moment);
+        manifest.tracker = reading.tracker.to_owned();
+        manifest.tracker_doubt.clone_from(&reading.doubt);
+        manifest.parent = self.parent.as_ref().map(|parent| parent.id);
+        manifest.cost.milliseconds += u64::try_from(clock.elapsed().as_millis()).unwrap_or(0);
+        Ok(manifest)
     }
 
     /// The parent, as a reader of its own.
@@ -271,7 +347,7 @@ impl<'a> Capture<'a> {
         let block = self.repository.config().block_size;
         let unused = Search { disk: &disk, layout: &self.layout, block }.run(is_wanted);
         #[cfg(feature = "fault-injection")]
-        let unused = unused.leaving_out(&self.options.leave_out);
+        let unused = unused.leaving_out(&self.leave_out);
         unused
     }
 
@@ -280,7 +356,7 @@ impl<'a> Capture<'a> {
         let (changes, evidence) = match findings {
             None => (Err(self.doubt.clone()), None),
             Some(Err(error)) => (Err(Some(error.to_string())), None),
-            Some(Ok(Findings { changes, evidence })) => {
+            Some(Ok(Findings { changes, evidence, .. })) => {
                 (changes::usable(self.parent.as_ref(), changes), Some(evidence))
             }
         };
@@ -348,13 +424,14 @@ impl<'a> Capture<'a> {
         writer: &mut StoreWriter,
         observer: &dyn Observer,
     ) -> Result<std::result::Result<Assembled, Objection>> {
-        let audit = Audit { disk: &self.disk, bytes: self.options.audit, observer };
+        let audit = Audit { disk: self.disk.as_ref(), bytes: self.options.audit, observer };
         let parent = self.open_parent().filter(|_| reading.is_incremental);
         let threads = worker_threads(self.options.threads);
         let (read, audited) = thread::scope(|scope| {
             let audited = parent
                 .map(|parent| scope.spawn(move || audit.run(&parent, &reading.ranges, threads)));
-            let read = self.read(reading, index, writer, observer);
+            let from = From { source: self.disk.as_ref(), before: self.parent.as_ref() };
+            let read = self.read(from, reading, index, writer, observer);
             let joined = audited.map(thread::ScopedJoinHandle::join);
             (read, joined.map(|audited| audited.unwrap_or_else(|panic| resume_unwind(panic))))
         });
@@ -380,6 +457,7 @@ impl<'a> Capture<'a> {
     /// Reads what is to be read, and builds the tree of the whole disk.
     fn read(
         &self,
+        from: From<'_>,
         reading: &Reading,
         index: &Index,
         writer: &mut StoreWriter,
@@ -393,10 +471,10 @@ impl<'a> Capture<'a> {
             true => reading_threads(self.options.threads),
             false => worker_threads(self.options.threads),
         };
-        let pipeline = Pipeline { disk: &self.disk, threads, observer };
+        let pipeline = Pipeline { disk: from.source, threads, observer };
         let governor = Governor::new(self.options.effort);
         let luck = DeltaLuck::new();
-        let bases = self.parent.as_ref().filter(|_| self.options.effort != Effort::Off);
+        let bases = from.before.filter(|_| self.options.effort != Effort::Off);
         let bases = bases.map(|parent| Parent::new(self.repository.bulk_reader(parent)));
         let make_worker = || {
             let deltas = bases.as_ref().map(|parent| Deltas::new(parent, &luck));
@@ -405,7 +483,8 @@ impl<'a> Capture<'a> {
             move |chunk: &Chunk, queued| worker.work(chunk, governor.setting(queued))
         };
         let leaf = block_size.bytes() * u64::from(NODE_FANOUT);
-        let shared = self.open_parent().filter(|_| reading.is_incremental);
+        let shared = from.before.filter(|_| reading.is_incremental);
+        let shared = shared.map(|before| Parent::new(self.repository.reader(before)));
         let lanes = match shared {
             Some(_) => Lanes { split: size.0, ranges: reading.ranges.clone() },
             None => Lanes::divide(reading.ranges.clone(), size.0, leaf),
@@ -437,7 +516,7 @@ impl<'a> Capture<'a> {
         &self,
         created: &str,
         clock: Instant,
-        assembled: Assembled,
+        assembled: &Assembled,
         reading: &Reading,
     ) -> Manifest {
         let config = self.repository.config();
@@ -461,12 +540,53 @@ impl<'a> Capture<'a> {
             tracker: reading.tracker.to_owned(),
             tracker_doubt: reading.doubt.clone(),
             tracking: reading.evidence.clone(),
+            live: None,
             source: as_json(self.disk.info()),
             layout: as_json(&self.layout),
             allocation: self.allocation(reading),
-            unreadable: assembled.unreadable,
+            unreadable: assembled.unreadable.clone(),
             cost,
         }
+    }
+}
+
+/// Where blocks are read, and what holds all others.
+#[derive(Clone, Copy)]
+struct From<'a> {
+    source: &'a dyn ChunkSource,
+    before: Option<&'a Image>,
+}
+
+/// A capture that goes on in rounds: each is an image that starts from the one before, and of
+/// which only the last is published.
+struct Copying<'a, 'b> {
+    capture: &'a Capture<'b>,
+    tracker: &'a mut dyn ChangeTracker,
+    before: Image,
+    index: &'a Arc<Index>,
+    observer: &'a dyn Observer,
+}
+
+impl Rounds for Copying<'_, '_> {
+    fn changes(&mut self) -> Result<std::result::Result<Vec<ByteRange>, String>> {
+        let findings = self.tracker.checkpoint(None)?;
+        self.before.manifest.tracking = Some(findings.evidence.clone());
+        Ok(live::recent(&self.before, findings))
+    }
+
+    fn copy(&mut self, source: &dyn ChunkSource, ranges: Vec<ByteRange>) -> Result<()> {
+        let Self { capture, before, index, observer, .. } = self;
+        let reading = Reading { ranges, is_incremental: true, ..Reading::all(Vec::new()) };
+        let mut writer = capture.writer(index, Some(before))?;
+        let from = From { source, before: Some(before) };
+        let assembled = capture.read(from, &reading, index, &mut writer, *observer)?;
+        writer.end()?;
+        let earlier = &before.manifest;
+        let manifest = capture.manifest(&earlier.created, Instant::now(), &assembled, &reading);
+        let cost = earlier.cost.and(&manifest.cost);
+        let (tracking, allocation) = (earlier.tracking.clone(), earlier.allocation.clone());
+        self.before.manifest = Manifest { cost, tracking, allocation, ..manifest };
+        Ok(())
     }
 }
 
@@ -500,13 +620,20 @@ fn as_json(part: &impl serde::Serialize) -> serde_json::Value {
     serde_json::to_value(part).expect("descriptions of disks are plain JSON")
 }
 
-/// Warns of what uses the disk, and says whether something does.
-fn warn_of_uses(source: &Path, observer: &dyn Observer) -> bool {
-    let uses = mounts::uses_of(source).unwrap_or_default();
-    if let Some(first) = uses.first() {
+/// What there is to make an image of a disk in use one instant. Warns where there is nothing.
+fn no_instant(
+    live: std::result::Result<Option<Live>, String>,
+    uses: &[String],
+    observer: &dyn Observer,
+) -> Option<Live> {
+    let (live, why) = match live {
+        Ok(live) => (live, String::new()),
+        Err(error) => (None, format!(" ({error})")),
+    };
+    if let (Some(first), None) = (uses.first(), &live) {
         let message =
-            format!("{first}: what is written meanwhile may be half in the image, half not");
+            format!("{first}: what is written meanwhile may be half in the image, half not{why}");
         observer.event(&Event::Warning { message: &message });
     }
-    !uses.is_empty()
+    live
 }
