@@ -54,6 +54,10 @@ pub const CACHED_FS_BLOCKS: usize = 1024;
 pub const MAX_FOLDER_BLOCKS: u64 = 1 << 20;
 /// Bytes of one extended attribute's value at most: Linux's own limit.
 pub const MAX_XATTR_SIZE: usize = 64 * 1024;
+/// Blocks and bytes of one file's extended attributes at most. Linux lists 64 KiB of names.
+pub const MAX_XATTR_BLOCKS: usize = 65_536;
+/// See [`MAX_XATTR_BLOCKS`].
+pub const MAX_XATTR_BYTES: usize = 64 * 1024 * 1024;
 /// Blocks of one filesystem journal at most: what mke2fs makes at most.
 pub const MAX_JOURNAL_BLOCKS: u64 = 10_240_000;
 /// Bitmaps and tables that one filesystem's free space is computed with at most: those of a
