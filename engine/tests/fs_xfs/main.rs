@@ -11,7 +11,11 @@ mod common_fill;
 #[allow(dead_code)]
 mod truth;
 
+mod damage;
 mod fill;
 mod fixture;
+mod folders;
+mod free;
+mod log;
 mod variants;
 mod version4;

@@ -41,7 +41,7 @@ fn any_sector_and_inode_size() {
 fn any_features() {
     check(300 * MIB, &["-m", "rmapbt=1,reflink=1,inobtcount=1,bigtime=1", "-i", "nrext64=1"]);
     check(300 * MIB, &["-m", "finobt=0,reflink=0,bigtime=0,inobtcount=0", "-i", "sparse=0"]);
-    check(300 * MIB, &["-i", "sparse=1,nrext64=0", "-b", "size=1024", "-d", "agcount=8"]);
+    check(299 * MIB, &["-i", "sparse=1,nrext64=0", "-b", "size=1024", "-d", "agcount=8"]);
 }
 
 /// The bits `exchrange` and `parent`, which newer tools set by themselves.

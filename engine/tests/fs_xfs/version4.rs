@@ -140,7 +140,7 @@ fn version_4_has_attributes_in_every_place() {
     // In the inode, in a leaf, in many; the last with a value in blocks of its own.
     for count in [2, 30, 400] {
         for number in 0..count {
-            let (name, size) = (format!("attribute-{count}-{number}"), number % 60);
+            let (name, size) = (format!("attribute-{count}-{number}"), 1 + number % 60);
             xfs_db(&fixture.image(), true, &[&inode, &format!("attr_set -u -v {size} {name}")]);
             known.insert(format!("user.{name}").into_bytes(), vec![b'v'; size]);
             if count == 400 && number > 200 {

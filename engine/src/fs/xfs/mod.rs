@@ -24,6 +24,7 @@ mod geometry;
 mod hash;
 mod index;
 mod inode;
+mod log;
 mod map;
 mod open;
 mod shortform;

@@ -143,6 +143,14 @@ fn read(volume: &Arc<dyn ReadAt>, offset: u64, length: usize) -> Result<Option<V
 /// Opens what `sound` describes, with its log replayed.
 fn assemble(volume: &Arc<dyn ReadAt>, sound: Sound) -> Result<Xfs> {
     let xfs = unreplayed(volume, &sound);
+    let Some(replay) = xfs.replay(volume)? else { return Ok(xfs) };
+    // The superblock is in the log too, and newer there, or sound at last.
+    let newer = Sound::read(&replay.volume, 0).ok().flatten();
+    let mut xfs = unreplayed(&replay.volume, newer.as_ref().unwrap_or(&sound));
+    xfs.info.notes.extend(replay.notes);
+    xfs.doubt = xfs.doubt.or(replay.doubt);
+    xfs.is_clean = false;
+    xfs.unfinished = replay.unfinished;
     Ok(xfs)
 }
 
