@@ -70,9 +70,10 @@ fn what_belongs_to_another_is_not_believed() {
         }
     });
     let mut bytes = fs::read(fixture.image()).expect("read");
-    let blocks = bytes.chunks(1024).enumerate().filter(|(_, block)| block.starts_with(b"XDB3"));
+    let is_entries = |block: &[u8]| block.starts_with(b"XDB3") || block.starts_with(b"XDD3");
+    let blocks = bytes.chunks(1024).enumerate().filter(|(_, block)| is_entries(block));
     let blocks: Vec<usize> = blocks.map(|(number, _)| number * 1024).collect();
-    assert!(blocks.len() >= 4, "{} blocks of folders", blocks.len());
+    assert!(blocks.len() >= 2, "{} blocks of folders", blocks.len());
     // A sound block in the place of another.
     let (from, to) = (blocks[0], blocks[1]);
     bytes.copy_within(from..from + 1024, to);

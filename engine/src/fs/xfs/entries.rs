@@ -143,7 +143,7 @@ impl Xfs {
             if be16(&block.bytes, at) == Some(GAP) {
                 let length = be16(&block.bytes, at.saturating_add(2)).map_or(0, usize::from);
                 let end = at.saturating_add(length);
-                if length == 0 || length % 8 != 0 || end > block.end {
+                if length == 0 || !length.is_multiple_of(8) || end > block.end {
                     let place = format!("{}: gap at byte {at}", block.block);
                     return visit(Err(Error::corrupt(place, "a valid length", length)));
                 }

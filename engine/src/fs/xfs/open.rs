@@ -70,7 +70,7 @@ pub(in crate::fs) fn open(volume: &Arc<dyn ReadAt>) -> Result<Option<Box<dyn Fil
         let context = "an XFS that mkfs.xfs did not finish";
         return Err(Error::new(ErrorKind::Unsupported, context));
     }
-    Ok(Some(Box::new(assemble(volume, sound)?)))
+    Ok(Some(Box::new(assemble(volume, &sound)?)))
 }
 
 /// As [`open`], where the first superblock is gone altogether.
@@ -81,7 +81,7 @@ pub(in crate::fs) fn open_by_backup(
     volume: &Arc<dyn ReadAt>,
 ) -> Result<Option<Box<dyn Filesystem>>> {
     match find_backup(volume, &[])? {
-        Some(sound) => Ok(Some(Box::new(assemble(volume, sound)?))),
+        Some(sound) => Ok(Some(Box::new(assemble(volume, &sound)?))),
         None => Ok(None),
     }
 }
@@ -141,12 +141,12 @@ fn read(volume: &Arc<dyn ReadAt>, offset: u64, length: usize) -> Result<Option<V
 }
 
 /// Opens what `sound` describes, with its log replayed.
-fn assemble(volume: &Arc<dyn ReadAt>, sound: Sound) -> Result<Xfs> {
-    let xfs = unreplayed(volume, &sound);
+fn assemble(volume: &Arc<dyn ReadAt>, sound: &Sound) -> Result<Xfs> {
+    let xfs = unreplayed(volume, sound);
     let Some(replay) = xfs.replay(volume)? else { return Ok(xfs) };
     // The superblock is in the log too, and newer there, or sound at last.
     let newer = Sound::read(&replay.volume, 0).ok().flatten();
-    let mut xfs = unreplayed(&replay.volume, newer.as_ref().unwrap_or(&sound));
+    let mut xfs = unreplayed(&replay.volume, newer.as_ref().unwrap_or(sound));
     xfs.info.notes.extend(replay.notes);
     xfs.doubt = xfs.doubt.or(replay.doubt);
     xfs.is_clean = false;

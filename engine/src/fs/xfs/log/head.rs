@@ -22,6 +22,8 @@ pub(super) struct Dirty {
     pub tail: u64,
     /// The block after the last record.
     pub head: u64,
+    /// Whether records after it were left out, as if in flight, because they are damaged.
+    pub is_torn: bool,
 }
 
 /// The part of the log that is to be replayed; `None` if the filesystem was unmounted.
@@ -43,14 +45,15 @@ pub(super) fn find(ring: &Ring) -> Result<Option<Dirty>> {
         head = last.at;
         last = record_before(ring, head)?;
     }
-    if let Some(torn) = first_torn(ring, last)? {
+    let torn = first_torn(ring, last)?;
+    if let Some(torn) = torn {
         head = torn;
         last = record_before(ring, head)?;
     }
     if is_unmount(ring, &last)? {
         return Ok(None);
     }
-    Ok(Some(Dirty { tail: last.h_tail_lsn.block(), head }))
+    Ok(Some(Dirty { tail: last.h_tail_lsn.block(), head, is_torn: torn.is_some() }))
 }
 
 /// Where the newest turn ends, as far as the blocks themselves say.
@@ -111,7 +114,7 @@ fn first_torn(ring: &Ring, last: Record) -> Result<Option<u64>> {
             _ => break,
         }
     }
-    let torn = records.iter().rev().find(|record| ring.content(record).is_err());
+    let torn = records.iter().rev().find(|record| ring.content(record, true).is_err());
     Ok(torn.map(|record| record.at))
 }
 
@@ -120,7 +123,7 @@ fn is_unmount(ring: &Ring, record: &Record) -> Result<bool> {
     if record.h_num_logops != 1 {
         return Ok(false);
     }
-    let content = ring.content(record)?;
+    let content = ring.content(record, true)?;
     let is_there = be32(&content, 0).is_some();
     Ok(is_there && u8_at(&content, 9).is_some_and(|flags| flags & UNMOUNT != 0))
 }

@@ -113,6 +113,10 @@ impl Xfs {
             let note = format!("The log is damaged; what comes after is not replayed: {error}");
             add(note, "the log is damaged");
         }
+        if dirty.is_torn {
+            let note = "The log's last records are damaged, and taken for not written.";
+            add(note.to_owned(), "the end of the log is damaged");
+        }
         if !replayer.damaged.is_empty() {
             let count = replayer.damaged.len();
             let note = format!("{count} pieces of metadata that the log changes are damaged.");

@@ -145,7 +145,7 @@ impl Ring {
         let checks = [
             ("h_version", matches!(version, 1 | 2)),
             ("h_len", sizes && record.blocks() <= self.blocks),
-            ("h_lsn", record.h_lsn.block() == at && record.h_lsn.0 >> 32 == field(0x4).into()),
+            ("h_lsn", record.h_lsn.block() == at && record.h_lsn.0 >> 32 == u64::from(field(0x4))),
             ("h_tail_lsn", record.h_tail_lsn.block() < self.blocks),
             ("h_fmt, of a little-endian Linux,", field(0x12c) == FORMAT_LINUX_LE),
             ("h_fs_uuid", array(&header, 0x130) == Some(self.uuid)),
@@ -160,16 +160,17 @@ impl Ring {
     }
 
     /// The content of `record`, its checksum verified, with the first words of its blocks, where
-    /// the turn is written instead, put back.
+    /// the turn is written instead, put back. It `may_lack` a checksum if it is of mkfs.xfs.
     ///
     /// # Errors
     /// `Corrupt` if the checksum is wrong; the volume's own.
-    pub(super) fn content(&self, record: &Record) -> Result<Vec<u8>> {
+    pub(super) fn content(&self, record: &Record, may_lack: bool) -> Result<Vec<u8>> {
         let whole = self.read(record.at, record.blocks())?;
         let split = index(record.headers).saturating_mul(BLOCK);
         let (headers, content) = whole.split_at_checked(split).unwrap_or((&whole, &[]));
         let content = content.get(..index(record.h_len)).unwrap_or(content);
-        if self.has_checksums && !checksum_is_right(headers, content) {
+        let lacks = may_lack && le32(headers, CRC_AT) == Some(0);
+        if self.has_checksums && !lacks && !checksum_is_right(headers, content) {
             let place = format!("record at block {}", record.at);
             return Err(Error::corrupt(place, "its checksum", "another"));
         }

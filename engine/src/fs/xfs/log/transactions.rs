@@ -74,7 +74,7 @@ pub(super) fn each(ring: &Ring, dirty: Dirty, commit: Commit<'_>) -> Result<Opti
             Some(record) if record.blocks() <= left => Ok(record),
             _ => Err(Error::corrupt(format!("block {at} of the log"), "a record", "none")),
         });
-        let content = record.and_then(|record| Ok((record, ring.content(&record)?)));
+        let content = record.and_then(|record| Ok((record, ring.content(&record, false)?)));
         let (record, content) = match content {
             Ok(both) => both,
             Err(error) => return Ok(Some(error)),
