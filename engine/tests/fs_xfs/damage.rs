@@ -14,6 +14,7 @@ use crate::fill;
 use crate::fixture::{Fixture, MIB, open_bytes};
 use crate::need_mounts;
 use crate::truth;
+use crate::variants::crc32c;
 
 /// One walk of a small image must end within this, however slow the machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -89,6 +90,42 @@ fn what_belongs_to_another_is_not_believed() {
     }
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert_eq!(errors[0].kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_damaged_index_costs_no_name() {
+    need_mounts!();
+    let fixture = Fixture::make(64 * MIB, &["-b", "size=1024"]);
+    let truth = fixture.fill(|root| fill::names(&fill::folder(root, "many"), 900));
+    let mut bytes = fs::read(fixture.image()).expect("read");
+    let mut damaged = 0;
+    for block in bytes.chunks_mut(1024) {
+        if matches!(block[8..10], [0x3d, 0xff] | [0x3d, 0xf1] | [0x3e, 0xbe])
+            && block[16..18] == [0; 2]
+        {
+            block[100] ^= 0x10;
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 2, "{damaged} blocks of an index");
+    let filesystem = open_bytes(bytes).expect("opened");
+    truth::assert_same("no index", &truth::of_engine(filesystem.as_ref()), &truth);
+}
+
+#[test]
+fn what_is_on_the_realtime_device_is_refused_by_name() {
+    need_mounts!();
+    let fixture = Fixture::make(64 * MIB, &[]);
+    fixture.fill(|root| fs::write(root.join("file"), "content").expect("written"));
+    let filesystem = crate::fixture::open(&fixture.image()).expect("opened");
+    let file = filesystem.lookup(filesystem.root(), b"file").expect("searched").expect("found");
+    let inode = format!("inode {}", file.number);
+    crate::fixture::xfs_db(&fixture.image(), true, &[&inode, "write -d core.realtime 1"]);
+    let filesystem = crate::fixture::open(&fixture.image()).expect("opened");
+    let error = filesystem.open(file).err().expect("refused");
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("realtime"), "{error}");
+    assert_eq!(filesystem.metadata(file).expect("read").size, 7);
 }
 
 /// Does everything there is to do with every file that can be reached; counts the errors.
@@ -199,6 +236,46 @@ fn flipped_bytes_of_a_dirty_log_cause_no_panic_and_no_endless_walk() {
     }
     let good = fs::read(fixture.image()).expect("read");
     flip("dirty", &good, good.len());
+    // Records with wrong checksums are not even looked at, so these get right ones.
+    let records: Vec<usize> =
+        (0..good.len()).step_by(512).filter(|at| is_record(&good, *at)).collect();
+    let mut random = Random::new(5);
+    let rounds = if is_long() { 5000 } else { 120 };
+    for round in 0..rounds {
+        let mut bytes = good.clone();
+        for _ in 0..=round % 5 {
+            let at = records[usize::try_from(random.next_u64()).expect("64 bits") % records.len()];
+            let length = 512 + be32(&good, at + 0xc);
+            let place = at + usize::try_from(random.next_u64()).expect("64 bits") % length;
+            bytes[place] ^= 1 << (random.next_u64() % 8);
+            seal(&mut bytes, at);
+        }
+        let start = Instant::now();
+        let _ = open_bytes(bytes).map(|filesystem| use_everything(filesystem.as_ref()));
+        assert!(start.elapsed() < PATIENCE, "sealed round {round}");
+    }
+}
+
+fn be32(bytes: &[u8], at: usize) -> usize {
+    let field = bytes[at..at + 4].try_into().expect("four bytes");
+    usize::try_from(u32::from_be_bytes(field)).expect("it fits")
+}
+
+/// Whether a record of the log, with one block of header, starts at `at`.
+fn is_record(bytes: &[u8], at: usize) -> bool {
+    bytes[at..].starts_with(&[0xfe, 0xed, 0xba, 0xbe])
+        && be32(bytes, at + 0x140) <= 32768
+        && at + 512 + be32(bytes, at + 0xc) <= bytes.len()
+}
+
+/// Gives the record at `at` a right checksum, if there is one still.
+fn seal(bytes: &mut [u8], at: usize) {
+    if is_record(bytes, at) {
+        bytes[at + 0x20..at + 0x24].fill(0);
+        let content = at + 512..at + 512 + be32(bytes, at + 0xc);
+        let sum = crc32c(&[&bytes[at..at + 328], &bytes[content]].concat());
+        bytes[at + 0x20..at + 0x24].copy_from_slice(&sum.to_le_bytes());
+    }
 }
 
 #[test]

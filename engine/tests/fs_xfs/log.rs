@@ -2,12 +2,14 @@
 
 use std::fs::{self, File};
 use std::ops::ControlFlow;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 
-use imgx_fixtures::pattern::incompressible;
+use imgx_fixtures::pattern::{Random, incompressible};
 use imgx_fixtures::tool;
 use nix::unistd::syncfs;
 
+use crate::common::is_long;
 use crate::fill;
 use crate::fixture::{Fixture, MIB, of_mount, open};
 use crate::need_mounts;
@@ -109,6 +111,81 @@ fn a_log_that_went_round_is_found_its_end_in() {
             cut(root, false);
         });
         assert_reads_as_replayed(&format!("round {round}"), &fixture);
+    }
+}
+
+/// Whatever comes to mind, over and over, and cut anywhere.
+#[test]
+fn a_log_of_all_sorts_reads_as_the_kernel_replays_it() {
+    need_mounts!();
+    let rounds = if is_long() { 60 } else { 3 };
+    for round in 0..rounds {
+        let arguments: &[&str] = match round % 3 {
+            0 => &["-b", "size=1024", "-m", "rmapbt=1"],
+            1 => &["-n", "size=16384", "-i", "nrext64=1"],
+            _ => &["-b", "size=2048", "-i", "size=1024", "-m", "reflink=0"],
+        };
+        let fixture = crashed(128 * MIB, arguments, "noatime", |root| {
+            let mut random = Random::new(round);
+            let turns = 300 + random.next_u64() % 1500;
+            for _ in 0..turns {
+                anything(root, &mut random);
+            }
+            cut(root, round % 2 == 0);
+        });
+        let expected = of_mount(fixture.mount(&fixture.path().join("copy"), "noatime").root());
+        let filesystem = open(&fixture.image()).expect("opened");
+        let context = format!("round {round}: {:?}", filesystem.info().notes);
+        println!("{context}, {} files", expected.len());
+        if !expected.is_empty() {
+            fixture.assert_reads_as(&context, &expected);
+        }
+    }
+}
+
+/// One of many things to do to one of a few files.
+fn anything(root: &Path, random: &mut Random) {
+    let mut pick = |most: u64| random.next_u64() % most;
+    let folder = root.join(format!("folder-{}", pick(4)));
+    // What cannot be done is not done.
+    let _ = fs::create_dir(&folder);
+    let path = folder.join(format!("{}-{}", "n".repeat(pick(60) as usize % 7 * 20), pick(60)));
+    let other = root.join(format!("folder-{}/{}", pick(4), pick(100)));
+    let scale = pick(14);
+    let size = pick(8 << scale) as usize;
+    let place = pick(1 << 18);
+    match pick(14) {
+        0..3 => drop(fs::write(&path, incompressible(place, size))),
+        3 | 4 => {
+            if let Ok(file) = File::options().create(true).append(false).write(true).open(&path) {
+                let _ = file.write_all_at(&incompressible(place, size), place);
+            }
+        }
+        5 => drop(fs::remove_file(&path)),
+        6 => drop(fs::rename(&path, &other)),
+        7 => drop(fs::hard_link(&path, &other)),
+        8 => drop(symlink("t".repeat(size % 1000 + 1), &path)),
+        9 => drop(xattr::set(&path, format!("user.{}", pick(40)), &incompressible(1, size % 3000))),
+        10 => drop(xattr::remove(&path, format!("user.{}", pick(40)))),
+        11 => {
+            if let Ok(file) = File::options().write(true).open(&path) {
+                let _ = file.set_len(place);
+            }
+        }
+        12 if pick(12) == 0 => drop(fs::remove_dir_all(&folder)),
+        12 => {
+            if let Ok(file) = File::open(&path) {
+                let _ = file.sync_all();
+            }
+        }
+        _ if pick(10) == 0 => sync(root),
+        _ => fill_with_names(&folder, pick(30)),
+    }
+}
+
+fn fill_with_names(folder: &Path, count: u64) {
+    for number in 0..count {
+        let _ = File::create(folder.join(format!("name-{number}")));
     }
 }
 

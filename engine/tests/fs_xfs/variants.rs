@@ -61,7 +61,7 @@ fn features_of_newer_tools() {
     fixture.assert_reads_as("exchrange, parent", &truth);
 }
 
-fn crc32c(bytes: &[u8]) -> u32 {
+pub fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |sum, byte| {
         (0..8).fold(sum ^ u32::from(*byte), |sum, _| match sum & 1 {
             1 => sum >> 1 ^ 0x82f6_3b78,

@@ -129,6 +129,32 @@ fn version_4_reads_as_its_prototype_says() {
     }
 }
 
+/// Names that are one but for case, in both versions.
+#[test]
+fn names_without_case_are_found_in_any() {
+    need_mounts!();
+    let sources = folder_in_memory();
+    for version in ["crc=0", "crc=1"] {
+        let path = sources.path().join("prototype");
+        let mut text = "/no-boot-block\n0 0\nd--755 0 0\n".to_owned();
+        for number in 0..500 {
+            writeln!(text, "Some-Name-{number} p--600 0 0").expect("written");
+        }
+        fs::write(&path, text + "$\n").expect("written");
+        let path = path.to_str().expect("plain");
+        let arguments = ["-m", version, "-n", "version=ci", "-p", path];
+        let fixture = Fixture::make(300 * MIB, &arguments);
+        let filesystem = crate::fixture::open(&fixture.image()).expect("opened");
+        let find = |name: &str| filesystem.lookup(filesystem.root(), name.as_bytes());
+        for number in 0..500 {
+            let exact = find(&format!("Some-Name-{number}")).expect("searched");
+            assert!(exact.is_some(), "{version}: {number}");
+            assert_eq!(find(&format!("sOME-nAME-{number}")).expect("searched"), exact);
+        }
+        assert_eq!(find("Some-Name-500").expect("searched"), None);
+    }
+}
+
 #[test]
 fn version_4_has_attributes_in_every_place() {
     need_mounts!();

@@ -55,7 +55,7 @@ impl Sound {
 pub(in crate::fs) fn open(volume: &Arc<dyn ReadAt>) -> Result<Option<Box<dyn Filesystem>>> {
     let Some(start) = read(volume, 0, *SECTORS.start())? else { return Ok(None) };
     // A copy of a superblock is no filesystem's start, wherever a partition table has it begin.
-    if !start.starts_with(MAGIC) || group_here(volume, &start)?.is_some_and(|group| group != 0) {
+    if !start.starts_with(MAGIC) || group_here(volume, &start).is_some_and(|group| group != 0) {
         return Ok(None);
     }
     let sound = match Sound::read(volume, 0) {
@@ -87,11 +87,12 @@ pub(in crate::fs) fn open_by_backup(
 }
 
 /// The allocation group whose headers follow the superblock in `start`, if any do.
-fn group_here(volume: &Arc<dyn ReadAt>, start: &[u8]) -> Result<Option<u32>> {
+fn group_here(volume: &Arc<dyn ReadAt>, start: &[u8]) -> Option<u32> {
     let size = Superblock::parse(start).map_or(0, |superblock| superblock.sb_sectsize);
     let size = if SECTORS.contains(&usize::from(size)) { u64::from(size) } else { 512 };
-    let header = read(volume, size, 512)?.unwrap_or_default();
-    Ok(be32(&header, 8).filter(|_| has(&header, 0, b"XAGF")))
+    // Where they cannot be read, the superblock alone has to do.
+    let header = read(volume, size, 512).ok().flatten()?;
+    be32(&header, 8).filter(|_| has(&header, 0, b"XAGF"))
 }
 
 /// A sound copy of the superblock that belongs to what is at the volume's start: copies outlive
@@ -112,7 +113,7 @@ fn find_backup(volume: &Arc<dyn ReadAt>, damaged: &[u8]) -> Result<Option<Sound>
     for place in places.into_iter().filter(|place| *place > 0) {
         let Ok(Some(sound)) = Sound::read(volume, place) else { continue };
         let belongs = sound.geometry.offset(sound.geometry.group_start(GroupNumber(1))) == place;
-        if belongs && is_certain(volume, &sound)? {
+        if belongs && is_certain(volume, &sound) {
             return Ok(Some(sound));
         }
     }
@@ -121,12 +122,12 @@ fn find_backup(volume: &Arc<dyn ReadAt>, damaged: &[u8]) -> Result<Option<Sound>
 
 /// Whether the first allocation group, whose superblock is damaged, is one of the filesystem that
 /// `sound` describes: its header says so, and its root folder is there.
-fn is_certain(volume: &Arc<dyn ReadAt>, sound: &Sound) -> Result<bool> {
+fn is_certain(volume: &Arc<dyn ReadAt>, sound: &Sound) -> bool {
     let size = u64::from(sound.geometry.sector_size);
-    let Some(header) = read(volume, size, index(size))? else { return Ok(false) };
+    let Ok(Some(header)) = read(volume, size, index(size)) else { return false };
     let xfs = unreplayed(volume, sound);
     let is_ours = xfs.check_group_header(&header, GroupNumber(0)).is_ok();
-    Ok(is_ours && xfs.folder(InodeNumber(sound.superblock.sb_rootino)).is_ok())
+    is_ours && xfs.folder(InodeNumber(sound.superblock.sb_rootino)).is_ok()
 }
 
 /// `length` bytes at `offset`; `None` beyond the volume's end.

@@ -104,7 +104,9 @@ impl Xfs {
             "The log was replayed in memory: {count} transactions, {} sectors.",
             replayer.overlay.len()
         )];
-        let mut doubt = None;
+        // Records of version 4 have no checksums, so what was in flight may be among them.
+        let is_v5 = self.superblock.is_v5();
+        let mut doubt = (!is_v5).then(|| "a log without checksums was replayed".to_owned());
         let mut add = |note: String, reason: &str| {
             notes.push(note);
             doubt = doubt.take().or(Some(reason.to_owned()));
@@ -123,7 +125,7 @@ impl Xfs {
             add(note, "metadata is damaged");
         }
         let unknown = self.superblock.sb_features_log_incompat;
-        if !replayer.unknown.is_empty() || self.superblock.is_v5() && unknown & !1 != 0 {
+        if !replayer.unknown.is_empty() || is_v5 && unknown & !1 != 0 {
             let names = features::describe(unknown, &["xattrs"]);
             let kinds = &replayer.unknown;
             let note = format!(
