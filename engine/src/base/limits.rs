@@ -63,6 +63,8 @@ pub const MAX_JOURNAL_BLOCKS: u64 = 10_240_000;
 /// Bytes of one XFS log's transactions that are not yet whole at most: Linux's own limit is a
 /// fourth of it.
 pub const MAX_OPEN_TRANSACTIONS: usize = 256 * 1024 * 1024;
+/// Operations that one XFS log has begun and not ended at most.
+pub const MAX_LOG_INTENTS: usize = 1 << 20;
 /// Bytes of a volume that the replay of one XFS log changes at most.
 pub const MAX_REPLAYED_BYTES: usize = 512 * 1024 * 1024;
 /// Bitmaps and tables that one filesystem's free space is computed with at most: those of a

@@ -11,6 +11,7 @@
 mod buffer;
 mod head;
 mod inode;
+mod intents;
 mod kinds;
 mod overlay;
 mod replay;
@@ -99,7 +100,8 @@ impl Xfs {
             count = count.saturating_add(1);
             replayer.commit(lsn, items)
         })?;
-        let begun = replayer.finish();
+        let begun = replayer.intents.len();
+        replayer.unfinished.extend(replayer.intents.files());
         let mut notes = vec![format!(
             "The log was replayed in memory: {count} transactions, {} sectors.",
             replayer.overlay.len()

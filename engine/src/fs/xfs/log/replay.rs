@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::geometry::Geometry;
 use super::super::units::InodeNumber;
 use super::buffer::{Buffer, Format};
+use super::intents::Intents;
 use super::overlay::Overlay;
 use super::ring::Lsn;
 use super::transactions::Item;
-use crate::base::fields::{le32, le64};
-use crate::base::{Error, Result};
+use crate::base::Result;
 
 /// Sorts of items.
 mod kinds {
@@ -21,20 +21,7 @@ mod kinds {
     pub(super) const DQUOT: u16 = 0x123d;
     pub(super) const QUOTA_OFF: u16 = 0x123e;
     pub(super) const NEW_INODES: u16 = 0x123f;
-    /// `BUI`: blocks to be mapped into a file, or out of it.
-    pub(super) const MAP: u16 = 0x1244;
-    /// `ATTRI`: an attribute to be set or removed.
-    pub(super) const ATTRIBUTE: u16 = 0x1246;
-    /// `XMI`: two files whose blocks are to be exchanged.
-    pub(super) const EXCHANGE: u16 = 0x1248;
-    /// What was begun (`EFI`, `RUI`, `CUI` and the three above, and those of realtime devices),
-    /// each followed by the number of what says that it was done.
-    pub(super) const BEGUN: [u16; 9] =
-        [0x1236, 0x1240, 0x1242, MAP, ATTRIBUTE, EXCHANGE, 0x124a, 0x124c, 0x124e];
 }
-
-/// Things begun that are kept in mind at most: they fit a log's reservation many times.
-const MAX_BEGUN: usize = 1 << 20;
 
 /// Buffers of which what was logged is void, and how often that is said.
 #[derive(Debug, Default)]
@@ -90,8 +77,7 @@ pub(super) struct Replayer<'a> {
     pub cancelled: Cancelled,
     /// Sectors where metadata was damaged before, and stays so.
     pub damaged: BTreeSet<u64>,
-    /// What was begun and not yet done: its sort and number, and the files that it is about.
-    begun: BTreeMap<(u16, u64), Vec<u64>>,
+    pub intents: Intents,
     /// Files of which the log has more to do than a reader can, and what.
     pub unfinished: BTreeMap<InodeNumber, String>,
     /// Items of sorts that are not known.
@@ -108,7 +94,7 @@ impl<'a> Replayer<'a> {
             overlay,
             cancelled,
             damaged: BTreeSet::new(),
-            begun: BTreeMap::new(),
+            intents: Intents::default(),
             unfinished: BTreeMap::new(),
             unknown: BTreeSet::new(),
         }
@@ -131,11 +117,7 @@ impl<'a> Replayer<'a> {
                 kinds::NEW_INODES => self.new_inodes(item)?,
                 // A reader needs no quotas.
                 kinds::DQUOT | kinds::QUOTA_OFF => {}
-                kind if kinds::BEGUN.contains(&kind) => self.begin(kind, item.format())?,
-                kind if kinds::BEGUN.contains(&kind.saturating_sub(1)) => {
-                    let number = le64(item.format(), 8).unwrap_or_default();
-                    self.begun.remove(&(kind.saturating_sub(1), number));
-                }
+                kind if self.intents.note(kind, item.format())? => {}
                 kind => {
                     self.unknown.insert(kind);
                 }
@@ -144,45 +126,9 @@ impl<'a> Replayer<'a> {
         Ok(())
     }
 
-    fn begin(&mut self, kind: u16, format: &[u8]) -> Result<()> {
-        let field = |at| le64(format, at).unwrap_or_default();
-        let files = match kind {
-            // `bui_nextents` of 32 bytes each, which start with the file.
-            kinds::MAP => {
-                let count = usize::try_from(le32(format, 4).unwrap_or_default()).unwrap_or(0);
-                let extents = format.get(16..).unwrap_or_default().chunks_exact(32).take(count);
-                extents.filter_map(|extent| le64(extent, 0)).collect()
-            }
-            kinds::ATTRIBUTE => vec![field(16)],
-            kinds::EXCHANGE => vec![field(16), field(24)],
-            _ => Vec::new(),
-        };
-        self.begun.insert((kind, field(8)), files);
-        if self.begun.len() > MAX_BEGUN {
-            return Err(Error::corrupt("log", "an end of what was begun", "none"));
-        }
-        Ok(())
-    }
-
     /// A tree of extents was given to inode `number`: the log does not say so of its blocks.
     pub(super) fn note_owner_change(&mut self, number: u64) {
         let what = "its extents were another file's, and the log does not say which".to_owned();
         self.unfinished.insert(InodeNumber(number), what);
-    }
-
-    /// What is left undone, once all is replayed: how much, with the files that show it.
-    pub(super) fn finish(&mut self) -> usize {
-        let begun = std::mem::take(&mut self.begun);
-        for ((kind, _), files) in &begun {
-            let what = match *kind {
-                kinds::ATTRIBUTE => "the log has an attribute to set, which was not replayed",
-                kinds::EXCHANGE => "the log has blocks to exchange, which was not replayed",
-                _ => "the log has blocks to map, which was not replayed",
-            };
-            for file in files {
-                self.unfinished.insert(InodeNumber(*file), what.to_owned());
-            }
-        }
-        begun.len()
     }
 }
