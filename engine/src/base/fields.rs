@@ -30,6 +30,12 @@ pub fn le64(bytes: &[u8], at: usize) -> Option<u64> {
     array(bytes, at).map(u64::from_le_bytes)
 }
 
+/// The big-endian 16-bit field at `at`.
+#[must_use]
+pub fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    array(bytes, at).map(u16::from_be_bytes)
+}
+
 /// The big-endian 32-bit field at `at`.
 #[must_use]
 pub fn be32(bytes: &[u8], at: usize) -> Option<u32> {

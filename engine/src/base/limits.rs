@@ -54,10 +54,21 @@ pub const CACHED_FS_BLOCKS: usize = 1024;
 pub const MAX_FOLDER_BLOCKS: u64 = 1 << 20;
 /// Bytes of one extended attribute's value at most: Linux's own limit.
 pub const MAX_XATTR_SIZE: usize = 64 * 1024;
+/// Blocks and bytes of one file's extended attributes at most. Linux lists 64 KiB of names.
+pub const MAX_XATTR_BLOCKS: usize = 65_536;
+/// See [`MAX_XATTR_BLOCKS`].
+pub const MAX_XATTR_BYTES: usize = 64 * 1024 * 1024;
 /// Blocks of one filesystem journal at most: what mke2fs makes at most.
 pub const MAX_JOURNAL_BLOCKS: u64 = 10_240_000;
 /// Bytes of one journal's pending fast commits at most; 16 MiB are usual with the largest journals.
 pub const MAX_FAST_COMMIT_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of one XFS log's transactions that are not yet whole at most: Linux's own limit is a
+/// fourth of it.
+pub const MAX_OPEN_TRANSACTIONS: usize = 256 * 1024 * 1024;
+/// Operations that one XFS log has begun and not ended at most.
+pub const MAX_LOG_INTENTS: usize = 1 << 20;
+/// Bytes of a volume that the replay of one XFS log changes at most.
+pub const MAX_REPLAYED_BYTES: usize = 512 * 1024 * 1024;
 /// Bitmaps and tables that one filesystem's free space is computed with at most: those of a
 /// million block groups.
 pub const MAX_METADATA_RANGES: usize = 3 << 20;

@@ -20,6 +20,7 @@ mod ext;
 mod fat;
 mod metadata;
 mod open;
+mod xfs;
 
 use std::ops::ControlFlow;
 

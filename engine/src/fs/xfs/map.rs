@@ -1,0 +1,240 @@
+//! Where a fork's blocks are: extents in the inode, or a tree of them.
+//!
+//! The kernel's `fs/xfs/libxfs/xfs_bmap_btree.h` and `xfs_format.h` (`struct xfs_bmbt_rec`).
+
+use std::sync::Arc;
+
+use super::Xfs;
+use super::btree::{self, Node};
+use super::inode::{Fork, Form, Inode};
+use super::units::{BlockNumber, FileBlock, InodeNumber, index};
+use crate::base::fields::{be16, be64, slice};
+use crate::base::{Error, Result};
+
+/// Parts that are joined to one run at most, so that no map makes one read take for ever.
+const MAX_PARTS: u32 = 1024;
+/// Bytes of an extent.
+const EXTENT_SIZE: usize = 16;
+/// File blocks that can be counted: `br_startoff` has 54 bits.
+const END: u64 = 1 << 54;
+/// Levels of a tree below the inode at most: more than 2^54 blocks of any size need.
+const MAX_LEVELS: u16 = 12;
+/// Bytes before the keys of a tree's root.
+const ROOT_HEADER: usize = 4;
+
+/// Where a run of blocks is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RunPlace {
+    /// From this block on.
+    At(BlockNumber),
+    /// Reserved, never written.
+    Unwritten,
+    /// Nowhere.
+    Hole,
+}
+
+/// Blocks of a file that follow one another in one place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    pub first: FileBlock,
+    /// Never zero.
+    pub count: u64,
+    pub place: RunPlace,
+}
+
+impl Run {
+    /// The file block after the last.
+    pub(super) fn end(&self) -> u64 {
+        self.first.0.saturating_add(self.count)
+    }
+
+    /// What of it is at `block`, which it holds, and after it.
+    pub(super) fn from(&self, block: FileBlock) -> Self {
+        let before = block.0.saturating_sub(self.first.0);
+        let place = match self.place {
+            RunPlace::At(first) => RunPlace::At(BlockNumber(first.0.saturating_add(before))),
+            other => other,
+        };
+        Self { first: block, count: self.count.saturating_sub(before), place }
+    }
+
+    /// Whether `next`, which comes after it in the file, comes after it in place too.
+    fn continues_in(&self, next: &Run) -> bool {
+        match (self.place, next.place) {
+            (RunPlace::At(first), RunPlace::At(second)) => {
+                first.0.checked_add(self.count) == Some(second.0)
+            }
+            (one, other) => one == other,
+        }
+    }
+}
+
+/// The map of a fork, with the leaf that was used last.
+pub(super) struct Map {
+    owner: InodeNumber,
+    /// Levels of the tree; zero where the inode has the extents themselves.
+    levels: u16,
+    /// The fork's bytes, if there is a tree.
+    root: Vec<u8>,
+    leaf: Option<Leaf>,
+}
+
+/// Extents of one block, or of the inode.
+struct Leaf {
+    bytes: Arc<[u8]>,
+    /// Where the first is.
+    start: usize,
+    count: usize,
+    /// The file blocks that it tells of.
+    low: u64,
+    end: u64,
+}
+
+impl Map {
+    /// The map that `fork` of `inode` holds.
+    ///
+    /// # Errors
+    /// `Corrupt` if it holds none.
+    pub(super) fn new(inode: &Inode, fork: &Fork<'_>) -> Result<Self> {
+        let mut map =
+            Self { owner: inode.number, levels: 0, root: fork.bytes.to_vec(), leaf: None };
+        match fork.form {
+            Form::Extents => {
+                let count = index(fork.extents);
+                let extents = slice(fork.bytes, 0, count.saturating_mul(EXTENT_SIZE));
+                let Some(extents) = extents else {
+                    let found = format!("{count} extents");
+                    return Err(inode.corrupt("no more extents than there is room for", found));
+                };
+                map.leaf = Some(Leaf { bytes: extents.into(), start: 0, count, low: 0, end: END });
+            }
+            Form::Btree => {
+                map.levels = be16(fork.bytes, 0).unwrap_or_default();
+                if map.levels == 0 || map.levels > MAX_LEVELS {
+                    return Err(inode.corrupt("a tree of extents", format!("level {}", map.levels)));
+                }
+            }
+            form => return Err(inode.corrupt("a map of blocks", format!("{form:?}"))),
+        }
+        Ok(map)
+    }
+}
+
+impl Xfs {
+    /// The run that `block` of the fork starts, up to the file block `end` at the most, however
+    /// many extents tell of it.
+    ///
+    /// # Errors
+    /// `Corrupt` where the map is damaged.
+    pub(super) fn run(&self, map: &mut Map, block: FileBlock, end: u64) -> Result<Run> {
+        let mut run = self.part_of_run(map, block)?;
+        for _ in 0..MAX_PARTS {
+            if run.end() >= end {
+                break;
+            }
+            // Damage further on is for whoever gets there.
+            let Ok(part) = self.part_of_run(map, FileBlock(run.end())) else { break };
+            if !run.continues_in(&part) {
+                break;
+            }
+            run.count = run.count.saturating_add(part.count);
+        }
+        Ok(run)
+    }
+
+    /// What one extent tells of `block` and what follows it.
+    pub(super) fn part_of_run(&self, map: &mut Map, block: FileBlock) -> Result<Run> {
+        if block.0 >= END {
+            let count = u64::MAX.saturating_sub(block.0).max(1);
+            return Ok(Run { first: block, count, place: RunPlace::Hole });
+        }
+        let known = map.leaf.take().filter(|leaf| leaf.low <= block.0 && block.0 < leaf.end);
+        let leaf = match known {
+            Some(leaf) => leaf,
+            None => self.leaf(map, block).map_err(|error| error.within(map.owner))?,
+        };
+        let run = self.run_in(map.leaf.insert(leaf), block);
+        run.map_err(|error| error.within(map.owner))
+    }
+
+    /// Goes down the tree to the leaf that tells of `block`.
+    fn leaf(&self, map: &Map, block: FileBlock) -> Result<Leaf> {
+        let (mut low, mut end) = (0, END);
+        let mut node = Node::root(&map.root, ROOT_HEADER, 8)?;
+        // Each round is a level lower.
+        for level in (0..map.levels).rev() {
+            // Blocks before the first key are a hole, which the first leaf tells of.
+            let place = node.find(block.0).unwrap_or(0);
+            low = node.key(place).filter(|key| *key <= block.0).unwrap_or(low).max(low);
+            end = node.key(place.saturating_add(1)).unwrap_or(end).min(end);
+            let child = node.child(place).ok_or_else(|| {
+                Error::corrupt("tree of extents", "a block below", format!("none at {place}"))
+            })?;
+            let child = self.geometry().block(child, 1)?;
+            let bytes = self.blocks.read(child)?;
+            node = self
+                .long_node(&bytes, child, level, map.owner)
+                .map_err(|error| error.within(child))?;
+        }
+        let (start, count) = (node.start(), node.count());
+        Ok(Leaf { bytes: node.into_bytes(), start, count, low, end })
+    }
+
+    /// A block of a tree of extents, verified.
+    fn long_node(
+        &self,
+        bytes: &Arc<[u8]>,
+        block: BlockNumber,
+        level: u16,
+        owner: InodeNumber,
+    ) -> Result<Node> {
+        let shape = btree::long(self.superblock.is_v5());
+        let node = Node::parse(bytes, &shape, level)?;
+        self.check_stamp(bytes, &super::stamp::LONG_BTREE, block, owner.0)?;
+        Ok(node)
+    }
+
+    /// The run of `leaf` that holds `block`, from there on.
+    fn run_in(&self, leaf: &Leaf, block: FileBlock) -> Result<Run> {
+        let extent = |place: usize| -> Option<(u64, u64)> {
+            let at = place.checked_mul(EXTENT_SIZE)?.checked_add(leaf.start)?;
+            let extent = slice(&leaf.bytes, at, EXTENT_SIZE).filter(|_| place < leaf.count)?;
+            Some((be64(extent, 0)?, be64(extent, 8)?))
+        };
+        // `br_startoff`: 54 bits after the first.
+        let start_of = |place: usize| extent(place).map(|(high, _)| (high & !(1 << 63)) >> 9);
+        let (mut from, mut to) = (0, leaf.count);
+        while from < to {
+            let middle = from.midpoint(to);
+            match start_of(middle) {
+                Some(start) if start <= block.0 => from = middle.saturating_add(1),
+                _ => to = middle,
+            }
+        }
+        let after = start_of(from).unwrap_or(leaf.end).min(leaf.end);
+        let hole =
+            || Run { first: block, count: after.saturating_sub(block.0), place: RunPlace::Hole };
+        let Some((high, low)) = from.checked_sub(1).and_then(extent) else {
+            return Ok(hole());
+        };
+        let first = (high & !(1 << 63)) >> 9;
+        // `br_startblock`: 52 bits; `br_blockcount`: the last 21.
+        let (startblock, count) = ((high & 0x1ff) << 43 | low >> 21, low & 0x1f_ffff);
+        let end = first.saturating_add(count);
+        if count == 0 || end > after {
+            let expected = format!("an extent that ends at or before file block {after}");
+            return Err(Error::corrupt(format!("extent of file block {first}"), expected, end));
+        }
+        if block.0 >= end {
+            return Ok(hole());
+        }
+        let is_unwritten = high >> 63 == 1;
+        if is_unwritten && !self.superblock.has_unwritten() {
+            let place = format!("extent of file block {first}");
+            return Err(Error::corrupt(place, "no flag", "one of an unwritten extent"));
+        }
+        let start = self.geometry().block(startblock, count)?;
+        let place = if is_unwritten { RunPlace::Unwritten } else { RunPlace::At(start) };
+        Ok(Run { first: FileBlock(first), count, place }.from(block))
+    }
+}

@@ -1,0 +1,139 @@
+//! XFS, versions 4 and 5.
+//!
+//! Written from the kernel's documentation (`Documentation/filesystems/xfs`) and its headers of
+//! the format, whose names of fields are used here. [`Superblock`] is what the disk says;
+//! [`Geometry`] is what makes sense of it; [`Xfs`] is the open filesystem, to which each file here
+//! adds one subject: `inode`, `map` with its `btree`, `entries` of folders with their `index`,
+//! `shortform`, `attributes`, `content`, `free`. `log` overlays the volume with what a dirty log
+//! holds, so nothing else knows of it.
+//!
+//! Invariants: everything of version 5 is verified before it is believed, by its checksum and by
+//! whose it says that it is (`stamp`); every chain and tree is bounded by its own size or by the
+//! filesystem's count of blocks; reads stay within the filesystem.
+
+mod acl;
+mod attributes;
+mod blocks;
+mod btree;
+mod content;
+mod entries;
+mod features;
+mod folder;
+mod free;
+mod geometry;
+mod hash;
+mod index;
+mod inode;
+mod log;
+mod map;
+mod open;
+mod shortform;
+mod stamp;
+mod superblock;
+mod units;
+
+pub(super) use open::{open, open_by_backup};
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use super::{
+    DirEntry, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Visit, Xattr,
+};
+use crate::base::{ByteRange, Error, ErrorKind, Result};
+use blocks::Blocks;
+use geometry::Geometry;
+use inode::Inode;
+use superblock::Superblock;
+use units::{BlockNumber, InodeNumber};
+
+/// An open filesystem.
+pub(super) struct Xfs {
+    superblock: Superblock,
+    blocks: Blocks,
+    info: FilesystemInfo,
+    /// Why it is not certain what is free, if it is not.
+    doubt: Option<String>,
+    /// Whether it was unmounted, so that there was nothing to replay.
+    is_clean: bool,
+    /// Files that the log has more to do to than a reader can, and what.
+    unfinished: BTreeMap<InodeNumber, String>,
+}
+
+impl Xfs {
+    fn geometry(&self) -> &Geometry {
+        self.blocks.geometry()
+    }
+
+    /// The log's first block and how many it has, if it is on the volume and within it.
+    fn log_place(&self) -> Option<(BlockNumber, u64)> {
+        let blocks = u64::from(self.superblock.sb_logblocks);
+        let start = Some(self.superblock.sb_logstart).filter(|start| *start != 0)?;
+        Some((self.geometry().block(start, blocks).ok()?, blocks))
+    }
+
+    fn file(&self, file: FileId) -> Result<Inode> {
+        self.inode(number(file)?)
+    }
+}
+
+/// The inode that a file's number stands for.
+fn number(file: FileId) -> Result<InodeNumber> {
+    if file.tree == 0 && file.number > 0 {
+        return Ok(InodeNumber(file.number));
+    }
+    Err(Error::new(ErrorKind::Invalid, format!("{file:?} is no file of XFS")))
+}
+
+impl Filesystem for Xfs {
+    fn info(&self) -> &FilesystemInfo {
+        &self.info
+    }
+
+    fn root(&self) -> FileId {
+        FileId::new(self.superblock.sb_rootino)
+    }
+
+    fn lookup(&self, folder: FileId, name: &[u8]) -> Result<Option<FileId>> {
+        let folder = self.folder(number(folder)?)?;
+        Ok(self.find(&folder, name)?.map(|inode| FileId::new(inode.0)))
+    }
+
+    fn list(&self, folder: FileId, visit: Visit<'_, Result<DirEntry>>) -> Result<()> {
+        let folder = self.folder(number(folder)?)?;
+        self.entries(&folder, &mut |entry| match entry {
+            Ok(entry) if entry.name == b"." || entry.name == b".." => ControlFlow::Continue(()),
+            Ok(entry) => visit(Ok(DirEntry {
+                name: entry.name.to_vec(),
+                file: FileId::new(entry.inode.0),
+                file_type: entry.file_type,
+            })),
+            Err(error) => visit(Err(error)),
+        })
+    }
+
+    fn metadata(&self, file: FileId) -> Result<Metadata> {
+        self.file(file)?.metadata()
+    }
+
+    fn open(&self, file: FileId) -> Result<Box<dyn FileContent + '_>> {
+        let inode = self.file(file)?;
+        if inode.file_type()? != FileType::Regular {
+            let context = format!("{} is no regular file", inode.number);
+            return Err(Error::new(ErrorKind::Invalid, context));
+        }
+        Ok(Box::new(self.content(inode)?))
+    }
+
+    fn link_target(&self, file: FileId) -> Result<Vec<u8>> {
+        self.target(&self.file(file)?)
+    }
+
+    fn xattrs(&self, file: FileId) -> Result<Vec<Xattr>> {
+        self.attributes(&self.file(file)?)
+    }
+
+    fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+        self.free_ranges(visit)
+    }
+}

@@ -1,0 +1,45 @@
+//! The numbers that XFS counts in, each a type, so that none is taken for another.
+
+use std::fmt;
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $word:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub(super) struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($word, " {}"), self.0)
+            }
+        }
+    };
+}
+
+number! {
+    /// A block of the volume, counted from its start. The disk has other numbers, whose upper
+    /// bits are the allocation group; [`Geometry`](super::geometry::Geometry) translates them.
+    BlockNumber(u64), "block"
+}
+number! {
+    /// A block of a file, counted from its start.
+    FileBlock(u64), "file block"
+}
+number! {
+    /// A file of the filesystem: its upper bits are the allocation group.
+    InodeNumber(u64), "inode"
+}
+number! {
+    /// An allocation group.
+    GroupNumber(u32), "allocation group"
+}
+
+/// A number as an index into memory; one that does not fit is beyond any memory.
+pub(super) fn index(number: impl TryInto<usize>) -> usize {
+    number.try_into().unwrap_or(usize::MAX)
+}
+
+/// A length in memory as a number of bytes.
+pub(super) fn bytes(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
