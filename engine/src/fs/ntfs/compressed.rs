@@ -47,7 +47,8 @@ impl<'a> Compressed<'a> {
         let shift = stream.compressed().map_or(0, |(_, shift)| shift);
         let unit_clusters = 1_u64.checked_shl(shift.into()).unwrap_or_default();
         let unit_size = unit_clusters.checked_mul(space.cluster_size);
-        let unit_size = unit_size.filter(|size| shift > 0 && *size <= MAX_COMPRESSION_UNIT);
+        let unit_size =
+            unit_size.filter(|size| shift > 0 && (1..=MAX_COMPRESSION_UNIT).contains(size));
         let unit_size = unit_size.ok_or_else(|| {
             let expected = format!("compression units of up to {MAX_COMPRESSION_UNIT} bytes");
             Error::corrupt("stream", expected, format!("2^{shift} clusters"))

@@ -45,6 +45,8 @@ pub(super) fn apply(record: &mut [u8], magic: &[u8; 4]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, reason = "a test may panic")]
+
     use super::*;
 
     fn record() -> Vec<u8> {

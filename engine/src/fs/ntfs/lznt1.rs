@@ -108,6 +108,8 @@ fn wrong(expected: impl std::fmt::Display, found: impl std::fmt::Display) -> Err
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, reason = "a test may panic")]
+
     use super::*;
 
     /// The example of [MS-XCA], section 3.3.

@@ -161,7 +161,7 @@ impl Decoder<'_> {
         }
         self.unpacked.extend_from_slice(self.bits.bytes(length)?);
         // What follows begins at a word; at the chunk's end nothing may.
-        if length % 2 != 0 && self.unpacked.len() < self.size {
+        if !length.is_multiple_of(2) && self.unpacked.len() < self.size {
             self.bits.bytes(1)?;
         }
         Ok(())
@@ -175,7 +175,7 @@ fn bounds(slot: u32) -> (u32, u32) {
     let extra = (slot / 2).saturating_sub(1);
     match slot {
         0..4 => (slot, 0),
-        _ => ((2 | slot % 2).checked_shl(extra).unwrap_or_default(), extra),
+        _ => ((2 | (slot % 2)).checked_shl(extra).unwrap_or_default(), extra),
     }
 }
 
@@ -243,6 +243,8 @@ fn translate_calls(unpacked: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, reason = "a test may panic")]
+
     use super::*;
 
     #[test]
