@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use imgx_engine::base::ErrorKind;
-use imgx_engine::fs::{FileId, FileType, Filesystem};
+use imgx_engine::fs::{FileId, FileType, Filesystem, Protection};
 use imgx_fixtures::pattern::{Random, text};
 use imgx_fixtures::tool;
 
@@ -79,6 +79,54 @@ fn a_record_of_another_time_is_damage_and_not_another_files_content() {
     let error = filesystem.metadata(file).expect_err("it is another file's");
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.to_string().contains("sequence number"), "{error}");
+}
+
+/// The byte that the attribute of a file's content starts at.
+fn data_attribute(bytes: &[u8], name: &str) -> usize {
+    let filesystem = open_bytes(bytes.to_vec()).expect("opened");
+    let number = find(filesystem.as_ref(), name).number & 0xffff_ffff_ffff;
+    let record = table(bytes) + usize::try_from(number).expect("small") * 1024;
+    let mut at = record + usize::from(bytes[record + 0x14]);
+    while bytes[at] != 0x80 {
+        at += usize::from(bytes[at + 4]);
+    }
+    at
+}
+
+#[test]
+fn encrypted_files_are_named_as_such() {
+    need_ntfs_3g!();
+    let fixture = Fixture::make(24 * MIB, 4096);
+    fixture.fill("", |root| fs::write(root.join("file"), text(1, 10_000)).expect("written"));
+    let mut bytes = fs::read(fixture.image()).expect("read");
+    let attribute = data_attribute(&bytes, "file");
+    bytes[attribute + 0x0d] |= 0x40;
+    let filesystem = open_bytes(bytes).expect("opened");
+    let file = find(filesystem.as_ref(), "file");
+    let metadata = filesystem.metadata(file).expect("described");
+    assert_eq!((metadata.protection, metadata.size), (Protection::Encrypted, 10_000));
+    let error = filesystem.open(file).err().expect("there is no key");
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("EFS"), "{error}");
+}
+
+#[test]
+fn what_was_never_written_reads_as_zeros() {
+    need_ntfs_3g!();
+    let fixture = Fixture::make(24 * MIB, 4096);
+    fixture.fill("", |root| fs::write(root.join("file"), text(1, 10_000)).expect("written"));
+    let mut bytes = fs::read(fixture.image()).expect("read");
+    let attribute = data_attribute(&bytes, "file");
+    // ValidDataLength, of which the rest of a cluster is beyond.
+    bytes[attribute + 0x38..attribute + 0x40].copy_from_slice(&5000_u64.to_le_bytes());
+    fs::write(fixture.image(), &bytes).expect("written");
+    let truth = fixture.truth();
+    let filesystem = fixture.assert_reads_as("5,000 of 10,000 bytes", &truth);
+    let mut content = filesystem.open(find(filesystem.as_ref(), "file")).expect("opened");
+    let mut found = vec![1; 10_000];
+    content.read_at(0, &mut found).expect("read");
+    assert!(found[..5000] == text(1, 10_000)[..5000]);
+    assert!(found[5000..].iter().all(|byte| *byte == 0));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod fixture;
 mod folders;
 mod free;
 mod links;
+mod speed;
 mod streams;
 mod truth;
 mod wof;
