@@ -213,7 +213,8 @@ fn walk(filesystem: &dyn Filesystem, files: &mut BTreeMap<Named, FileId>, wrong:
                     let name = String::from_utf8_lossy(&entry.name);
                     let path = format!("{path}{}{name}", if path.is_empty() { "" } else { "/" });
                     let is_stream = is_ntfs && entry.file.tree != 0;
-                    files.insert((path.clone(), is_stream), entry.file);
+                    let plain = path.strip_suffix(":$DATA").filter(|_| is_stream);
+                    files.insert((plain.unwrap_or(&path).to_owned(), is_stream), entry.file);
                     let kind = filesystem.metadata(entry.file).map(|found| found.file_type);
                     if kind.is_ok_and(|kind| kind == FileType::Directory) {
                         waiting.push((path, entry.file));

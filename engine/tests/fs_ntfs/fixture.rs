@@ -113,7 +113,7 @@ impl Fixture {
 }
 
 /// A mounted volume, unmounted when dropped, after which its file is whole.
-pub struct Mount(PathBuf);
+pub struct Mount(pub PathBuf);
 
 impl Mount {
     pub fn root(&self) -> &Path {

@@ -7,8 +7,9 @@ use std::os::unix::fs::FileExt;
 
 use imgx_engine::fs::{FileType, Filesystem};
 use imgx_fixtures::pattern::text;
+use imgx_fixtures::tool;
 
-use crate::fixture::{Fixture, MIB, noise, open};
+use crate::fixture::{Fixture, MIB, Mount, noise, open};
 use crate::links::find;
 use crate::need_ntfs_3g;
 
@@ -68,6 +69,30 @@ fn streams_are_files_of_their_own() {
             assert_eq!(found, None, "{}", String::from_utf8_lossy(name));
         }
     }
+}
+
+#[test]
+fn a_stream_and_a_file_of_one_name_are_told_apart() {
+    need_ntfs_3g!();
+    let fixture = Fixture::make(16 * MIB, 4096);
+    fixture.fill("", |root| {
+        fs::write(root.join("file"), "content").expect("written");
+        fs::write(root.join("file:name"), "stream").expect("written");
+    });
+    // Without streams, ntfs-3g makes a file of that name.
+    let point = fixture.path().join("mnt");
+    let image = fixture.image();
+    let paths = [image.to_str().expect("plain"), point.to_str().expect("plain")];
+    tool::run("ntfs-3g", &["-o", "streams_interface=none", paths[0], paths[1]]).expect("mounted");
+    let mount = Mount(point);
+    fs::write(mount.root().join("file:name"), "another file").expect("written");
+    drop(mount);
+    let filesystem = open(&fixture.image()).expect("opened");
+    let size = |name| filesystem.metadata(find(filesystem.as_ref(), name)).expect("known").size;
+    assert_eq!((size("file:name"), size("file:name:$DATA")), (12, 6));
+    let found = streams(filesystem.as_ref(), "");
+    assert_eq!(found.get("file:name:$DATA").map(Vec::as_slice), Some(&b"stream"[..]));
+    assert_eq!(found.len(), 1);
 }
 
 #[test]

@@ -145,14 +145,21 @@ impl<'a> Index<'a> {
     /// # Errors
     /// `Corrupt` when it is not found, but parts of the index are damaged.
     pub(super) fn find(&self, name: &[u8], upcase: &UpCase) -> Result<Option<Reference>> {
+        // A damaged tree is no reason not to find what is still there.
+        self.find_by_tree(name, upcase).or_else(|_| self.scan(name, upcase))
+    }
+
+    /// As [`find`](Self::find), but only where the tree leads.
+    ///
+    /// # Errors
+    /// `Corrupt` when the tree is damaged on the way.
+    pub(super) fn find_by_tree(&self, name: &[u8], upcase: &UpCase) -> Result<Option<Reference>> {
         let exact = |other: &[u8]| name::compare(name, other, upcase);
         let folded = |other: &[u8]| name::compare_folded(name, other, upcase);
-        let found = match self.descend(&exact) {
+        match self.descend(&exact) {
             Ok(None) => self.descend(&folded),
             found => found,
-        };
-        // A damaged tree is no reason not to find what is still there.
-        found.or_else(|_| self.scan(name, upcase))
+        }
     }
 
     fn scan(&self, name: &[u8], upcase: &UpCase) -> Result<Option<Reference>> {

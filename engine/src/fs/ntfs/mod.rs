@@ -8,7 +8,8 @@
 //!
 //! A file's number is its whole reference, record and sequence number, so that a name that
 //! was left over is told from the file that has the record since. Its named data streams are files
-//! of their own, `file:stream`, in whose [`FileId::tree`] they are counted from 1. The short names
+//! of their own, in whose [`FileId::tree`] they are counted from 1. They are called `file:stream`,
+//! or `file:stream:$DATA` where a file has that name already. The short names
 //! that files have for DOS are not listed, nor are the filesystem's own files; both can be looked
 //! up.
 //!
@@ -62,6 +63,8 @@ use crate::base::{ByteRange, Error, ErrorKind, Result};
 
 /// The record of the root folder, and how often it was used.
 const ROOT: Reference = Reference(5 | 5 << 48);
+/// Windows' name of a data stream's type, which may stand after its name.
+const DATA_SUFFIX: &[u8] = b":$DATA";
 /// Records below this one are the filesystem's own.
 const FIRST_USER: u64 = 16;
 
@@ -109,11 +112,11 @@ impl Ntfs {
         })
     }
 
-    /// Shows the data streams of the file called `name` to `visit`.
+    /// Shows the data streams of the file called `name` in `folder` to `visit`.
     fn list_streams(
         &self,
-        name: &[u8],
-        file: &File,
+        folder: &Index<'_>,
+        (name, file): (&[u8], &File),
         visit: Visit<'_, Result<DirEntry>>,
     ) -> ControlFlow<()> {
         let streams = match self.streams(file) {
@@ -122,8 +125,15 @@ impl Ntfs {
         };
         for (tree, stream) in (1_u64..).zip(streams) {
             let number = file.reference().0;
+            let mut name = [name, b":", &name::text(&stream)].concat();
+            // Linux may have called a file so.
+            let units = name::from_text(&name);
+            let taken = units.map(|name| folder.find_by_tree(&name, &self.upcase));
+            if !matches!(taken, Some(Ok(None))) {
+                name.extend_from_slice(DATA_SUFFIX);
+            }
             visit(Ok(DirEntry {
-                name: [name, b":", &name::text(&stream)].concat(),
+                name,
                 file: FileId { tree, number },
                 file_type: Some(FileType::Regular),
             }))?;
@@ -131,8 +141,9 @@ impl Ntfs {
         ControlFlow::Continue(())
     }
 
-    /// The stream that is called `file:stream` in `folder`.
+    /// The stream that is called `file:stream` or `file:stream:$DATA` in `folder`.
     fn lookup_stream(&self, folder: &Index<'_>, name: &[u8]) -> Result<Option<FileId>> {
+        let name = name.strip_suffix(DATA_SUFFIX).unwrap_or(name);
         let Some(colon) = name.iter().rposition(|byte| *byte == b':') else { return Ok(None) };
         let (base, stream) = name.split_at_checked(colon).unwrap_or_default();
         let wanted = name::from_text(stream.get(1..).unwrap_or_default());
@@ -200,10 +211,12 @@ impl Filesystem for Ntfs {
 
     fn list(&self, folder: FileId, visit: Visit<'_, Result<DirEntry>>) -> Result<()> {
         let folder = self.folder(folder)?;
-        if folder.reference() == ROOT && self.list_streams(b"", &folder, visit).is_break() {
+        let index = Index::open(&self.mft, &folder)?;
+        let is_root = folder.reference() == ROOT;
+        if is_root && self.list_streams(&index, (b"", &folder), visit).is_break() {
             return Ok(());
         }
-        Index::open(&self.mft, &folder)?.each_entry(&mut |entry| {
+        index.each_entry(&mut |entry| {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => return visit(Err(error)),
@@ -219,7 +232,7 @@ impl Filesystem for Ntfs {
             }))?;
             // What is wrong with the file will be told when it is used.
             match self.mft.file(entry.file) {
-                Ok(file) => self.list_streams(&name, &file, visit),
+                Ok(file) => self.list_streams(&index, (&name, &file), visit),
                 Err(_) => ControlFlow::Continue(()),
             }
         });
