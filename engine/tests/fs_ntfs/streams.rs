@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use imgx_engine::fs::{FileType, Filesystem};
 use imgx_fixtures::pattern::text;
@@ -136,4 +137,37 @@ fn a_file_in_thousands_of_pieces_reads_as_it_was_written() {
         });
         fixture.assert_reads_as(&format!("clusters of {cluster_size}"), &truth);
     }
+}
+
+/// Writes small files to `folder` until the volume is full; returns how many.
+fn fill_up(folder: &Path, length: usize) -> usize {
+    fs::create_dir(folder).expect("made");
+    let write = |number: &usize| {
+        let name = format!("file {number}");
+        fs::write(folder.join(name), noise(*number as u64, length)).is_ok()
+    };
+    (0..20_000).take_while(write).count()
+}
+
+#[test]
+fn a_file_table_in_many_pieces_is_found_whole() {
+    need_ntfs_3g!();
+    let fixture = Fixture::make(16 * MIB, 512);
+    let truth = fixture.fill("", |root| {
+        let folder = root.join("first");
+        for number in (0..fill_up(&folder, 1536)).step_by(2) {
+            fs::remove_file(folder.join(format!("file {number}"))).expect("removed");
+        }
+        assert!(fill_up(&root.join("second"), 10) > 1000);
+    });
+    let filesystem = fixture.assert_reads_as("a full volume", &truth);
+    let table = find(filesystem.as_ref(), "$MFT");
+    let mut pieces = 0;
+    let mut content = filesystem.open(table).expect("opened");
+    let mapped = content.extents(&mut |_| {
+        pieces += 1;
+        ControlFlow::Continue(())
+    });
+    mapped.expect("mapped");
+    assert!(pieces > 300, "{pieces} pieces need no list of attributes");
 }
