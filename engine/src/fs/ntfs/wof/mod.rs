@@ -168,3 +168,28 @@ impl FileContent for Overlaid<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_decoder_panic_or_give_too_much(
+            packed in proptest::collection::vec(any::<u8>(), 0..2000),
+            size in 0_usize..5000,
+        ) {
+            // Lengths of codes that are whole, so that what follows is decoded.
+            let mut coded = vec![0x99; 256];
+            coded.extend_from_slice(&packed);
+            for bytes in [&packed, &coded] {
+                for unpack in [xpress::unpack, lzx::unpack] {
+                    if let Ok(unpacked) = unpack(bytes, size) {
+                        prop_assert_eq!(unpacked.len(), size);
+                    }
+                }
+            }
+        }
+    }
+}
