@@ -131,6 +131,11 @@ fn xfs_images_read_as_the_kernel_and_other_readers_read_them() {
     compare_all(|filesystem| filesystem == "xfs");
 }
 
+#[test]
+fn ntfs_images_read_as_ntfs_3g_reads_them() {
+    compare_all(|filesystem| filesystem == "ntfs");
+}
+
 fn compare_all(is_wanted: impl Fn(&str) -> bool) {
     let Some((corpus, images)) = corpus() else {
         println!("skipped: no corpus");
@@ -185,30 +190,32 @@ fn compare(volume: &Arc<dyn ReadAt>, entries: &[Value]) -> Vec<String> {
     let mut named = BTreeSet::new();
     for entry in entries {
         let path = entry["path"].as_str().unwrap_or_default().to_owned();
+        let path = (path, entry["type"] == "stream");
         match files.get(&path) {
             Some(file) => {
                 for (what, found) in differences(filesystem.as_ref(), *file, entry) {
+                    let path = &path.0;
                     wrong.push(format!("{path}: {what} is {found}, expected {}", entry[what]));
                 }
             }
             None if entry["path_b64"].is_string() => {}
-            None => wrong.push(format!("{path} is missing")),
+            None => wrong.push(format!("{} is missing", path.0)),
         }
         named.insert(path);
     }
     let unnamed = files.keys().filter(|path| !named.contains(*path));
-    wrong.extend(unnamed.map(|path| format!("{path} is in no oracle")));
+    wrong.extend(unnamed.map(|path| format!("{} is in no oracle", path.0)));
     wrong
 }
 
+/// A path, and whether it is a file's stream, which may be called as another file is.
+type Named = (String, bool);
+
 /// Every file by its path; but what is in encrypted folders, whose names mean nothing.
-fn walk(
-    filesystem: &dyn Filesystem,
-    files: &mut BTreeMap<String, FileId>,
-    wrong: &mut Vec<String>,
-) {
+fn walk(filesystem: &dyn Filesystem, files: &mut BTreeMap<Named, FileId>, wrong: &mut Vec<String>) {
     let mut waiting = vec![(String::new(), filesystem.root())];
     let mut seen = BTreeSet::new();
+    let is_ntfs = filesystem.info().kind == "ntfs";
     while let Some((path, folder)) = waiting.pop() {
         if !seen.insert(folder) {
             wrong.push(format!("{path} is there twice"));
@@ -224,7 +231,9 @@ fn walk(
                 Ok(entry) => {
                     let name = String::from_utf8_lossy(&entry.name);
                     let path = format!("{path}{}{name}", if path.is_empty() { "" } else { "/" });
-                    files.insert(path.clone(), entry.file);
+                    let is_stream = is_ntfs && entry.file.tree != 0;
+                    let plain = path.strip_suffix(":$DATA").filter(|_| is_stream);
+                    files.insert((plain.unwrap_or(&path).to_owned(), is_stream), entry.file);
                     let kind = filesystem.metadata(entry.file).map(|found| found.file_type);
                     if kind.is_ok_and(|kind| kind == FileType::Directory) {
                         waiting.push((path, entry.file));
@@ -251,6 +260,7 @@ fn differences(
         Err(error) => return vec![("type", error.to_string().into())],
     };
     let kind = match found.file_type {
+        FileType::Regular if entry["type"] == "stream" => "stream",
         FileType::Regular => "file",
         FileType::Directory => "dir",
         FileType::Symlink => "symlink",

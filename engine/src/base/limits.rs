@@ -115,3 +115,13 @@ pub const MAX_UNUSED_PIECES: usize = 1 << 22;
 pub const MAX_ROUNDS: usize = 8;
 /// Bytes that are read into memory at most while filesystems are frozen.
 pub const MAX_HELD: u64 = 256 * 1024 * 1024;
+/// Bytes of one NTFS attribute list at most: Windows' own limit.
+pub const MAX_ATTRIBUTE_LIST: u64 = 256 * 1024;
+/// Runs of one NTFS stream at most: more than such a list leads to.
+pub const MAX_NTFS_RUNS: usize = 1 << 22;
+/// Bytes of one NTFS compression unit at most; 64 KiB are usual.
+pub const MAX_COMPRESSION_UNIT: u64 = 32 * 1024 * 1024;
+/// Bytes of one NTFS reparse point at most: Windows' own limit.
+pub const MAX_REPARSE: u64 = 16 * 1024;
+/// Folders that are gone through at most to find out what a link of Windows' means.
+pub const MAX_LINKED_DEPTH: usize = 256;

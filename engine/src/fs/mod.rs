@@ -19,6 +19,7 @@ mod exfat;
 mod ext;
 mod fat;
 mod metadata;
+mod ntfs;
 mod open;
 mod xfs;
 

@@ -1,0 +1,163 @@
+//! Reparse points: links, and files that something else than the filesystem completes.
+//!
+//! Source: Microsoft, "[MS-FSCC] File System Control Codes", section 2.1.2.
+
+use super::Ntfs;
+use super::attribute::{Form, kind};
+use super::index::Index;
+use super::mft::File;
+use super::name::{self, FileName};
+use super::units::Reference;
+use crate::base::fields::{le16, le32, slice};
+use crate::base::limits::MAX_LINKED_DEPTH;
+use crate::base::{Error, Result};
+use crate::fs::FileType;
+
+/// `ReparseTag`s.
+const MOUNT_POINT: u32 = 0xa000_0003;
+const SYMLINK: u32 = 0xa000_000c;
+const LX_SYMLINK: u32 = 0xa000_001d;
+const AF_UNIX: u32 = 0x8000_0023;
+const LX_FIFO: u32 = 0x8000_0024;
+const LX_CHR: u32 = 0x8000_0025;
+const LX_BLK: u32 = 0x8000_0026;
+const WOF: u32 = 0x8000_0017;
+/// One of sixteen that cloud storage uses, which differ in four bits.
+pub(super) const CLOUD: u32 = 0x9000_001a;
+const CLOUD_BITS: u32 = 0x0000_f000;
+/// `Flags` of a symbolic link.
+const RELATIVE: u32 = 1;
+/// The overlay filter's provider for single files, and the version of both structures.
+const WOF_FILE: u32 = 2;
+const WOF_VERSION: u32 = 1;
+
+/// What a reparse point means.
+pub(super) enum Reparse {
+    /// A link to a path.
+    Link(Vec<u8>),
+    /// A link to a path of Windows' from a drive on.
+    Absolute(Vec<u8>),
+    /// A pipe or socket of Linux's.
+    Special(FileType),
+    /// A device of Linux's.
+    Device(FileType),
+    /// A file compressed by Windows' overlay filter, with this algorithm.
+    Overlay(u32),
+    /// A file of cloud storage, whose content may not be here.
+    Cloud,
+    /// Anything else.
+    Other(u32),
+}
+
+/// What the value of a reparse point says.
+///
+/// # Errors
+/// `Corrupt` when it is damaged.
+pub(super) fn parse(point: &[u8]) -> Result<Reparse> {
+    let wrong = |what: &str| Error::corrupt("reparse point", what, "another");
+    let tag = le32(point, 0).ok_or_else(|| wrong("a tag"))?;
+    let length = le16(point, 4).map(usize::from).unwrap_or_default(); // ReparseDataLength
+    let data = slice(point, 8, length).ok_or_else(|| wrong("a length within it"))?;
+    Ok(match tag {
+        MOUNT_POINT => link(data, 8, false).ok_or_else(|| wrong("a sound target"))?,
+        SYMLINK => {
+            let flags = le32(data, 8).unwrap_or_default();
+            link(data, 12, flags & RELATIVE != 0).ok_or_else(|| wrong("a sound target"))?
+        }
+        // A version comes before the target.
+        LX_SYMLINK => Reparse::Link(data.get(4..).ok_or_else(|| wrong("a sound target"))?.to_vec()),
+        AF_UNIX => Reparse::Special(FileType::Socket),
+        LX_FIFO => Reparse::Special(FileType::Fifo),
+        LX_CHR => Reparse::Device(FileType::CharDevice),
+        LX_BLK => Reparse::Device(FileType::BlockDevice),
+        WOF => match [le32(data, 0), le32(data, 4), le32(data, 8)] {
+            [Some(WOF_VERSION), Some(WOF_FILE), Some(WOF_VERSION)] => {
+                Reparse::Overlay(le32(data, 12).ok_or_else(|| wrong("an algorithm"))?)
+            }
+            _ => Reparse::Other(tag),
+        },
+        tag if tag & !CLOUD_BITS == CLOUD => Reparse::Cloud,
+        tag => Reparse::Other(tag),
+    })
+}
+
+/// The target of a link, whose texts begin at `start`.
+fn link(data: &[u8], start: usize, is_relative: bool) -> Option<Reparse> {
+    let texts = data.get(start..)?;
+    let (at, length) = (le16(data, 0)?, le16(data, 2)?); // SubstituteNameOffset, -Length
+    let mut target = name::text(slice(texts, usize::from(at), usize::from(length))?);
+    for byte in &mut target {
+        if *byte == b'\\' {
+            *byte = b'/';
+        }
+    }
+    if is_relative {
+        return Some(Reparse::Link(target));
+    }
+    // The object manager's name for what a program calls a drive or volume.
+    let target = target.strip_prefix(b"/??/").unwrap_or(&target).to_vec();
+    Some(Reparse::Absolute(target))
+}
+
+impl Ntfs {
+    /// What a link to a path of Windows' means here: if there is such a path on this volume, the
+    /// way to it from the link's folder, as drivers have it; else the path as it is, with the drive.
+    pub(super) fn resolve(&self, link: &File, target: Vec<u8>) -> Vec<u8> {
+        let path = match target.as_slice() {
+            [drive, b':', b'/', path @ ..] if drive.is_ascii_alphabetic() => path,
+            _ => return target,
+        };
+        let is_here = matches!(self.is_here(path), Ok(true));
+        let depth = self.depth(link).filter(|_| is_here);
+        let Some(depth) = depth else { return target };
+        let path = path.strip_suffix(b"/").unwrap_or(path);
+        let mut way = b"../".repeat(depth);
+        way.extend_from_slice(path);
+        match way.as_slice() {
+            [] => b".".to_vec(),
+            [way @ .., b'/'] => way.to_vec(),
+            _ => way,
+        }
+    }
+
+    fn is_here(&self, path: &[u8]) -> Result<bool> {
+        let mut folder = super::ROOT;
+        let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+        for name in names.take(MAX_LINKED_DEPTH) {
+            let Some(name) = name::from_text(name) else { return Ok(false) };
+            let file = self.mft.file(folder)?;
+            let is_folder = file.record.is_folder;
+            let found = match is_folder {
+                true => Index::open(&self.mft, &file)?.find(&name, &self.upcase)?,
+                false => None,
+            };
+            let Some(found) = found else { return Ok(false) };
+            folder = found;
+        }
+        Ok(true)
+    }
+
+    /// Folders between the root and `file`.
+    fn depth(&self, file: &File) -> Option<usize> {
+        let mut parent = self.parent(file)?;
+        for depth in 0..MAX_LINKED_DEPTH {
+            if parent.number() == super::ROOT.number() {
+                return Some(depth);
+            }
+            parent = self.parent(&self.mft.file(parent).ok()?)?;
+        }
+        None
+    }
+
+    fn parent(&self, file: &File) -> Option<Reference> {
+        let mut parent = None;
+        let found = self.mft.each_attribute(file, kind::FILE_NAME, None, &mut |attribute| {
+            if let Form::Resident(value) = attribute.form {
+                parent = FileName::parse(value).map(|name| name.parent);
+            }
+            Ok(std::ops::ControlFlow::Break(()))
+        });
+        found.ok()?;
+        parent
+    }
+}

@@ -1,0 +1,15 @@
+//! NTFS volumes as ntfs-3g shows them. They are made by mkntfs, filled through ntfs-3g, and read
+//! back by the engine; nothing of the truth is the engine's.
+
+#[path = "../support/mod.rs"]
+mod common;
+
+mod damage;
+mod fixture;
+mod folders;
+mod free;
+mod links;
+mod speed;
+mod streams;
+mod truth;
+mod wof;
