@@ -22,6 +22,9 @@ pub struct Seed {
     bytes: Vec<u8>,
     /// Places worth changing: where there is something.
     used: Vec<usize>,
+    /// Blocks, by place and length, whose first four bytes are the CRC32C of what comes behind
+    /// the first 32, and are made so again.
+    summed: Vec<(usize, usize)>,
 }
 
 impl Seed {
@@ -34,7 +37,24 @@ impl Seed {
         let folder = env::var_os("IMGX_FUZZ_SEEDS").expect("run this by engine/fuzz/run");
         let bytes = fs::read(PathBuf::from(folder).join(name)).expect("the seed was made");
         let used = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
-        Self { bytes, used }
+        Self { bytes, used, summed: Vec::new() }
+    }
+
+    /// The same, whose superblocks and nodes, of `nodesize` bytes, are those of btrfs: their
+    /// checksums are right however they are changed, or nothing behind these would be tried.
+    #[must_use]
+    pub fn with_btrfs_sums(mut self, nodesize: usize) -> Self {
+        for place in (0..self.bytes.len()).step_by(4096) {
+            for length in [4096, nodesize] {
+                let block = self.bytes.get(place..place + length);
+                if block.is_some_and(|block| block[..4] == sum(block)) {
+                    self.summed.push((place, length));
+                    break;
+                }
+            }
+        }
+        assert!(!self.summed.is_empty(), "it has checksums");
+        self
     }
 
     /// The image with `data` put over it: records of a place (three bytes), a length (one to
@@ -49,6 +69,12 @@ impl Seed {
             let length = (usize::from(*length) % 8 + 1).min(after.len());
             let length = length.min(bytes.len() - place);
             bytes[place..place + length].copy_from_slice(&after[..length]);
+            let summed = self.summed.partition_point(|(start, _)| *start <= place);
+            if let Some((start, length)) = self.summed[..summed].last().filter(|_| *cut % 8 != 0) {
+                let block = &mut bytes[*start..*start + *length];
+                let sum = sum(block);
+                block[..4].copy_from_slice(&sum);
+            }
             rest = &after[length..];
         }
         if *cut > 240 {
@@ -56,6 +82,11 @@ impl Seed {
         }
         Arc::new(bytes)
     }
+}
+
+/// The checksum of a block of btrfs.
+fn sum(block: &[u8]) -> [u8; 4] {
+    crc32c::crc32c(&block[32..]).to_le_bytes()
 }
 
 /// Does everything there is to do with every file that can be reached.

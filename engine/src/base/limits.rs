@@ -98,3 +98,15 @@ pub const MAX_LVM_VALUES: usize = 1 << 20;
 pub const MAX_LVM_SEGMENTS: usize = 4096;
 /// Files of one image that a verification names at most.
 pub const MAX_DAMAGED_FILES: usize = 1000;
+/// Chunks of one btrfs at most: a million of the usual GiB.
+pub const MAX_CHUNKS: usize = 1 << 20;
+/// Bytes that one compressed extent of btrfs holds at most; Linux makes them of 128 KiB.
+pub const MAX_UNPACKED_EXTENT: u64 = 1 << 20;
+/// Bytes of all extended attributes of one file at most.
+pub const MAX_XATTRS_SIZE: usize = 64 << 20;
+/// Inodes, entries and names that one tree log of btrfs changes at most.
+pub const MAX_REPLAYED: usize = 1 << 20;
+/// Subvolumes of one tree log at most.
+pub const MAX_LOGS: usize = 64;
+/// Free stretches within one chunk of btrfs at most.
+pub const MAX_FREE_STRETCHES: usize = 1 << 22;

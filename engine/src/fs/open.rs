@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Filesystem, exfat, ext, fat};
+use super::{Filesystem, btrfs, exfat, ext, fat};
 use crate::base::{Error, ErrorKind, Result};
 use crate::block::ReadAt;
 
@@ -11,7 +11,8 @@ type Opener = fn(&Arc<dyn ReadAt>) -> Result<Option<Box<dyn Filesystem>>>;
 
 /// Every filesystem, the ones with the surest signatures first; last what is recognised by copies
 /// only, which may be left of a filesystem that another took the place of.
-const OPENERS: [Opener; 4] = [ext::open, exfat::open, fat::open, ext::open_by_backup];
+const OPENERS: [Opener; 6] =
+    [ext::open, btrfs::open, exfat::open, fat::open, ext::open_by_backup, btrfs::open_by_backup];
 
 /// Opens the filesystem that `volume` holds.
 ///

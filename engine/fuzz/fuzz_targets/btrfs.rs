@@ -1,0 +1,15 @@
+//! The btrfs reader, behind its checksums.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use imgx_fuzz::{Seed, use_everything};
+use libfuzzer_sys::fuzz_target;
+
+static SEED: LazyLock<Seed> = LazyLock::new(|| Seed::load("btrfs").with_btrfs_sums(4096));
+
+fuzz_target!(|data: &[u8]| {
+    if let Ok(filesystem) = imgx_engine::fs::open(&SEED.patched(data)) {
+        use_everything(filesystem.as_ref());
+    }
+});
