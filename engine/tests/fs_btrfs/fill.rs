@@ -154,6 +154,10 @@ fn many_links(root: &Path) {
     fs::write(root.join("first"), "many names").expect("written");
     for number in 0..300 {
         let name = format!("{number}-{}", "l".repeat(200));
-        fs::hard_link(root.join("first"), root.join(name)).expect("linked");
+        if fs::hard_link(root.join("first"), root.join(name)).is_err() {
+            // Without `extref`, one item has to hold them all.
+            assert!(number > 10);
+            break;
+        }
     }
 }

@@ -129,7 +129,7 @@ impl Fixture {
         let also = names.iter().skip(1).map(|name| format!(",device={name}"));
         let options = also.fold(options.to_owned(), |options, more| options + &more);
         let arguments = ["-t", "btrfs", "-o", options.as_str(), names[0].as_str()];
-        MountPoint { _mounted: Mounted::new(&arguments, &point), devices, point }
+        MountPoint { _mounted: Mounted::new(&arguments, &point), _devices: devices, point }
     }
 
     /// Fills the filesystem through the kernel; returns the truth of it.
@@ -162,18 +162,13 @@ impl Fixture {
 /// A mounted filesystem, unmounted and its devices detached when dropped.
 pub struct MountPoint {
     _mounted: Mounted,
-    devices: Vec<LoopDevice>,
+    _devices: Vec<LoopDevice>,
     point: PathBuf,
 }
 
 impl MountPoint {
     pub fn root(&self) -> &Path {
         &self.point
-    }
-
-    /// The devices that are mounted.
-    pub fn devices(&self) -> Vec<&Path> {
-        self.devices.iter().map(LoopDevice::path).collect()
     }
 }
 

@@ -65,7 +65,8 @@ fn garbage_in_free_space_harms_nothing() {
         btrfs(&["check", "--check-data-csum", text]);
         fixture.assert_reads_as(&context, &truth);
         // The kernel too, and it can go on writing.
-        let after = fixture.fill("noatime", |root| fs::write(root.join("more"), "it").expect("written"));
+        let after =
+            fixture.fill("noatime", |root| fs::write(root.join("more"), "it").expect("written"));
         assert_eq!(after.len(), truth.len() + 1, "{context}");
     }
 }

@@ -73,7 +73,9 @@ impl ReadAt for Counting {
 fn speed() {
     need_mounts!();
     for kind in ["crc32c", "xxhash", "sha256", "blake2"] {
-        for options in ["noatime", "compress-force=zstd", "compress-force=lzo", "compress-force=zlib"] {
+        for options in
+            ["noatime", "compress-force=zstd", "compress-force=lzo", "compress-force=zlib"]
+        {
             let fixture = Fixture::make(800 * MIB, &["--csum", kind]);
             fixture.fill(options, |root| {
                 let mut bytes = imgx_fixtures::pattern::text(1, 64 << 20);
@@ -84,8 +86,7 @@ fn speed() {
             });
             let filesystem = crate::fixture::open_bytes(fs::read(fixture.image()).expect("read"));
             let filesystem = filesystem.expect("opened");
-            let mut content =
-                filesystem.open(find(filesystem.as_ref(), "file")).expect("opened");
+            let mut content = filesystem.open(find(filesystem.as_ref(), "file")).expect("opened");
             let mut buffer = vec![0; 1 << 20];
             for _ in 0..2 {
                 let (start, mut place) = (Instant::now(), 0);

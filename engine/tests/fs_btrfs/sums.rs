@@ -29,7 +29,9 @@ pub fn blocks(image: &[u8], nodesize: usize) -> Vec<(usize, usize)> {
     for place in (0..image.len()).step_by(4096) {
         let is_ours = image[place + 0x20..place + 0x30] == *fsid;
         for length in [4096, nodesize] {
-            let Some(block) = image.get(place..place + length).filter(|_| is_ours) else { continue };
+            let Some(block) = image.get(place..place + length).filter(|_| is_ours) else {
+                continue;
+            };
             if block[..4] == crc32c(&block[0x20..]).to_le_bytes() {
                 found.push((place, length));
                 break;

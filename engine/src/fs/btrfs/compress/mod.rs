@@ -106,7 +106,9 @@ fn lzo_pieces(packed: &[u8], most: usize, sectorsize: usize) -> Option<Vec<u8>> 
     while at < total && unpacked.len() < most {
         let left = sectorsize.checked_sub(at.checked_rem(sectorsize)?)?;
         if left < 4 {
+            // There may be nothing behind it.
             at = at.checked_add(left)?;
+            continue;
         }
         let length = index(le32(packed, at)?);
         at = at.checked_add(4)?;
