@@ -105,7 +105,8 @@ mod tests {
     #[test]
     fn sums_are_those_of_published_examples() {
         let check = |kind: Checksum, text: &[u8], hex: &str| {
-            assert_eq!(to_hex(&kind.of(text)[..kind.size()]), hex, "{kind:?}");
+            let sum = kind.of(text);
+            assert_eq!(to_hex(sum.split_at(kind.size()).0), hex, "{kind:?}");
         };
         check(Checksum::Crc32c, b"123456789", "839206e3");
         check(Checksum::Xxhash64, b"", "99e9d85137db46ef");

@@ -290,9 +290,9 @@ mod tests {
     }
 
     fn place(chunk: &Chunk, number: u64, mirror: usize) -> Option<(u64, u64)> {
-        let at = chunk.start.after(number * STRIPE_LEN + 5);
+        let at = chunk.start.after(number.saturating_mul(STRIPE_LEN).saturating_add(5));
         let piece = chunk.piece(at, mirror)?;
-        Some((piece.stripe.devid, (piece.within - 5) / STRIPE_LEN))
+        Some((piece.stripe.devid, piece.within / STRIPE_LEN))
     }
 
     #[test]
