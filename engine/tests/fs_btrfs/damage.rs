@@ -32,7 +32,7 @@ fn contents(root: &Path) {
 #[test]
 fn a_damaged_superblock_is_replaced_by_a_copy() {
     need_mounts!();
-    let fixture = Fixture::make(256 * MIB, &[]);
+    let fixture = Fixture::make(128 * MIB, &[]);
     let truth = fixture.fill("noatime", contents);
     let good = fs::read(fixture.image()).expect("read");
     // A wrong field; the magic number too; the whole start.
@@ -74,7 +74,8 @@ fn every_first_copy_of_metadata_may_be_damaged() {
 fn damaged_data_are_an_error_with_their_place_unless_there_is_a_copy() {
     need_mounts!();
     for (data, copies) in [("single", 1), ("dup", 2)] {
-        for kind in ["crc32c", "xxhash", "sha256", "blake2"] {
+        let kinds = ["crc32c", "xxhash", "sha256", "blake2"];
+        for kind in &kinds[..if copies == 1 { 4 } else { 1 }] {
             let fixture = Fixture::make(256 * MIB, &["-d", data, "--csum", kind]);
             fixture.fill("noatime", contents);
             let mut bytes = fs::read(fixture.image()).expect("read");
@@ -209,7 +210,7 @@ fn flipped_bytes_cause_no_panic_and_no_endless_walk() {
         let blocks = blocks(&bytes, nodesize);
         let mut random = Random::new(77);
         let mut below = |limit: usize| usize::try_from(random.next_u64()).expect("64 bits") % limit;
-        let rounds = if is_long() { 20_000 } else { 400 };
+        let rounds = if is_long() { 3000 } else { 120 };
         let mut errors = 0;
         let shared = Arc::new(Shared(RwLock::new(bytes)));
         let volume: Arc<dyn ReadAt> = shared.clone();

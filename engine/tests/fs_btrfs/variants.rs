@@ -3,9 +3,10 @@
 use std::fs;
 
 use imgx_engine::fs::FileType;
+use imgx_fixtures::pattern::incompressible;
 
 use crate::fill;
-use crate::fixture::{Fixture, MIB, btrfs, find};
+use crate::fixture::{Fixture, MIB, btrfs, content, find};
 use crate::need_mounts;
 use crate::truth::Tree;
 
@@ -74,6 +75,27 @@ fn a_changed_uuid_reads_as_before() {
     imgx_fixtures::tool::run("btrfstune", &["-f", "-M", id, image]).expect("it runs");
     let filesystem = fixture.assert_reads_as("another metadata UUID", &truth);
     assert_eq!(filesystem.info().uuid.as_deref(), Some(id));
+}
+
+/// Which this kernel need not be able to mount.
+#[test]
+fn sectors_of_64_kib_read_as_the_folder_they_were_made_of() {
+    need_mounts!();
+    let source = crate::common::folder_in_memory();
+    fs::create_dir(source.path().join("folder")).expect("made");
+    let sizes = [0, 5, 3000, 70_000, 1_000_000];
+    let file = |size: usize| (format!("folder/{size}"), incompressible(size as u64, size));
+    for (path, bytes) in sizes.map(file) {
+        fs::write(source.path().join(path), bytes).expect("written");
+    }
+    let source = source.path().to_str().expect("plain");
+    let fixture = Fixture::make(300 * MIB, &["-s", "65536", "-n", "65536", "--rootdir", source]);
+    let filesystem = fixture.open().expect("opened");
+    assert_eq!(filesystem.info().block_size, 65_536);
+    for (path, bytes) in sizes.map(file) {
+        let found = content(filesystem.as_ref(), &path).expect("read");
+        assert!(found == bytes, "{path}");
+    }
 }
 
 #[test]
