@@ -197,14 +197,40 @@ fn small(root: &Path) {
     fill::compressed(&basics::folder(root, "compressed"));
 }
 
+/// Leaves the filesystem as a crash does, with a tree log.
+fn leave_log(fixture: &Fixture) {
+    let copy = fixture.path().join("crashed");
+    {
+        let mount = fixture.mount("noatime,commit=300");
+        let root = mount.root();
+        fs::rename(root.join("content"), root.join("renamed")).expect("renamed");
+        fs::remove_file(root.join("names/5-nnnnn")).expect("removed");
+        fs::write(root.join("names/new"), incompressible(1, 50_000)).expect("written");
+        for path in ["names/new", "renamed", "names"] {
+            fs::File::open(root.join(path)).expect("opened").sync_all().expect("synced");
+        }
+        fs::copy(fixture.image(), &copy).expect("copied");
+    }
+    fs::copy(&copy, fixture.image()).expect("copied");
+    let filesystem = fixture.open().expect("opened");
+    assert!(!filesystem.info().notes.is_empty(), "it has a log");
+}
+
 /// Flips in superblocks and nodes, with their checksums made right again in most rounds, so that
 /// what is behind the checksums is tried.
 #[test]
 fn flipped_bytes_cause_no_panic_and_no_endless_walk() {
     need_mounts!();
-    for arguments in [["-m", "single", "-n", "4096"], ["-m", "dup", "-n", "16384"]] {
+    for (arguments, has_log) in [
+        (["-m", "single", "-n", "4096"], true),
+        (["-m", "single", "-n", "4096"], false),
+        (["-m", "dup", "-n", "16384"], false),
+    ] {
         let fixture = Fixture::make(120 * MIB, &arguments);
         fixture.fill("compress-force=lzo", small);
+        if has_log {
+            leave_log(&fixture);
+        }
         let bytes = fs::read(fixture.image()).expect("read");
         let nodesize = arguments[3].parse().expect("a number");
         let blocks = blocks(&bytes, nodesize);
