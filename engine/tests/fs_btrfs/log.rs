@@ -262,7 +262,7 @@ fn act(root: &Path, number: u64, random: &mut Random) {
         folders[folder].join(format!("r{}", below(12)))
     };
     let (one, other) = (name(), name());
-    match below(9) {
+    match below(12) {
         0 | 1 => drop(fs::write(
             &one,
             incompressible(number, 3000 * usize::try_from(number).expect("small")),
@@ -281,6 +281,15 @@ fn act(root: &Path, number: u64, random: &mut Random) {
             }
         }
         7 => drop(xattr::set(&one, format!("user.{}", below(3)), &number.to_le_bytes())),
+        8 => {
+            if let Ok(file) = OpenOptions::new().write(true).open(&one) {
+                let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE;
+                let keep = punch | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                let _ = fallocate(&file, keep, 8192 * number.cast_signed(), 20_000);
+            }
+        }
+        9 => drop(fs::remove_dir(&one)),
+        10 => sync_file(one.parent().expect("it has one")),
         _ => drop(fs::create_dir(&one)),
     }
     if below(3) == 0 {
