@@ -77,6 +77,21 @@ fn a_changed_uuid_reads_as_before() {
     assert_eq!(filesystem.info().uuid.as_deref(), Some(id));
 }
 
+#[test]
+fn a_filesystem_smaller_than_its_volume_reads_as_mounted() {
+    need_mounts!();
+    let (fixture, _) = check(400 * MIB, &["--mixed", "-b", "62914560"], "compress=zstd");
+    let filesystem = fixture.open().expect("opened");
+    assert_eq!(filesystem.info().size, 60 * MIB);
+    let mut end = 0;
+    let free = filesystem.free_space(&mut |range| {
+        end = range.end;
+        std::ops::ControlFlow::Continue(())
+    });
+    free.expect("it is certain");
+    assert!(end <= 60 * MIB, "{end}");
+}
+
 /// Which this kernel need not be able to mount.
 #[test]
 fn sectors_of_64_kib_read_as_the_folder_they_were_made_of() {

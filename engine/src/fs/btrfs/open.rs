@@ -40,7 +40,10 @@ impl Found {
         for place in PLACES {
             let mut block = vec![0; SUPERBLOCK_SIZE];
             let end = place.saturating_add(4096);
-            if end > volume.size().0 {
+            // What is behind the filesystem's end is none of its own.
+            let first = found.sound.first();
+            let is_behind = first.is_some_and(|first| end >= first.dev_item.total_bytes);
+            if is_behind || end > volume.size().0 {
                 break;
             }
             let read = volume.read_exact_at(ByteOffset(place), &mut block);
@@ -127,7 +130,10 @@ fn assemble(mut found: Vec<Found>) -> Result<Btrfs> {
         match with_superblock(candidate, &found) {
             Ok(mut btrfs) => {
                 if let Some(error) = failure {
-                    btrfs.tell(format!("A superblock is damaged ({error}); a copy is used."));
+                    btrfs.tell(match Some(&btrfs.superblock.place) == PLACES.first() {
+                        true => format!("A copy of the superblock is damaged ({error})."),
+                        false => format!("The superblock is damaged ({error}); a copy is used."),
+                    });
                     btrfs.doubt("a superblock is damaged");
                 }
                 return Ok(btrfs);
