@@ -89,6 +89,10 @@ fn devices_of_two_filesystems_are_refused() {
     let other = Fixture::make(SIZE, &[]);
     let error = open_btrfs(&[volume(&one.image()), volume(&other.image())]).err();
     assert_eq!(error.expect("refused").kind(), ErrorKind::Invalid);
+    let foreign: std::sync::Arc<dyn imgx_engine::block::ReadAt> =
+        std::sync::Arc::new(vec![0; 1 << 20]);
+    let error = open_btrfs(&[volume(&one.image()), foreign]).err().expect("refused");
+    assert!(error.to_string().starts_with("volume 1: "), "{error}");
     assert_eq!(open_btrfs(&[]).err().expect("refused").kind(), ErrorKind::Unsupported);
 }
 

@@ -109,7 +109,13 @@ pub(in crate::fs) fn open_by_backup(
 /// `Unsupported` when no volume is a device of btrfs; `Invalid` when they are of different ones;
 /// see [`Filesystem`].
 pub fn open_many(volumes: &[Arc<dyn ReadAt>]) -> Result<Box<dyn Filesystem>> {
-    let found = volumes.iter().map(Found::read).collect();
+    let mut found: Vec<Found> = volumes.iter().map(Found::read).collect();
+    for (number, found) in found.iter_mut().enumerate() {
+        // One that cannot be told for a device would else be taken for missing.
+        if let Some(error) = found.failure.take_if(|_| found.sound.is_empty()) {
+            return Err(error.within(format!("volume {number}")));
+        }
+    }
     Ok(Box::new(assemble(found)?))
 }
 
