@@ -2,12 +2,14 @@
 
 use std::fs;
 
+use imgx_engine::base::ErrorKind;
 use imgx_engine::fs::FileType;
 use imgx_fixtures::pattern::incompressible;
 
 use crate::fill;
 use crate::fixture::{Fixture, MIB, btrfs, content, find};
 use crate::need_mounts;
+use crate::sums::fix;
 use crate::truth::Tree;
 
 fn check(size: u64, arguments: &[&str], options: &str) -> (Fixture, Tree) {
@@ -90,6 +92,28 @@ fn a_filesystem_smaller_than_its_volume_reads_as_mounted() {
     });
     free.expect("it is certain");
     assert!(end <= 60 * MIB, "{end}");
+}
+
+#[test]
+fn what_is_not_understood_is_refused_by_name() {
+    need_mounts!();
+    let fixture = Fixture::make(128 * MIB, &[]);
+    let good = fs::read(fixture.image()).expect("read");
+    // `incompat_flags` and `flags` of the superblock.
+    for (place, bit, name) in [
+        (0xbc, 12, "zoned"),
+        (0xbc, 13, "extent_tree_v2"),
+        (0xbc, 14, "raid_stripe_tree"),
+        (0xbc, 40, "bit 0x10000000000"),
+        (0x38, 36, "an unfinished change of its UUID"),
+    ] {
+        let mut bytes = good.clone();
+        bytes[(64 << 10) + place + bit / 8] |= 1 << (bit % 8);
+        fix(&mut bytes, &[(64 << 10, 4096)]);
+        let error = crate::fixture::open_bytes(bytes).err().expect("it is refused");
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains(name), "{error}");
+    }
 }
 
 /// Which this kernel need not be able to mount.
