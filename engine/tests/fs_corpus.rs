@@ -79,6 +79,8 @@ struct Image {
     kind: String,
     filesystem: String,
     file: String,
+    /// All devices of a filesystem that lies on several.
+    members: Vec<String>,
 }
 
 fn corpus() -> Option<(PathBuf, Vec<Image>)> {
@@ -89,7 +91,7 @@ fn corpus() -> Option<(PathBuf, Vec<Image>)> {
     let header = lines.next()?;
     let column = |name: &str| header.iter().position(|each| *each == name);
     let (name, kind, filesystem) = (column("image")?, column("kind")?, column("fs")?);
-    let (size, file) = (column("size")?, column("file")?);
+    let (size, file, members) = (column("size")?, column("file")?, column("members")?);
     let small = |row: &Vec<&str>| {
         let most = if row[filesystem] == "xfs" { MOST_OF_XFS } else { MOST };
         row[size].parse().is_ok_and(|size: u64| size <= most)
@@ -99,6 +101,11 @@ fn corpus() -> Option<(PathBuf, Vec<Image>)> {
         kind: row[kind].to_owned(),
         filesystem: row[filesystem].to_owned(),
         file: row[file].to_owned(),
+        members: row[members]
+            .split(';')
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect(),
     };
     let images: Vec<Image> = lines.filter(small).map(image).collect();
     Some((corpus, images))
@@ -134,6 +141,35 @@ fn xfs_images_read_as_the_kernel_and_other_readers_read_them() {
 #[test]
 fn ntfs_images_read_as_ntfs_3g_reads_them() {
     compare_all(|filesystem| filesystem == "ntfs");
+}
+
+#[test]
+fn btrfs_images_read_as_the_kernel_reads_them() {
+    compare_all(|filesystem| filesystem == "btrfs");
+}
+
+#[test]
+fn btrfs_on_several_devices_reads_as_the_kernel_reads_it() {
+    let Some((corpus, images)) = corpus() else {
+        println!("skipped: no corpus");
+        return;
+    };
+    let mut failures = Vec::new();
+    for image in images.iter().filter(|image| !image.members.is_empty()) {
+        let member = |name: &String| {
+            let member = images.iter().find(|each| each.name == *name).expect("it is listed");
+            Arc::new(unpack(&corpus.join(&member.file))) as Arc<dyn ReadAt>
+        };
+        let volumes: Vec<_> = image.members.iter().map(member).collect();
+        let entries = oracle(&corpus, &image.name);
+        let wrong = match imgx_engine::fs::open_btrfs(&volumes) {
+            Ok(filesystem) => compare_opened(filesystem.as_ref(), &entries),
+            Err(error) => vec![format!("it does not open: {error}")],
+        };
+        println!("{} of {}: {} files, {wrong:.5?}", image.name, volumes.len(), entries.len());
+        failures.extend(wrong.iter().map(|what| format!("{}: {what}", image.name)));
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
 fn compare_all(is_wanted: impl Fn(&str) -> bool) {
@@ -180,20 +216,23 @@ fn compare_all(is_wanted: impl Fn(&str) -> bool) {
 
 /// What of a filesystem differs from what the oracle says.
 fn compare(volume: &Arc<dyn ReadAt>, entries: &[Value]) -> Vec<String> {
-    let filesystem = match imgx_engine::fs::open(volume) {
-        Ok(filesystem) => filesystem,
-        Err(error) => return vec![format!("it does not open: {error}")],
-    };
+    match imgx_engine::fs::open(volume) {
+        Ok(filesystem) => compare_opened(filesystem.as_ref(), entries),
+        Err(error) => vec![format!("it does not open: {error}")],
+    }
+}
+
+fn compare_opened(filesystem: &dyn Filesystem, entries: &[Value]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut files = BTreeMap::new();
-    walk(filesystem.as_ref(), &mut files, &mut wrong);
+    walk(filesystem, &mut files, &mut wrong);
     let mut named = BTreeSet::new();
     for entry in entries {
         let path = entry["path"].as_str().unwrap_or_default().to_owned();
         let path = (path, entry["type"] == "stream");
         match files.get(&path) {
             Some(file) => {
-                for (what, found) in differences(filesystem.as_ref(), *file, entry) {
+                for (what, found) in differences(filesystem, *file, entry) {
                     let path = &path.0;
                     wrong.push(format!("{path}: {what} is {found}, expected {}", entry[what]));
                 }

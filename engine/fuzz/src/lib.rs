@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use imgx_engine::base::{ByteCount, ByteOffset, Error, ErrorKind, Result};
 use imgx_engine::block::ReadAt;
 use imgx_engine::fs::{FileId, Filesystem};
 
@@ -19,9 +20,12 @@ const MANY: usize = 2000;
 
 /// A sound image.
 pub struct Seed {
-    bytes: Vec<u8>,
+    bytes: Arc<Vec<u8>>,
     /// Places worth changing: where there is something.
     used: Vec<usize>,
+    /// Blocks, by place and length, whose first four bytes are the CRC32C of what comes behind
+    /// the first 32, and are made so again.
+    summed: Vec<(usize, usize)>,
 }
 
 impl Seed {
@@ -34,7 +38,24 @@ impl Seed {
         let folder = env::var_os("IMGX_FUZZ_SEEDS").expect("run this by engine/fuzz/run");
         let bytes = fs::read(PathBuf::from(folder).join(name)).expect("the seed was made");
         let used = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
-        Self { bytes, used }
+        Self { bytes: Arc::new(bytes), used, summed: Vec::new() }
+    }
+
+    /// The same, whose superblocks and nodes, of `nodesize` bytes, are those of btrfs: their
+    /// checksums are right however they are changed, or nothing behind these would be tried.
+    #[must_use]
+    pub fn with_btrfs_sums(mut self, nodesize: usize) -> Self {
+        for place in (0..self.bytes.len()).step_by(4096) {
+            for length in [4096, nodesize] {
+                let block = self.bytes.get(place..place + length);
+                if block.is_some_and(|block| block[..4] == sum(block)) {
+                    self.summed.push((place, length));
+                    break;
+                }
+            }
+        }
+        assert!(!self.summed.is_empty(), "it has checksums");
+        self
     }
 
     /// The image called `name`, of which only what is behind `start(image)` is changed.
@@ -53,27 +74,81 @@ impl Seed {
     /// eight) and as many bytes. The first byte may cut off the image's end.
     #[must_use]
     pub fn patched(&self, data: &[u8]) -> Arc<dyn ReadAt> {
-        Arc::new(self.patched_bytes(data))
+        Arc::new(self.patch(data))
     }
 
     /// As [`patched`](Self::patched), to be changed further.
     #[must_use]
     pub fn patched_bytes(&self, data: &[u8]) -> Vec<u8> {
-        let mut bytes = self.bytes.clone();
-        let Some((cut, mut rest)) = data.split_first() else { return bytes };
+        let patched = self.patch(data);
+        let mut bytes = vec![0; patched.size];
+        patched.read(0, &mut bytes);
+        bytes
+    }
+
+    fn patch(&self, data: &[u8]) -> Patched {
+        let base = Arc::clone(&self.bytes);
+        let mut patched = Patched { size: base.len(), base, patches: Vec::new() };
+        let Some((cut, mut rest)) = data.split_first() else { return patched };
         while let [a, b, c, length, after @ ..] = rest {
             let pick = usize::from(*a) | usize::from(*b) << 8 | usize::from(*c) << 16;
             let place = self.used[pick % self.used.len()];
             let length = (usize::from(*length) % 8 + 1).min(after.len());
-            let length = length.min(bytes.len() - place);
-            bytes[place..place + length].copy_from_slice(&after[..length]);
+            let length = length.min(self.bytes.len() - place);
+            patched.patches.push((place, after[..length].to_vec()));
+            let summed = self.summed.partition_point(|(start, _)| *start <= place);
+            if let Some((start, length)) = self.summed[..summed].last().filter(|_| *cut % 8 != 0) {
+                let mut block = vec![0; *length];
+                patched.read(*start, &mut block);
+                patched.patches.push((*start, sum(&block).to_vec()));
+            }
             rest = &after[length..];
         }
         if *cut > 240 {
-            bytes.truncate(self.bytes.len() / 16 * (usize::from(*cut) - 240));
+            patched.size = self.bytes.len() / 16 * (usize::from(*cut) - 240);
         }
-        bytes
+        patched
     }
+}
+
+/// A sound image under patches, of which the later ones count.
+struct Patched {
+    base: Arc<Vec<u8>>,
+    size: usize,
+    patches: Vec<(usize, Vec<u8>)>,
+}
+
+impl Patched {
+    fn read(&self, start: usize, buffer: &mut [u8]) {
+        let end = start + buffer.len();
+        buffer.copy_from_slice(&self.base[start..end]);
+        for (place, bytes) in &self.patches {
+            let (from, to) = (start.max(*place), end.min(place + bytes.len()));
+            if from < to {
+                buffer[from - start..to - start].copy_from_slice(&bytes[from - place..to - place]);
+            }
+        }
+    }
+}
+
+impl ReadAt for Patched {
+    fn size(&self) -> ByteCount {
+        ByteCount(self.size as u64)
+    }
+
+    fn read_exact_at(&self, offset: ByteOffset, buffer: &mut [u8]) -> Result<()> {
+        let start = usize::try_from(offset.0).unwrap_or(usize::MAX);
+        if start.checked_add(buffer.len()).is_none_or(|end| end > self.size) {
+            return Err(Error::new(ErrorKind::Invalid, "beyond the end"));
+        }
+        self.read(start, buffer);
+        Ok(())
+    }
+}
+
+/// The checksum of a block of btrfs.
+fn sum(block: &[u8]) -> [u8; 4] {
+    crc32c::crc32c(&block[32..]).to_le_bytes()
 }
 
 /// Does everything there is to do with every file that can be reached.

@@ -125,3 +125,15 @@ pub const MAX_COMPRESSION_UNIT: u64 = 32 * 1024 * 1024;
 pub const MAX_REPARSE: u64 = 16 * 1024;
 /// Folders that are gone through at most to find out what a link of Windows' means.
 pub const MAX_LINKED_DEPTH: usize = 256;
+/// Chunks of one btrfs at most: a million of the usual GiB.
+pub const MAX_CHUNKS: usize = 1 << 20;
+/// Bytes that one compressed extent of btrfs holds at most; Linux makes them of 128 KiB.
+pub const MAX_UNPACKED_EXTENT: u64 = 1 << 20;
+/// Bytes of all extended attributes of one file at most.
+pub const MAX_XATTRS_SIZE: usize = 64 << 20;
+/// Inodes, entries and names that one tree log of btrfs changes at most.
+pub const MAX_REPLAYED: usize = 1 << 20;
+/// Subvolumes of one tree log at most.
+pub const MAX_LOGS: usize = 64;
+/// Free stretches within one chunk of btrfs at most.
+pub const MAX_FREE_STRETCHES: usize = 1 << 22;

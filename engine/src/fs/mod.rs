@@ -14,6 +14,7 @@
     clippy::as_conversions
 )]
 
+mod btrfs;
 mod clusters;
 mod exfat;
 mod ext;
@@ -25,6 +26,7 @@ mod xfs;
 
 use std::ops::ControlFlow;
 
+pub use btrfs::open_many as open_btrfs;
 pub use metadata::{
     DirEntry, Extent, FileId, FileType, FilesystemInfo, Metadata, Place, Protection, Timestamp,
     Xattr,

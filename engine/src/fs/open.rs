@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Filesystem, exfat, ext, fat, ntfs, xfs};
+use super::{Filesystem, btrfs, exfat, ext, fat, ntfs, xfs};
 use crate::base::{Error, ErrorKind, Result};
 use crate::block::ReadAt;
 
@@ -11,8 +11,19 @@ type Opener = fn(&Arc<dyn ReadAt>) -> Result<Option<Box<dyn Filesystem>>>;
 
 /// Every filesystem, the ones with the surest signatures first; last what is recognised by copies
 /// only, which may be left of a filesystem that another took the place of.
-const OPENERS: [Opener; 8] =
-    [xfs::open, ext::open, exfat::open, ntfs::open, fat::open, ext::open_by_backup, xfs::open_by_backup, ntfs::open_by_backup];
+/// An old superblock of btrfs, 64 KiB behind the start, may outlive a reformat too.
+const OPENERS: [Opener; 10] = [
+    xfs::open,
+    ext::open,
+    exfat::open,
+    ntfs::open,
+    fat::open,
+    btrfs::open,
+    ext::open_by_backup,
+    xfs::open_by_backup,
+    ntfs::open_by_backup,
+    btrfs::open_by_backup,
+];
 
 /// Opens the filesystem that `volume` holds.
 ///

@@ -1,0 +1,323 @@
+//! Opening: which superblocks are to be believed, which devices belong together, and what is to be
+//! said about it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use super::checksum::name_hash;
+use super::chunk::{Chunk, ChunkMap, first_chunk_key};
+use super::device::{Device, Devices, uuid};
+use super::dir::DirItem;
+use super::features::{compat_ro, describe, flags};
+use super::log;
+use super::node::{NodeForm, Pointer};
+use super::pool::Pool;
+use super::root::RootItem;
+use super::superblock::{DevItem, PLACES, SUPERBLOCK_SIZE, Superblock, has_magic};
+use super::tree::Tree;
+use super::units::{Key, Logical, index, kinds, objects};
+use super::{Btrfs, TOP};
+use crate::base::{ByteOffset, Error, ErrorKind, Result};
+use crate::block::ReadAt;
+use crate::fs::{FileId, Filesystem, FilesystemInfo};
+
+/// What one volume says.
+struct Found {
+    volume: Arc<dyn ReadAt>,
+    /// Sound superblocks, the one to believe first.
+    sound: Vec<Superblock>,
+    /// The first one's damage, if none is sound.
+    failure: Option<Error>,
+    has_first: bool,
+}
+
+impl Found {
+    /// The superblocks of `volume`: of the copies that are sound, those of the same filesystem as
+    /// the first sound one, the youngest first.
+    fn read(volume: &Arc<dyn ReadAt>) -> Self {
+        let mut found =
+            Self { volume: Arc::clone(volume), sound: Vec::new(), failure: None, has_first: false };
+        for place in PLACES {
+            let mut block = vec![0; SUPERBLOCK_SIZE];
+            let end = place.saturating_add(4096);
+            // What is behind the filesystem's end is none of its own.
+            let first = found.sound.first();
+            let is_behind = first.is_some_and(|first| end >= first.dev_item.total_bytes);
+            if is_behind || end > volume.size().0 {
+                break;
+            }
+            let read = volume.read_exact_at(ByteOffset(place), &mut block);
+            let is_first = Some(&place) == PLACES.first();
+            match read.and_then(|()| Superblock::read(&block, place)) {
+                Ok(superblock) => {
+                    found.has_first |= is_first;
+                    let same =
+                        found.sound.first().is_none_or(|first| first.is_of_same(&superblock));
+                    if same {
+                        found.sound.push(superblock);
+                    }
+                }
+                Err(error) => {
+                    found.has_first |= is_first && has_magic(&block);
+                    // A first one that uses what is not known has no better copies.
+                    let is_final = is_first && error.kind() == ErrorKind::Unsupported;
+                    found.failure.get_or_insert(error);
+                    if is_final {
+                        break;
+                    }
+                }
+            }
+        }
+        // A stable sort: of equals, the first one counts.
+        found.sound.sort_by_key(|superblock| std::cmp::Reverse(superblock.generation));
+        found
+    }
+}
+
+/// Opens the btrfs of `volume`, one device of it at least; `None` if no superblock is where the
+/// first one belongs.
+///
+/// # Errors
+/// See [`Filesystem`].
+pub(in crate::fs) fn open(volume: &Arc<dyn ReadAt>) -> Result<Option<Box<dyn Filesystem>>> {
+    let found = Found::read(volume);
+    if !found.has_first {
+        return Ok(None);
+    }
+    Ok(Some(Box::new(assemble(vec![found])?)))
+}
+
+/// As [`open`], where the first superblock is gone altogether. A copy may be left of a filesystem
+/// that something else took the place of, so this is for volumes that nothing else knows.
+///
+/// # Errors
+/// See [`Filesystem`].
+pub(in crate::fs) fn open_by_backup(
+    volume: &Arc<dyn ReadAt>,
+) -> Result<Option<Box<dyn Filesystem>>> {
+    let found = Found::read(volume);
+    if found.has_first || found.sound.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Box::new(assemble(vec![found])?)))
+}
+
+/// Opens a btrfs that lies on several volumes, all of those that are at hand, in any order. What
+/// is said of places within the volume, and of free space, is said of the first.
+///
+/// # Errors
+/// `Unsupported` when no volume is a device of btrfs; `Invalid` when they are of different ones;
+/// see [`Filesystem`].
+pub fn open_many(volumes: &[Arc<dyn ReadAt>]) -> Result<Box<dyn Filesystem>> {
+    let mut found: Vec<Found> = volumes.iter().map(Found::read).collect();
+    for (number, found) in found.iter_mut().enumerate() {
+        // One that cannot be told for a device would else be taken for missing.
+        if let Some(error) = found.failure.take_if(|_| found.sound.is_empty()) {
+            return Err(error.within(format!("volume {number}")));
+        }
+    }
+    Ok(Box::new(assemble(found)?))
+}
+
+/// Opens by the youngest superblock of all with which that succeeds.
+fn assemble(mut found: Vec<Found>) -> Result<Btrfs> {
+    let mut candidates: Vec<Superblock> =
+        found.iter().flat_map(|found| found.sound.iter().cloned()).collect();
+    // Those of seeds are older than what grew from them.
+    candidates.sort_by_key(|superblock| std::cmp::Reverse(superblock.generation));
+    let mut failure = found.iter_mut().find_map(|found| found.failure.take());
+    let mut seen = Vec::new();
+    for candidate in candidates {
+        let tried = (candidate.generation, candidate.root, candidate.chunk_root);
+        if seen.contains(&tried) {
+            continue;
+        }
+        seen.push(tried);
+        match with_superblock(candidate, &found) {
+            Ok(mut btrfs) => {
+                if let Some(error) = failure {
+                    btrfs.tell(match Some(&btrfs.superblock.place) == PLACES.first() {
+                        true => format!("A copy of the superblock is damaged ({error})."),
+                        false => format!("The superblock is damaged ({error}); a copy is used."),
+                    });
+                    btrfs.doubt("a superblock is damaged");
+                }
+                return Ok(btrfs);
+            }
+            Err(error) => failure = Some(error),
+        }
+    }
+    let none = || Error::new(ErrorKind::Unsupported, "no btrfs is here");
+    Err(failure.unwrap_or_else(none))
+}
+
+fn with_superblock(superblock: Superblock, found: &[Found]) -> Result<Btrfs> {
+    let device = |found: &Found| {
+        let own = found.sound.first()?;
+        let is_stale = own.generation < superblock.generation && own.is_of_same(&superblock);
+        Some(Device { volume: Arc::clone(&found.volume), item: own.dev_item.clone(), is_stale })
+    };
+    let devices = Devices(found.iter().filter_map(device).collect());
+    let mut fsids = vec![superblock.block_fsid()];
+    for seed in found.iter().filter_map(|found| found.sound.first()) {
+        if !seed.is_of_same(&superblock) {
+            fsids.push(seed.block_fsid());
+        }
+    }
+    let form = NodeForm { size: index(superblock.nodesize), checksum: superblock.checksum, fsids };
+    let sectorsize = superblock.sectorsize;
+    let system = ChunkMap::of_system(&superblock.sys_chunk_array, sectorsize)?;
+    let bootstrap = Pool::new(devices.clone(), system, form.clone());
+    let root = Pointer {
+        at: superblock.chunk_root,
+        level: superblock.chunk_root_level,
+        generation: superblock.chunk_root_generation,
+    };
+    let (chunks, items) = read_chunks(&bootstrap, Tree { root }, sectorsize)?;
+    let missing = check_devices(&devices, &items)?;
+    let pool = Pool::new(devices, chunks, form);
+    let mut btrfs = unreplayed(superblock, pool)?;
+    for item in missing {
+        let name = format!("device {} ({})", item.devid, uuid(&item.uuid));
+        btrfs.tell(format!("It has {} devices, and {name} is missing.", items.len()));
+    }
+    if items.len() > 1 {
+        btrfs.doubt("it lies on several devices");
+    }
+    for stale in btrfs.pool.devices.0.iter().filter(|device| device.is_stale) {
+        let note = format!("Device {} was left behind by the others.", stale.item.devid);
+        btrfs.info.notes.push(note);
+    }
+    btrfs.replay();
+    btrfs.name_default();
+    Ok(btrfs)
+}
+
+/// All chunks, and the devices that there should be.
+fn read_chunks(pool: &Pool, tree: Tree, sectorsize: u32) -> Result<(ChunkMap, Vec<DevItem>)> {
+    let (mut chunks, mut devices) = (ChunkMap::default(), Vec::new());
+    let first = Key::new(objects::DEV_ITEMS, kinds::DEV_ITEM, 0);
+    let mut cursor = tree.from(pool, first);
+    while let Some(item) = cursor.next()? {
+        if item.key.is_of(first.objectid, first.kind) {
+            let short = || item.corrupt("a device", format!("{} bytes", item.data().len()));
+            devices.push(DevItem::parse(item.data()).ok_or_else(short)?);
+        } else if item.key.is_of(first_chunk_key().objectid, kinds::CHUNK_ITEM) {
+            chunks.add(Chunk::parse(item.key, item.data(), sectorsize)?)?;
+        }
+    }
+    Ok((chunks, devices))
+}
+
+/// The devices that are missing.
+///
+/// # Errors
+/// `Invalid` when there is one that is none of the filesystem.
+fn check_devices<'a>(devices: &Devices, items: &'a [DevItem]) -> Result<Vec<&'a DevItem>> {
+    for device in &devices.0 {
+        if !items.iter().any(|item| item.uuid == device.item.uuid) {
+            let context = format!("a device of another btrfs, {}", uuid(&device.item.uuid));
+            return Err(Error::new(ErrorKind::Invalid, context));
+        }
+    }
+    let is_missing = |item: &&DevItem| !devices.0.iter().any(|has| has.item.uuid == item.uuid);
+    Ok(items.iter().filter(is_missing).collect())
+}
+
+fn unreplayed(superblock: Superblock, pool: Pool) -> Result<Btrfs> {
+    let (level, generation) = (superblock.root_level, superblock.generation);
+    let root_tree = Tree { root: Pointer { at: superblock.root, level, generation } };
+    let top = RootItem::find(&pool, root_tree, TOP)?;
+    let none = || Error::corrupt("root tree", "the top-level subvolume", "none");
+    let top = top.ok_or_else(none)?;
+    let csum_tree = RootItem::find(&pool, root_tree, objects::CSUM_TREE)?;
+    let info = info(&superblock, &pool);
+    let mut btrfs = Btrfs {
+        root: FileId { tree: TOP, number: top.root_dirid },
+        root_tree,
+        csum_tree: csum_tree.map(|root| root.tree),
+        replays: BTreeMap::new(),
+        subvolumes: Mutex::new(HashMap::new()),
+        superblock,
+        pool,
+        info,
+        doubt: None,
+    };
+    let unknown = btrfs.superblock.unknown_compat_ro();
+    if unknown != 0 {
+        let names = describe(unknown, &[(compat_ro::BLOCK_GROUP_TREE, "block_group_tree")]);
+        btrfs.doubt(&format!("features that are not known: {names}"));
+    }
+    if btrfs.superblock.flags & flags::ERROR != 0 {
+        btrfs.tell("The kernel has noted errors in it.".to_owned());
+        btrfs.doubt("the kernel has noted errors in it");
+    }
+    if btrfs.superblock.flags & flags::METADUMP != 0 {
+        btrfs.tell("It is a dump of metadata: what files hold is not in it.".to_owned());
+        btrfs.doubt("it is a dump of metadata");
+    }
+    if btrfs.superblock.flags & flags::SEEDING != 0 {
+        btrfs.tell("It is a seed for other filesystems.".to_owned());
+        btrfs.doubt("other filesystems may grow from it");
+    }
+    Ok(btrfs)
+}
+
+fn info(superblock: &Superblock, pool: &Pool) -> FilesystemInfo {
+    let mut notes = Vec::new();
+    let first = pool.devices.0.first();
+    let size = first.map_or(0, |first| first.item.total_bytes);
+    if let Some(has) = first.map(|first| first.volume.size().0).filter(|has| *has < size) {
+        notes.push(format!("It spans {size} bytes, but the volume has {has} only."));
+    }
+    let label = String::from_utf8_lossy(&superblock.label).into_owned();
+    FilesystemInfo {
+        kind: "btrfs",
+        label: Some(label).filter(|label| !label.is_empty()),
+        uuid: Some(uuid(&superblock.fsid)),
+        size,
+        block_size: superblock.sectorsize,
+        notes,
+    }
+}
+
+impl Btrfs {
+    fn tell(&mut self, note: String) {
+        self.info.notes.push(note);
+    }
+
+    fn doubt(&mut self, why: &str) {
+        self.doubt.get_or_insert_with(|| why.to_owned());
+    }
+
+    /// Lays the tree log over what was committed.
+    fn replay(&mut self) {
+        if self.superblock.log_root == Logical(0) {
+            return;
+        }
+        match log::replay(&self.pool, &self.superblock, self.root_tree) {
+            Ok(replays) => {
+                self.replays = replays;
+                self.tell("Its tree log was replayed in memory.".to_owned());
+            }
+            // The kernel would not mount it; what was committed is sound all the same.
+            Err(error) => self.tell(format!(
+                "Its tree log cannot be replayed, so what was synced last is missing: {error}."
+            )),
+        }
+        self.doubt("it has a tree log");
+    }
+
+    /// Tells which subvolume is mounted by default, if that is not the top-level one.
+    fn name_default(&mut self) {
+        let key = Key::new(objects::ROOT_TREE_DIR, kinds::DIR_ITEM, name_hash(b"default"));
+        let Ok(Some(item)) = self.root_tree.find(&self.pool, key) else { return };
+        let Ok(entries) = DirItem::all(&item) else { return };
+        let default = entries.iter().find(|entry| entry.name == b"default");
+        if let Some(id) = default.map(|entry| entry.location.objectid).filter(|id| *id != TOP) {
+            let path = self.subvolume_path(id);
+            let path = path.map_or(String::new(), |path| format!("/{path}, "));
+            self.tell(format!("The subvolume that is mounted by default is {path}id {id}."));
+        }
+    }
+}

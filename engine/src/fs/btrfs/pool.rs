@@ -1,0 +1,165 @@
+//! Reading by logical address: from whichever copy is sound, nodes through a cache.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::chunk::{Chunk, ChunkMap, Layout, Piece};
+use super::device::Devices;
+use super::node::{Node, NodeForm, Pointer};
+use super::units::{Logical, bytes, index};
+use crate::base::{Error, Result, limits};
+
+/// Bytes of nodes that [`limits::CACHED_FS_BLOCKS`] counts as one.
+const USUAL_NODE: usize = 16 * 1024;
+
+/// The filesystem's devices as one address space.
+pub(super) struct Pool {
+    pub devices: Devices,
+    pub chunks: ChunkMap,
+    pub form: NodeForm,
+    cache: Mutex<Cache>,
+}
+
+impl Pool {
+    pub(super) fn new(devices: Devices, chunks: ChunkMap, form: NodeForm) -> Self {
+        Self { devices, chunks, form, cache: Mutex::default() }
+    }
+
+    /// The node that `pointer` leads to, from the first copy that is sound.
+    ///
+    /// # Errors
+    /// The first copy's, when none is sound.
+    pub(super) fn node(&self, pointer: Pointer) -> Result<Arc<Node>> {
+        if let Some(node) = self.cache().get(pointer.at) {
+            node.expect(pointer)?;
+            return Ok(node);
+        }
+        let node = self.with_any_mirror(pointer.at, |mirror| {
+            let mut buffer = vec![0; self.form.size];
+            self.read(pointer.at, &mut buffer, mirror)?;
+            Node::check(buffer, pointer, &self.form)
+        })?;
+        let node = Arc::new(node);
+        let most = limits::CACHED_FS_BLOCKS.saturating_mul(USUAL_NODE);
+        let most = most.checked_div(self.form.size).unwrap_or(0).max(2);
+        self.cache().put(pointer.at, Arc::clone(&node), most);
+        Ok(node)
+    }
+
+    /// What `read` makes of the first copy of `at` that it succeeds with, the freshest first.
+    ///
+    /// # Errors
+    /// Its first one, when it never succeeds; `Corrupt` when no chunk holds `at`.
+    pub(super) fn with_any_mirror<T>(
+        &self,
+        at: Logical,
+        mut read: impl FnMut(usize) -> Result<T>,
+    ) -> Result<T> {
+        let mut first = None;
+        for mirror in self.mirrors(at)? {
+            match read(mirror) {
+                Ok(found) => return Ok(found),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.unwrap_or_else(|| Error::corrupt(at, "a copy", "none")))
+    }
+
+    /// The copies of `at`, the freshest first.
+    fn mirrors(&self, at: Logical) -> Result<Vec<usize>> {
+        let chunk = self.chunks.find(at)?;
+        let mut mirrors: Vec<usize> = (0..chunk.mirrors()).collect();
+        mirrors.sort_by_key(|mirror| {
+            let piece = chunk.piece(at, *mirror);
+            // What has to be computed comes before what is not there.
+            piece.map_or(1, |piece| self.devices.rank(&piece.stripe))
+        });
+        Ok(mirrors)
+    }
+
+    /// Fills `buffer` from `at`, out of copy `mirror`.
+    ///
+    /// # Errors
+    /// `Corrupt` where there is no chunk or no such copy; those of [`Devices::read`].
+    pub(super) fn read(&self, at: Logical, buffer: &mut [u8], mirror: usize) -> Result<()> {
+        let (mut at, mut rest) = (at, buffer);
+        while !rest.is_empty() {
+            let chunk = self.chunks.find(at)?;
+            let length = match chunk.piece(at, mirror) {
+                Some(piece) => {
+                    let (part, _) = split(rest, piece.length);
+                    self.devices.read(&piece, part)?;
+                    part.len()
+                }
+                None => self.compute(chunk, at, rest)?,
+            };
+            at = at.after(bytes(length));
+            rest = rest.get_mut(length..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Fills the start of `buffer` by what the rest of the row that `at` is in says of it; returns
+    /// how many bytes.
+    fn compute(&self, chunk: &Chunk, at: Logical, buffer: &mut [u8]) -> Result<usize> {
+        let none = || Error::corrupt(at, "another copy", "none");
+        if !matches!(chunk.layout, Layout::Parity { .. }) {
+            return Err(none());
+        }
+        let piece = chunk.piece(at, 0).ok_or_else(none)?;
+        let (part, _) = split(buffer, piece.length);
+        part.fill(0);
+        let mut mate = vec![0; part.len()];
+        for other in chunk.row_mates(&piece).ok_or_else(none)? {
+            self.devices.read(&other, &mut mate)?;
+            for (byte, other) in part.iter_mut().zip(&mate) {
+                *byte ^= *other;
+            }
+        }
+        Ok(part.len())
+    }
+
+    /// Where `at` is on the first device, if any copy is.
+    pub(super) fn on_first(&self, at: Logical) -> Result<Option<Piece>> {
+        let chunk = self.chunks.find(at)?;
+        let mut pieces = (0..chunk.mirrors()).filter_map(|mirror| chunk.piece(at, mirror));
+        Ok(pieces.find_map(|piece| self.devices.clipped_to_first(piece)))
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
+        // A thread that panicked left whole nodes behind, or none.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn split(buffer: &mut [u8], at: u64) -> (&mut [u8], &mut [u8]) {
+    let at = index(at).min(buffer.len());
+    buffer.split_at_mut_checked(at).unwrap_or_default()
+}
+
+/// Two generations of nodes: one that is used moves to the younger, and when that is full, it
+/// takes the place of the elder.
+#[derive(Default)]
+struct Cache {
+    young: HashMap<Logical, Arc<Node>>,
+    old: HashMap<Logical, Arc<Node>>,
+}
+
+impl Cache {
+    fn get(&mut self, at: Logical) -> Option<Arc<Node>> {
+        if let Some(found) = self.young.get(&at) {
+            return Some(Arc::clone(found));
+        }
+        let found = self.old.remove(&at)?;
+        self.young.insert(at, Arc::clone(&found));
+        Some(found)
+    }
+
+    /// Keeps a node, of `most` at most.
+    fn put(&mut self, at: Logical, node: Arc<Node>, most: usize) {
+        if self.young.len() >= most / 2 {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(at, node);
+    }
+}

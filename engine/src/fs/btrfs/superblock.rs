@@ -1,0 +1,191 @@
+//! The superblock, of which a device has up to three copies.
+//!
+//! The kernel's `struct btrfs_super_block` in `include/uapi/linux/btrfs_tree.h`, whose field names
+//! stand here.
+
+use super::checksum::Checksum;
+use super::features::{compat_ro, describe, flags, incompat};
+use super::units::{Logical, index};
+use crate::base::fields::{array, has, le16, le32, le64, slice, u8_at};
+use crate::base::{Error, ErrorKind, Result};
+
+/// Bytes of a superblock.
+pub(super) const SUPERBLOCK_SIZE: usize = 4096;
+/// Where the copies are on each device that is large enough, in bytes.
+pub(super) const PLACES: [u64; 3] = [64 << 10, 64 << 20, 256 << 30];
+const MAGIC: &[u8] = b"_BHRfS_M";
+const MAGIC_AT: usize = 0x40;
+/// Bytes of `sys_chunk_array` at most.
+const SYS_CHUNK_ARRAY: usize = 2048;
+/// Levels of a tree, from the leaves' zero up to this, excluded.
+pub(super) const MAX_LEVEL: u8 = 8;
+
+/// What the superblock says of the device that it is on, and an item of the chunk tree of each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DevItem {
+    pub devid: u64,
+    pub total_bytes: u64,
+    pub bytes_used: u64,
+    pub uuid: [u8; 16],
+    pub fsid: [u8; 16],
+}
+
+impl DevItem {
+    pub(super) fn parse(item: &[u8]) -> Option<Self> {
+        Some(Self {
+            devid: le64(item, 0x0)?,
+            total_bytes: le64(item, 0x8)?,
+            bytes_used: le64(item, 0x10)?,
+            uuid: array(item, 0x42)?,
+            fsid: array(item, 0x52)?,
+        })
+    }
+}
+
+/// The superblock's fields that a reader needs.
+#[derive(Debug, Clone)]
+pub(super) struct Superblock {
+    pub fsid: [u8; 16],
+    pub flags: u64,
+    pub generation: u64,
+    pub root: Logical,
+    pub chunk_root: Logical,
+    pub log_root: Logical,
+    pub bytes_used: u64,
+    pub num_devices: u64,
+    pub sectorsize: u32,
+    pub nodesize: u32,
+    pub chunk_root_generation: u64,
+    pub compat_ro_flags: u64,
+    pub incompat_flags: u64,
+    pub root_level: u8,
+    pub chunk_root_level: u8,
+    pub log_root_level: u8,
+    pub dev_item: DevItem,
+    pub label: Vec<u8>,
+    pub metadata_uuid: [u8; 16],
+    pub sys_chunk_array: Vec<u8>,
+    pub checksum: Checksum,
+    /// The byte of the device that this copy was read from.
+    pub place: u64,
+}
+
+/// Whether `block` has the magic number of a superblock.
+pub(super) fn has_magic(block: &[u8]) -> bool {
+    has(block, MAGIC_AT, MAGIC)
+}
+
+impl Superblock {
+    /// The superblock in `block`, which was read from byte `place`.
+    ///
+    /// # Errors
+    /// `Corrupt` when it makes no sense; `Unsupported` when it uses what is not understood.
+    pub(super) fn read(block: &[u8], place: u64) -> Result<Self> {
+        let title = format!("superblock at byte {place}");
+        if !has_magic(block) {
+            return Err(Error::corrupt(title, "its magic number", "something else"));
+        }
+        let short = || Error::corrupt(&title, "4096 bytes", block.len());
+        let checksum = Checksum::of_type(le16(block, 0xc4).ok_or_else(short)?)?;
+        checksum.check(block, &title)?;
+        if le64(block, 0x30) != Some(place) {
+            let found = le64(block, 0x30).unwrap_or_default();
+            return Err(Error::corrupt(title, format!("its own place {place}"), found));
+        }
+        let superblock = Self::parse(block, checksum, place).ok_or_else(short)?;
+        superblock.check_sense().map_err(|error| error.within(title))?;
+        superblock.check_features()?;
+        Ok(superblock)
+    }
+
+    fn parse(block: &[u8], checksum: Checksum, place: u64) -> Option<Self> {
+        let array_size = index(le32(block, 0xa0)?).min(SYS_CHUNK_ARRAY);
+        let label = slice(block, 0x12b, 256)?;
+        Some(Self {
+            fsid: array(block, 0x20)?,
+            flags: le64(block, 0x38)?,
+            generation: le64(block, 0x48)?,
+            root: Logical(le64(block, 0x50)?),
+            chunk_root: Logical(le64(block, 0x58)?),
+            log_root: Logical(le64(block, 0x60)?),
+            bytes_used: le64(block, 0x78)?,
+            num_devices: le64(block, 0x88)?,
+            sectorsize: le32(block, 0x90)?,
+            nodesize: le32(block, 0x94)?,
+            chunk_root_generation: le64(block, 0xa4)?,
+            compat_ro_flags: le64(block, 0xb4)?,
+            incompat_flags: le64(block, 0xbc)?,
+            root_level: u8_at(block, 0xc6)?,
+            chunk_root_level: u8_at(block, 0xc7)?,
+            log_root_level: u8_at(block, 0xc8)?,
+            dev_item: DevItem::parse(block.get(0xc9..)?)?,
+            label: label.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
+            metadata_uuid: array(block, 0x23b)?,
+            sys_chunk_array: slice(block, 0x32b, array_size)?.to_vec(),
+            checksum,
+            place,
+        })
+    }
+
+    fn check_sense(&self) -> Result<()> {
+        let is_size = |size: u32| size.is_power_of_two() && (4096..=65_536).contains(&size);
+        let wrong =
+            |what: &str, expected: &str, found: u64| Err(Error::corrupt(what, expected, found));
+        if !is_size(self.sectorsize) {
+            return wrong(
+                "sectorsize",
+                "a power of two from 4096 to 65536",
+                self.sectorsize.into(),
+            );
+        }
+        if !is_size(self.nodesize) || self.nodesize < self.sectorsize {
+            return wrong("nodesize", "from the sectorsize to 65536", self.nodesize.into());
+        }
+        let levels = [self.root_level, self.chunk_root_level, self.log_root_level];
+        if let Some(level) = levels.into_iter().find(|level| *level >= MAX_LEVEL) {
+            return wrong("a root's level", "less than 8", level.into());
+        }
+        if self.num_devices == 0 {
+            return wrong("num_devices", "one at least", 0);
+        }
+        Ok(())
+    }
+
+    fn check_features(&self) -> Result<()> {
+        let unknown = self.incompat_flags & !incompat::KNOWN;
+        if unknown != 0 {
+            let names = describe(unknown, &incompat::NAMES);
+            let context = format!("btrfs with features that are not known: {names}");
+            return Err(Error::new(ErrorKind::Unsupported, context));
+        }
+        let unknown = self.flags & !flags::KNOWN;
+        if unknown != 0 {
+            let context = format!("btrfs with {}", describe(unknown, &flags::NAMES));
+            return Err(Error::new(ErrorKind::Unsupported, context));
+        }
+        Ok(())
+    }
+
+    /// Whether `incompat_flags` has `bit`.
+    pub(super) fn has_incompat(&self, bit: u64) -> bool {
+        self.incompat_flags & bit != 0
+    }
+
+    /// The identity that tree blocks carry.
+    pub(super) fn block_fsid(&self) -> [u8; 16] {
+        match self.has_incompat(incompat::METADATA_UUID) {
+            true => self.metadata_uuid,
+            false => self.fsid,
+        }
+    }
+
+    /// Whether what is free can be told by what this reader knows.
+    pub(super) fn unknown_compat_ro(&self) -> u64 {
+        self.compat_ro_flags & !compat_ro::KNOWN
+    }
+
+    /// Whether both are of one filesystem.
+    pub(super) fn is_of_same(&self, other: &Self) -> bool {
+        self.fsid == other.fsid && self.block_fsid() == other.block_fsid()
+    }
+}

@@ -1,0 +1,166 @@
+//! Several devices, all of them or some.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+
+use imgx_engine::base::{ErrorKind, Result};
+use imgx_engine::fs::{Filesystem, open_btrfs};
+use imgx_fixtures::pattern::incompressible;
+use imgx_fixtures::tool;
+
+use crate::fill;
+use crate::fixture::{Fixture, MIB, btrfs, content, volume};
+use crate::need_mounts;
+use crate::truth;
+
+const SIZE: u64 = 300 * MIB;
+
+fn contents(root: &std::path::Path) {
+    fill::pieces(&crate::basics::folder(root, "pieces"));
+    crate::basics::names(&crate::basics::folder(root, "names"), 300);
+    fs::write(root.join("large"), incompressible(9, 7 << 20)).expect("written");
+}
+
+/// Opens only the devices of these numbers.
+fn some(fixture: &Fixture, numbers: &[usize]) -> Result<Box<dyn Filesystem>> {
+    let images = fixture.images();
+    open_btrfs(&numbers.iter().map(|number| volume(&images[*number])).collect::<Vec<_>>())
+}
+
+#[test]
+fn every_profile_reads_as_mounted() {
+    need_mounts!();
+    for (devices, data, metadata) in [
+        (2, "raid0", "raid1"),
+        (2, "raid1", "raid1"),
+        (3, "single", "raid1c3"),
+        (4, "raid10", "raid10"),
+        (3, "raid5", "raid5"),
+        (4, "raid6", "raid1c4"),
+    ] {
+        let arguments = ["-d", data, "-m", metadata];
+        let fixture = Fixture::make_many(devices, SIZE, &arguments);
+        let truth = fixture.fill("compress=zstd", contents);
+        fixture.assert_reads_as(&format!("{data} {metadata}"), &truth);
+        let free = fixture.open().expect("opened").free_space(&mut |_| panic!("not certain"));
+        assert_eq!(free.expect_err("refused").kind(), ErrorKind::Unsupported);
+    }
+}
+
+#[test]
+fn one_device_of_a_mirror_is_enough_and_the_missing_one_is_named() {
+    need_mounts!();
+    for profile in ["raid1", "raid5"] {
+        let devices = if profile == "raid1" { 2 } else { 3 };
+        let fixture = Fixture::make_many(devices, SIZE, &["-d", profile, "-m", profile]);
+        let truth = fixture.fill("noatime", contents);
+        for missing in 0..devices {
+            let numbers: Vec<usize> = (0..devices).filter(|number| *number != missing).collect();
+            let filesystem = some(&fixture, &numbers).expect("opened");
+            let context = format!("{profile} without {missing}");
+            truth::assert_same(&context, &truth::of_engine(filesystem.as_ref()), &truth);
+            let note = format!("device {} (", missing + 1);
+            let notes = &filesystem.info().notes;
+            let is_named = |each: &String| each.contains(&note) && each.contains("missing");
+            assert!(notes.iter().any(is_named), "{context}: {notes:?}");
+        }
+    }
+}
+
+#[test]
+fn what_was_on_a_missing_device_fails_by_its_name() {
+    need_mounts!();
+    let fixture = Fixture::make_many(2, SIZE, &["-d", "raid0", "-m", "raid1"]);
+    fixture.fill("noatime", contents);
+    let filesystem = some(&fixture, &[0]).expect("its metadata is whole");
+    let error = content(filesystem.as_ref(), "large").expect_err("half of it is missing");
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert!(error.to_string().contains("device 2 ("), "{error}");
+    let fixture = Fixture::make_many(2, SIZE, &["-d", "raid0", "-m", "raid0"]);
+    fixture.fill("noatime", contents);
+    let error = some(&fixture, &[1]).err().expect("its metadata is in half");
+    assert!(error.to_string().contains("device 1 ("), "{error}");
+}
+
+#[test]
+fn devices_of_two_filesystems_are_refused() {
+    need_mounts!();
+    let one = Fixture::make(SIZE, &[]);
+    let other = Fixture::make(SIZE, &[]);
+    let error = open_btrfs(&[volume(&one.image()), volume(&other.image())]).err();
+    assert_eq!(error.expect("refused").kind(), ErrorKind::Invalid);
+    let foreign: std::sync::Arc<dyn imgx_engine::block::ReadAt> =
+        std::sync::Arc::new(vec![0; 1 << 20]);
+    let error = open_btrfs(&[volume(&one.image()), foreign]).err().expect("refused");
+    assert!(error.to_string().starts_with("volume 1: "), "{error}");
+    assert_eq!(open_btrfs(&[]).err().expect("refused").kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn garbage_on_one_device_of_a_mirror_is_read_around() {
+    need_mounts!();
+    for (devices, profile) in [(2, "raid1"), (3, "raid5")] {
+        let fixture = Fixture::make_many(devices, 160 * MIB, &["-d", profile, "-m", profile]);
+        let truth = fixture.fill("noatime", |root| {
+            contents(root);
+            // What has no checksums cannot be told from garbage.
+            fs::remove_dir_all(root.join("pieces/no-sums")).expect("removed");
+        });
+        for image in fixture.images() {
+            let good = fs::read(&image).expect("read");
+            let file = OpenOptions::new().write(true).open(&image).expect("opened");
+            let garbage = vec![0x5a; good.len() - (5 << 20)];
+            file.write_all_at(&garbage, 5 << 20).expect("written");
+            fixture.assert_reads_as(&format!("{profile}, garbage in {}", image.display()), &truth);
+            fs::write(&image, good).expect("restored");
+        }
+    }
+}
+
+#[test]
+fn a_device_that_was_left_behind_is_read_last() {
+    need_mounts!();
+    let fixture = Fixture::make_many(2, SIZE, &["-d", "raid1", "-m", "raid1"]);
+    fixture.fill("nodatasum", |root| {
+        fs::write(root.join("file"), vec![1; 300_000]).expect("written");
+    });
+    let images = fixture.images();
+    {
+        let mount = fixture.mount_files(&images[..1], "noatime,degraded,nodatasum");
+        let file = OpenOptions::new().write(true).open(mount.root().join("file")).expect("opened");
+        // In place, as there are no snapshots nor checksums: only the content tells.
+        file.write_all_at(&vec![2; 300_000], 0).expect("written");
+        fs::write(mount.root().join("new"), "written while it was away").expect("written");
+    }
+    for order in [[0, 1], [1, 0]] {
+        let filesystem = some(&fixture, &order).expect("opened");
+        assert_eq!(content(filesystem.as_ref(), "file").expect("read"), vec![2; 300_000]);
+        content(filesystem.as_ref(), "new").expect("read");
+        let notes = &filesystem.info().notes;
+        assert!(notes.iter().any(|note| note.contains("left behind")), "{notes:?}");
+    }
+}
+
+#[test]
+fn what_grew_from_a_seed_reads_with_it() {
+    need_mounts!();
+    let fixture = Fixture::make(SIZE, &[]);
+    let image = fixture.image();
+    fixture.fill("noatime", contents);
+    tool::run("btrfstune", &["-S", "1", image.to_str().expect("plain")]).expect("it runs");
+    let grown = fixture.path().join("grown");
+    imgx_fixtures::mkfs::blank(&grown, SIZE).expect("made");
+    let device = imgx_fixtures::loopdev::LoopDevice::attach(&grown).expect("attached");
+    let truth = {
+        let mount = fixture.mount("noatime");
+        let point = mount.root().to_str().expect("plain");
+        btrfs(&["device", "add", device.path().to_str().expect("plain"), point]);
+        tool::run("mount", &["-o", "remount,rw", point]).expect("writable");
+        fs::write(mount.root().join("new"), incompressible(4, 100_000)).expect("written");
+        fill::sync(mount.root());
+        truth::of_mount(mount.root())
+    };
+    drop(device);
+    let filesystem = open_btrfs(&[volume(&grown), volume(&image)]).expect("opened");
+    truth::assert_same("a seed", &truth::of_engine(filesystem.as_ref()), &truth);
+}
