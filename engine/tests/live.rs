@@ -90,7 +90,10 @@ impl Stage {
     }
 }
 
-/// Writes and syncs numbered files until it is stopped; returns how many are safely there.
+/// Files of the writer that are there at a time: more than it makes while one capture lasts.
+const KEPT: u64 = 800;
+
+/// Writes and syncs numbered files until it is stopped, and says up to which they are safe.
 fn churn(point: &Path, stop: &AtomicBool, synced: &AtomicU64) {
     let noise = incompressible(3, MIB);
     for number in 1.. {
@@ -103,8 +106,8 @@ fn churn(point: &Path, stop: &AtomicBool, synced: &AtomicU64) {
         file.write_all(&noise[..(number as usize * 7919) % 400_000]).expect("written");
         file.sync_all().expect("synced");
         synced.store(number, Ordering::Release);
-        if number > 40 && number % 3 == 0 {
-            fs::remove_file(point.join(format!("file {}", number - 40))).expect("removed");
+        if number > KEPT {
+            fs::remove_file(point.join(format!("file {}", number - KEPT))).expect("removed");
         }
         // Some 50 MB/s.
         thread::sleep(Duration::from_millis(3));

@@ -5,7 +5,7 @@
 //! one, and thaws when this one ends, however it does, or when the time is over.
 #![allow(unsafe_code)]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,9 +56,11 @@ impl Freezer {
         let open = |mount: &Mount| {
             let shown = mount.point.display();
             let file = File::open(&mount.point).context(|| format!("open {shown}"))?;
-            let found = nix::sys::stat::fstat(&file).context(|| format!("stat {shown}"))?.st_dev;
-            let (major, minor) = (nix::sys::stat::major(found), nix::sys::stat::minor(found));
-            if format!("{major}:{minor}") != mount.number {
+            // proc_pid_fdinfo(5). A filesystem's device number would not do: btrfs has several.
+            let said = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()));
+            let said = said.context(|| format!("look at {shown}"))?;
+            let id = said.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+            if id.is_none_or(|id| id.trim() != mount.id) {
                 let context = format!("{shown} is hidden by another filesystem mounted there");
                 return Err(Error::new(ErrorKind::Conflict, context));
             }

@@ -86,6 +86,8 @@ struct Tables {
 /// A line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
+    /// The mount's own number.
+    pub id: String,
     /// `major:minor` of the filesystem; not a real device's for btrfs.
     pub number: String,
     /// Where it is mounted.
@@ -104,12 +106,13 @@ pub fn parse_mounts(table: &[u8]) -> Vec<Mount> {
 
 fn parse_mount(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
-    let number = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
+    let id = String::from_utf8(fields.next()?.to_vec()).ok()?;
+    let number = String::from_utf8(fields.nth(1)?.to_vec()).ok()?;
     let point = unescape(fields.nth(1)?);
     // Optional fields end with a dash.
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let kind = String::from_utf8_lossy(rest.next()?).into_owned();
-    Some(Mount { number, point, kind, source: unescape(rest.next()?) })
+    Some(Mount { id, number, point, kind, source: unescape(rest.next()?) })
 }
 
 /// Parses `/proc/swaps`: the paths of what is swapped to.
@@ -230,6 +233,7 @@ mod tests {
         assert_eq!(
             mounts[0],
             Mount {
+                id: "36".into(),
                 number: "98:0".into(),
                 point: "/mnt 2\\x".into(),
                 kind: "ext3".into(),
