@@ -23,6 +23,7 @@ const LISTED: usize = 20;
 pub fn run(arguments: &CaptureArguments, session: &Session) -> Result<Outcome> {
     let repository = session.repository()?;
     let stop = session.stop_on_signals()?;
+    #[allow(clippy::needless_update, reason = "the engine has more options when it is tested")]
     let options = CaptureOptions {
         name: arguments.name.clone(),
         parent: arguments.parent.clone(),
@@ -34,6 +35,7 @@ pub fn run(arguments: &CaptureArguments, session: &Session) -> Result<Outcome> {
         all_blocks: arguments.all_blocks,
         audit: arguments.audit,
         threads: arguments.threads,
+        ..CaptureOptions::default()
     };
     let clock = Instant::now();
     let reporter = Reporter::new(&session.console, stop);

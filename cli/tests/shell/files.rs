@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+use imgx_fixtures::loopdev::LoopDevice;
+use imgx_fixtures::pattern::incompressible;
 use imgx_fixtures::{mkfs, tool};
 
 use crate::support::{Shell, overwrite};
@@ -211,6 +213,82 @@ fn a_tree_comes_back_as_it_was() {
     shell.imgx("extract latest /etc/fstab /etc/fstab --to other").exits(2);
     shell.imgx("extract latest /etc/fstab /nothing --to other").exits(1);
     assert!(!shell.path("other").exists(), "something was written before all was found");
+}
+
+/// Fills a mounted folder with small files and removes every other one, so that what is written
+/// later lies in many pieces.
+fn litter(folder: &Path) {
+    let name = |number: u64| folder.join(format!("litter {number}"));
+    let full =
+        (0..).find(|number| fs::write(name(*number), incompressible(*number, 20_000)).is_err());
+    for number in (0..full.expect("it gets full")).step_by(2) {
+        fs::remove_file(name(number)).expect("removed");
+    }
+}
+
+/// Writes a file in many pieces, of which the first 20 MiB have holes, and says what it holds.
+fn write_fragmented(path: &Path) -> Vec<u8> {
+    let file = File::create(path).expect("made");
+    let mut content = Vec::new();
+    for number in 0..700_u64 {
+        let piece = incompressible(number, 28 * 1024 + usize::try_from(number).expect("small"));
+        let place = match number < 420 {
+            true => number * 48 * 1024 + number % 3 * 512,
+            false => content.len() as u64,
+        };
+        content.resize(usize::try_from(place).expect("small"), 0);
+        content.extend_from_slice(&piece);
+        file.write_all_at(&piece, place).expect("written");
+    }
+    file.sync_all().expect("synced");
+    let told = tool::run("filefrag", &[path.to_str().expect("plain")]).expect("filefrag runs");
+    let extents = told.split(": ").nth(1).and_then(|rest| rest.split(' ').next());
+    let extents: u64 = extents.and_then(|count| count.parse().ok()).expect("a count");
+    assert!(extents > 300, "{told}");
+    content
+}
+
+/// Has `work` write to the ext4 filesystem on `disk`.
+fn mounted<T>(shell: &Shell, disk: &Path, work: impl FnOnce(&Path) -> T) -> T {
+    let point = shell.path("mounted");
+    fs::create_dir_all(&point).expect("made");
+    let words = [disk, &point].map(|path| path.to_str().expect("plain"));
+    tool::run("mount", &["-t", "ext4", "-o", "loop", words[0], words[1]]).expect("mounted");
+    let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&point)));
+    tool::run("umount", &[words[1]]).expect("unmounted");
+    worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+#[test]
+fn a_large_file_in_many_pieces_and_with_holes_comes_out_as_it_was() {
+    need!("mke2fs", "filefrag");
+    if !tool::is_root() || LoopDevice::unavailable().is_some() {
+        println!("skipped: mounting needs root and loop devices");
+        return;
+    }
+    for features in ["extent", "^extent,^64bit"] {
+        let shell = Shell::with_repository();
+        let disk = shell.path("disk.img");
+        mkfs::blank(&disk, 64 << 20).expect("made");
+        let path = disk.to_str().expect("plain");
+        let made = ["-q", "-F", "-t", "ext4", "-b", "1024", "-O", features, path];
+        tool::run("mke2fs", &made).expect("mke2fs runs");
+        let content = mounted(&shell, &disk, |root| {
+            litter(root);
+            let content = write_fragmented(&root.join("large"));
+            assert!(fs::read(root.join("large")).expect("read") == content);
+            content
+        });
+        assert!(content.len() > 24 << 20, "no file that is cut in parts");
+        shell.imgx("capture disk.img").exits(0);
+        for (image, folder) in [("latest", "from-image"), ("./disk.img", "from-disk")] {
+            shell.imgx(&format!("extract {image} /large --to {folder}")).exits(0);
+            let large = shell.path(folder).join("large");
+            assert!(fs::read(&large).expect("read") == content, "{features}: {image}");
+            let held = fs::metadata(&large).expect("there").blocks() * 512;
+            assert!(held + (4 << 20) < content.len() as u64, "{features}: {held} bytes: holes");
+        }
+    }
 }
 
 #[test]

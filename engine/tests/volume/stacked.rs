@@ -1,6 +1,5 @@
 //! Logical volumes and RAID arrays: found where LVM2's and mdadm's own tools say they are.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -9,15 +8,13 @@ use std::sync::Arc;
 use imgx_engine::base::ByteOffset;
 use imgx_engine::block::{Disk, OpenOptions, ReadAt};
 use imgx_engine::volume::{self, DiskLayout, probe};
-use imgx_fixtures::loopdev::{LoopDevice, Options};
+use imgx_fixtures::loopdev::LoopDevice;
+use imgx_fixtures::lvm::{self, Logical, linear, striped};
 use imgx_fixtures::{mkfs, tool};
 
 const MIB: u64 = 1 << 20;
 /// Where the disk's two partitions are.
 const PARTITIONS: [(u64, u64); 2] = [(MIB, 40 * MIB), (41 * MIB, 40 * MIB)];
-/// LVM without udev, and with nothing but loop devices.
-const CONFIG: &str = "devices { filter=[\"a|^/dev/loop|\",\"r|.*|\"] use_devicesfile=0 } \
-    activation { udev_sync=0 udev_rules=0 }";
 
 fn open(path: &Path) -> (Arc<dyn ReadAt>, DiskLayout) {
     let disk = Disk::open(path, &OpenOptions::default()).expect("the disk opens");
@@ -34,42 +31,15 @@ fn content(disk: &Arc<dyn ReadAt>, layout: &DiskLayout, name: &str) -> Vec<u8> {
     bytes
 }
 
-fn lvm(command: &str, arguments: &[&str]) -> String {
-    let all = [&["--nolocking", "--config", CONFIG], arguments].concat();
-    tool::run(command, &all).expect("LVM's tool runs")
-}
-
 /// The volumes that the test has LVM write down: two segments the wrong way round on the disk,
 /// stripes over both partitions, and one that cannot be read.
-fn logical_volumes() -> String {
-    let volume = |name: &str, segments: &[String]| {
-        let id: String = name.chars().cycle().take(6).collect();
-        let mut text = format!(
-            "{name} {{\nid = \"{id}-aaaa-bbbb-cccc-dddd-eeee-ffffff\"\n\
-             status = [\"READ\", \"WRITE\", \"VISIBLE\"]\nflags = []\n\
-             segment_count = {}\n",
-            segments.len()
-        );
-        for (number, segment) in (1..).zip(segments) {
-            writeln!(text, "segment{number} {{\n{segment}\n}}").expect("written");
-        }
-        text + "}\n"
-    };
-    let linear = |start: u32, count: u32, place: &str| {
-        format!(
-            "start_extent = {start}\nextent_count = {count}\ntype = \"striped\"\n\
-             stripe_count = 1\nstripes = [ {place} ]"
-        )
-    };
-    let stripes = "start_extent = 0\nextent_count = 6\ntype = \"striped\"\nstripe_count = 2\n\
-        stripe_size = 128\nstripes = [ \"pv1\", 5, \"pv0\", 4 ]";
+fn logical_volumes() -> [Logical; 3] {
     let broken = "start_extent = 0\nextent_count = 1\ntype = \"error\"";
-    let volumes = [
-        volume("turned", &[linear(0, 2, "\"pv1\", 0"), linear(2, 3, "\"pv0\", 1")]),
-        volume("striped", &[stripes.to_owned()]),
-        volume("broken", &[broken.to_owned()]),
-    ];
-    volumes.concat()
+    [
+        Logical { name: "turned", segments: vec![linear(0, 2, (1, 0)), linear(2, 3, (0, 1))] },
+        Logical { name: "striped", segments: vec![striped(6, [(1, 5), (0, 4)])] },
+        Logical { name: "broken", segments: vec![broken.to_owned()] },
+    ]
 }
 
 #[test]
@@ -88,27 +58,11 @@ fn logical_volumes_are_where_lvm_says() {
     let path = folder.path().join("disk");
     mkfs::blank(&path, 82 * MIB).expect("made");
     mkfs::sfdisk(&path, "label: gpt\nstart=1M, size=40M\nstart=41M, size=40M\n").expect("made");
-    let parts = PARTITIONS.map(|(start, length)| {
-        let options = Options { offset: start, size_limit: Some(length), ..Options::default() };
-        LoopDevice::attach_with(&path, options).expect("attached")
-    });
-    let names = parts.each_ref().map(|part| part.path().to_str().expect("plain").to_owned());
     let group = format!("imgx{}", std::process::id());
-    lvm("vgcreate", &["-y", "-s", "4M", &group, &names[0], &names[1]]);
-    let backup = folder.path().join("text");
-    let backup = backup.to_str().expect("plain");
-    lvm("vgcfgbackup", &["-f", backup, &group]);
-    let text = fs::read_to_string(backup).expect("read");
-    let at = text.rfind('}').expect("the group's end");
-    let (before, after) = text.split_at(at);
-    let volumes = logical_volumes();
-    let text = format!("{before}logical_volumes {{\n{volumes}}}\n{after}");
-    fs::write(backup, text).expect("written");
-    lvm("vgcfgrestore", &["-f", backup, &group]);
-    let columns = "lv_name,seg_start_pe,seg_size_pe,seg_pe_ranges";
-    let told = lvm("lvs", &["--segments", "--noheadings", "-o", columns, &group]);
+    let told = lvm::make_group(&path, &PARTITIONS, &group, &logical_volumes());
+    let told = told.expect("LVM's tools run");
     println!("{told}");
-    assert!(told.contains(&format!("{}:0-1", names[1])), "LVM reads its own text: {told}");
+    assert!(told.contains("pv1:0-1"), "LVM reads its own text: {told}");
 
     // An ext4 filesystem, laid where those numbers say.
     let image = folder.path().join("ext4");
@@ -117,20 +71,17 @@ fn logical_volumes_are_where_lvm_says() {
     tool::run("mke2fs", &label).expect("mke2fs runs");
     let bytes = fs::read(&image).expect("read");
     let file = fs::File::options().write(true).open(&path).expect("opened");
-    let extent = 4 * MIB;
-    let data = MIB; // pe_start of a physical volume with LVM's usual alignment
-    let place = |part: usize, number: u64| PARTITIONS[part].0 + data + number * extent;
-    let cut = usize::try_from(2 * extent).expect("small");
+    let place = |part: usize, number: u64| PARTITIONS[part].0 + lvm::DATA + number * lvm::EXTENT;
+    let cut = usize::try_from(2 * lvm::EXTENT).expect("small");
     file.write_all_at(&bytes[..cut], place(1, 0)).expect("written");
     file.write_all_at(&bytes[cut..], place(0, 1)).expect("written");
     let stripes: Vec<u8> =
-        (0..6 * extent / 4096).flat_map(|page| vec![(page % 251) as u8; 4096]).collect();
+        (0..6 * lvm::EXTENT / 4096).flat_map(|page| vec![(page % 251) as u8; 4096]).collect();
     for (number, stripe) in stripes.chunks(64 * 1024).enumerate() {
         let row = (number as u64 / 2) * 64 * 1024;
         let start = if number % 2 == 0 { place(1, 5) } else { place(0, 4) };
         file.write_all_at(stripe, start + row).expect("written");
     }
-    drop(parts);
 
     let (disk, layout) = open(&path);
     assert!(content(&disk, &layout, &format!("{group}/turned")) == bytes, "turned differs");

@@ -2,6 +2,7 @@
 //! byte. The commands are run as processes, as a user would; what they should have done is known
 //! from the disk's maker and from comparing files, never from the engine alone.
 
+mod files;
 mod stage;
 
 use std::fs;
@@ -21,6 +22,8 @@ use crate::session::{Outcome, Session};
 
 const REPOSITORY: &str = "repository";
 const NAME: &str = "harbour";
+/// The file that is edited between the images.
+const LETTER: &str = "/home/alice/letter.txt";
 
 /// Runs the command.
 ///
@@ -45,6 +48,7 @@ fn tell(stage: &mut Stage<'_>) -> Result<()> {
     let disk = make_disk(stage)?;
     first_capture(stage, &disk)?;
     second_capture(stage, &disk)?;
+    files::read(stage, &disk)?;
     bring_back(stage)?;
     damage(stage)
 }
@@ -64,9 +68,10 @@ fn first_capture(stage: &mut Stage<'_>, disk: &DemoDisk) -> Result<()> {
     stage.run("init", 0)?;
     stage.run(&format!("capture disk.raw --name {NAME}"), 0)?;
     let first = newest(stage)?;
-    let parts = first.cost.zero + first.cost.duplicate + first.cost.fresh;
+    let cost = &first.cost;
+    let parts = cost.zero + cost.unallocated + cost.duplicate + cost.fresh;
     stage.check("the image has the disk's size", first.size.0 == disk.size);
-    stage.check("every byte is zero, a duplicate or new", parts == disk.size);
+    stage.check("every byte is zero, unallocated, a duplicate or new", parts == disk.size);
     stage.check("compression made it smaller", first.cost.stored < first.cost.fresh);
 
     stage.tell("The image knows what the disk holds.");
@@ -154,20 +159,22 @@ fn newest(stage: &Stage<'_>) -> Result<Manifest> {
 fn edit(path: &Path, disk: &DemoDisk) -> Result<Vec<ByteRange>> {
     let context = || format!("edit {}", path.display());
     let bytes = fs::read(path).context(context)?;
-    let letter = disk.files.iter().find(|file| file.path.ends_with("letter.txt"));
-    let text = letter.map(|letter| letter.content.as_slice()).unwrap_or_default();
-    let sectors = bytes.chunks(512).position(|sector| !text.is_empty() && sector.starts_with(text));
-    let Some(sector) = sectors else {
-        return Err(Error::new(ErrorKind::NotFound, "the letter is not on the disk"));
-    };
-    let edited = String::from_utf8_lossy(text).replacen("Bob", "Eve", 1);
-    let data = incompressible(5, 4096);
-    let places = [(sector as u64 * 512, edited.as_bytes()), (48 << 20, data.as_slice())];
+    let lacks = || Error::new(ErrorKind::NotFound, "the letter is not on the disk");
+    let letter = disk.files.iter().find(|file| file.path == LETTER).ok_or_else(lacks)?;
+    let is_it = |sector: &[u8]| sector.starts_with(&letter.content);
+    let sector = bytes.chunks(512).position(is_it).ok_or_else(lacks)?;
+    let (edited, data) = (edited(&letter.content), incompressible(5, 4096));
+    let places = [(sector as u64 * 512, edited.as_slice()), (48 << 20, data.as_slice())];
     let file = fs::File::options().write(true).open(path).context(context)?;
     for (place, content) in places {
         file.write_all_at(content, place).context(context)?;
     }
     Ok(places.map(|(place, content)| ByteRange::new(place, content.len() as u64)).to_vec())
+}
+
+/// The letter with another name in it.
+fn edited(letter: &[u8]) -> Vec<u8> {
+    String::from_utf8_lossy(letter).replacen("Bob", "Eve", 1).into_bytes()
 }
 
 /// The first byte at which two files differ.

@@ -22,10 +22,19 @@ pub struct Stage<'a> {
     checks: Vec<(String, bool)>,
 }
 
-/// What a command printed, on both outputs.
+/// What a command printed.
 pub struct Shown {
-    /// The text.
+    /// On both outputs, as text.
     pub output: String,
+    /// On standard output, as it is.
+    pub stdout: Vec<u8>,
+}
+
+impl Shown {
+    /// The lines of standard output.
+    pub fn lines(&self) -> Vec<String> {
+        String::from_utf8_lossy(&self.stdout).lines().map(str::to_owned).collect()
+    }
 }
 
 impl<'a> Stage<'a> {
@@ -60,8 +69,8 @@ impl<'a> Stage<'a> {
         self.console.say(&format!("$ {command}"));
     }
 
-    /// Runs `imgx` with `arguments` (no spaces within one), shows what it prints, and checks its
-    /// exit code.
+    /// Runs `imgx` with `arguments` (no spaces within one; whole ones may be quoted), shows what it
+    /// prints, and checks its exit code.
     ///
     /// # Errors
     /// `Io` when it cannot be run; `Cancelled`.
@@ -69,7 +78,7 @@ impl<'a> Stage<'a> {
         self.stop.check()?;
         self.shell(&format!("imgx {arguments}"));
         let ended = Command::new(&self.program)
-            .args(arguments.split(' '))
+            .args(arguments.split(' ').map(|argument| argument.trim_matches('\'')))
             .current_dir(&self.folder)
             .env("IMGX_REPO", REPOSITORY)
             .env("IMGX_CACHE_DIR", self.path("cache"))
@@ -88,7 +97,7 @@ impl<'a> Stage<'a> {
         } else {
             self.check(&what, code == Some(expected));
         }
-        Ok(Shown { output: stdout + &stderr })
+        Ok(Shown { output: stdout + &stderr, stdout: ended.stdout })
     }
 
     /// Notes whether something holds.
@@ -126,10 +135,11 @@ impl<'a> Stage<'a> {
     }
 }
 
-const PROVED: [&str; 5] = [
+const PROVED: [&str; 6] = [
     "a whole disk is captured, and comes back byte for byte from any of its images",
     "an image costs what changed since the one before",
     "an image tells what the disk holds: partition table, filesystems, labels",
+    "files are listed, found, printed and extracted out of any image, without mounting it",
     "a target that holds data is refused, and untouched, unless that is wanted",
     "a single flipped bit is found, and the bytes of the disk that it costs are named",
 ];

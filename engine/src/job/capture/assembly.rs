@@ -239,6 +239,7 @@ impl<T: TakeEntries> Lane<T> {
 }
 
 /// Blocks that follow one another.
+#[derive(Clone, Copy)]
 struct Blocks {
     count: u64,
     bytes: u64,

@@ -1,6 +1,9 @@
 //! Captures of what filesystems use: what is left out is free, what is restored is sound, and
 //! nothing that is used is ever left out, even when an allocation map says so.
 
+mod logical;
+mod others;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::fs::{self, File, OpenOptions};
@@ -139,17 +142,7 @@ impl Stage {
     }
 
     fn fill(&self) {
-        self.in_ext(|root| {
-            for number in 0..40 {
-                let folder = root.join(format!("folder {number}"));
-                fs::create_dir(&folder).expect("made");
-                fs::write(folder.join("text"), text(number, 70_000)).expect("written");
-                fs::write(folder.join("noise"), incompressible(number, 150_000)).expect("written");
-            }
-            for number in (0..40).step_by(2) {
-                fs::remove_dir_all(root.join(format!("folder {number}"))).expect("removed");
-            }
-        });
+        self.in_ext(fill);
         self.in_part(1, |part| {
             let file = self.folder.path().join("file");
             fs::write(&file, text(7, 3 * MIB)).expect("written");
@@ -173,21 +166,14 @@ impl Stage {
     }
 
     fn restored(&self, report: &CaptureReport) -> Vec<u8> {
-        let target = self.folder.path().join("restored");
-        let _earlier = fs::remove_file(&target);
-        let image = self.repository.image(report.id).expect("committed");
-        let restore = Restore::plan(&self.repository, &image, &target, RestoreOptions::default());
-        restore.expect("planned").run(&Silent).expect("restored");
-        fs::read(&target).expect("read")
+        restored(&self.repository, report, self.folder.path())
     }
 
     /// The image restores to a disk whose parts are sound and whose files are the disk's own; and
     /// to the disk itself, but where it is unallocated.
     fn check(&self, report: &CaptureReport) {
-        let (restored, disk) = (self.restored(report), fs::read(&self.disk).expect("read"));
-        let differing = restored.chunks(4096).zip(disk.chunks(4096)).filter(|(a, b)| a != b);
-        let zero = differing.clone().filter(|(restored, _)| restored.iter().all(|b| *b == 0));
-        assert_eq!(differing.count(), zero.count(), "what differs is left out");
+        let restored = self.restored(report);
+        assert_only_lacks(&restored, &fs::read(&self.disk).expect("read"));
         let part = |number: usize| {
             let (start, length) = PARTS[number];
             let path = self.folder.path().join(format!("restored {number}"));
@@ -217,24 +203,61 @@ impl Stage {
     }
 
     fn tree(&self, image: &str) -> Vec<(String, Vec<u8>)> {
-        let point = self.folder.path().join("compared");
-        fs::create_dir_all(&point).expect("made");
-        let _mounted = Mounted::new(&["-o", "loop,ro", image], &point);
-        let mut files = Vec::new();
-        let mut waiting = vec![point.clone()];
-        while let Some(folder) = waiting.pop() {
-            for entry in fs::read_dir(folder).expect("listed").flatten() {
-                let path = entry.path();
-                if path.is_dir() {
-                    waiting.push(path);
-                } else {
-                    let name = path.strip_prefix(&point).expect("below").display().to_string();
-                    files.push((name, fs::read(&path).expect("read")));
-                }
+        tree_of(&["-o", "loop,ro", image], self.folder.path())
+    }
+}
+
+/// The disk that an image restores to, by way of a file in `folder`.
+fn restored(repository: &Repository, report: &CaptureReport, folder: &Path) -> Vec<u8> {
+    let target = folder.join("restored");
+    let _earlier = fs::remove_file(&target);
+    let image = repository.image(report.id).expect("committed");
+    let restore = Restore::plan(repository, &image, &target, RestoreOptions::default());
+    restore.expect("planned").run(&Silent).expect("restored");
+    fs::read(&target).expect("read")
+}
+
+/// Asserts that what differs between two disks is zero in the first.
+fn assert_only_lacks(restored: &[u8], disk: &[u8]) {
+    assert_eq!(restored.len(), disk.len());
+    let differing = restored.chunks(4096).zip(disk.chunks(4096)).filter(|(a, b)| a != b);
+    let zero = differing.clone().filter(|(restored, _)| restored.iter().all(|b| *b == 0));
+    assert_eq!(differing.count(), zero.count(), "what differs is left out");
+}
+
+/// The files of what `mount` mounts at a folder of `folder`, with what they hold.
+fn tree_of(mount: &[&str], folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let point = folder.join("compared");
+    fs::create_dir_all(&point).expect("made");
+    let _mounted = Mounted::new(mount, &point);
+    let mut files = Vec::new();
+    let mut waiting = vec![point.clone()];
+    while let Some(folder) = waiting.pop() {
+        for entry in fs::read_dir(folder).expect("listed").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else {
+                let name = path.strip_prefix(&point).expect("below").display().to_string();
+                files.push((name, fs::read(&path).expect("read")));
             }
         }
-        files.sort();
-        files
+    }
+    files.sort();
+    files
+}
+
+/// Files and folders below `root`, of which half are removed again, so that what is free has been
+/// in use.
+fn fill(root: &Path) {
+    for number in 0..40 {
+        let folder = root.join(format!("folder {number}"));
+        fs::create_dir(&folder).expect("made");
+        fs::write(folder.join("text"), text(number, 70_000)).expect("written");
+        fs::write(folder.join("noise"), incompressible(number, 150_000)).expect("written");
+    }
+    for number in (0..40).step_by(2) {
+        fs::remove_dir_all(root.join(format!("folder {number}"))).expect("removed");
     }
 }
 
