@@ -307,6 +307,33 @@ fn chains_that_lead_nowhere_cost_their_file_only() {
 }
 
 #[test]
+fn an_entry_without_a_name_is_told_as_lost() {
+    if !have("mkfs.vfat") || !have("mcopy") {
+        println!("skipped: no mkfs.vfat or mcopy");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let image = make(folder.path(), 4 << 20, &["-F", "12"]);
+    for name in ["FIRST.TXT", "SECOND.TXT"] {
+        let file = folder.path().join(name);
+        fs::write(&file, name).expect("written");
+        run("mcopy", &["-i", text(&image), text(&file), "::"]).expect("copied");
+    }
+    let mut bytes = fs::read(&image).expect("read");
+    let place = bytes.windows(11).position(|found| found == b"FIRST   TXT").expect("there");
+    bytes[place..place + 11].fill(b' ');
+    fs::write(&image, &bytes).expect("written");
+    let filesystem = open(&image);
+    let (mut names, mut lost) = (Vec::new(), 0);
+    let listed = filesystem.list(filesystem.root(), &mut |entry| {
+        entry.map_or_else(|_| lost += 1, |entry| names.push(entry.name));
+        ControlFlow::Continue(())
+    });
+    listed.expect("listed");
+    assert_eq!((names, lost), (vec![b"SECOND.TXT".to_vec()], 1));
+}
+
+#[test]
 fn an_exfat_volume_is_read_and_its_backup_used() {
     need!("mkfs.exfat", "dump.exfat");
     let folder = folder_in_memory();

@@ -72,6 +72,10 @@ fn take(
     };
     let short_name = entry.short_name();
     let name = long.finish(&entry).map_or_else(|| short_name.clone(), |units| wtf8(&units));
+    if name.is_empty() {
+        let place = format!("folder entry at byte {}", record.place);
+        return visit(Err(Error::corrupt(place, "a name", "none")));
+    }
     visit(Ok(File { name, short_name, place: record.place, entry }))
 }
 
