@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use imgx_engine::base::{ByteRange, Result};
-use imgx_engine::job::{Capture, CaptureOptions, CaptureReport};
+use imgx_engine::job::{Capture, CaptureOptions, CaptureReport, next_bitmap};
 use imgx_engine::store::Manifest;
 use imgx_engine::store::manifest::UnreadableRange;
 use serde_json::json;
@@ -31,6 +31,7 @@ pub fn run(arguments: &CaptureArguments, session: &Session) -> Result<Outcome> {
         on_error: arguments.on_error.into(),
         tracker: arguments.tracker.into(),
         all_blocks: arguments.all_blocks,
+        raw: arguments.raw,
         audit: arguments.audit,
         threads: arguments.threads,
     };
@@ -66,6 +67,7 @@ fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &S
         "tracker": manifest.tracker,
         "tracker_doubt": manifest.tracker_doubt,
         "alarm": report.alarm,
+        "next_bitmap": next_bitmap(report.id, manifest),
         "cost": cost,
         "allocation": manifest.allocation,
         "unreadable": manifest.unreadable,
@@ -90,6 +92,7 @@ fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &S
         row("time", format!("{}{rate}", duration(seconds))),
     ];
     rows.push(row("tracker", tracker(manifest)));
+    rows.extend(next_bitmap(report.id, manifest).map(|name| row("next bitmap", name)));
     if let (Some(parent), Some(created)) = (manifest.parent, parent) {
         let created = crate::output::local_time(created);
         rows.push(row("parent", format!("{} of {created}", short_id(parent))));

@@ -29,6 +29,7 @@ use self::history::changes_of_disk;
 use self::lanes::Lanes;
 use self::unused::{Search, Unused};
 use self::worker::Worker;
+use super::bitmaps::Bitmaps;
 use super::pipeline::{Pipeline, reading_threads, worker_threads};
 use super::tracked::Ebpf;
 use crate::base::limits::{MAX_DISK_SIZE, NODE_FANOUT};
@@ -79,6 +80,8 @@ pub enum TrackerChoice {
     Compare,
     /// By the disk's eBPF tracker, which must run; by comparing where it cannot be trusted.
     Ebpf,
+    /// By a dirty bitmap of QEMU's, of an export; by comparing where it cannot be trusted.
+    Qemu,
 }
 
 /// How to capture.
@@ -99,6 +102,8 @@ pub struct CaptureOptions {
     pub tracker: TrackerChoice,
     /// Whether to read what no filesystem uses as well.
     pub all_blocks: bool,
+    /// Whether a file's bytes are the disk's, even if they look like an image of another format.
+    pub raw: bool,
     /// Ranges that are left out as if no filesystem used them: a fault that must be noticed.
     #[cfg(feature = "fault-injection")]
     pub leave_out: Vec<ByteRange>,
@@ -138,7 +143,7 @@ pub struct CaptureReport {
 }
 
 impl<'a> Capture<'a> {
-    /// Opens the device or file `source` and plans its capture into `repository`.
+    /// Opens the device, file or export `source` and plans its capture into `repository`.
     ///
     /// # Errors
     /// `NotFound` or `Invalid` for a wrong source, name or parent; `Io`.
@@ -149,7 +154,7 @@ impl<'a> Capture<'a> {
         observer: &dyn Observer,
     ) -> Result<Self> {
         repository.config().check_writable()?;
-        let open = OpenOptions { io: options.io, ..OpenOptions::default() };
+        let open = OpenOptions { io: options.io, raw: options.raw, ..OpenOptions::default() };
         let disk = Arc::new(Disk::open(source, &open)?);
         let info = disk.info();
         if info.size.0 > MAX_DISK_SIZE {
@@ -172,7 +177,7 @@ impl<'a> Capture<'a> {
             let message = format!("{line}; the image continues the history of {name}");
             observer.event(&Event::Warning { message: &message });
         }
-        let (tracker, doubt) = open_tracker(source, options.tracker)?;
+        let (tracker, doubt) = open_tracker(&disk, parent.as_ref(), options.tracker)?;
         Ok(Self { repository, disk, name, parent, layout, tracker, doubt, is_in_use, options })
     }
 
@@ -479,9 +484,18 @@ fn known(parent: &Option<Image>) -> Option<&serde_json::Value> {
 type Opened = (Option<Box<dyn ChangeTracker>>, Option<String>);
 
 /// The tracker that is asked for; or why it is of no use.
-fn open_tracker(source: &Path, choice: TrackerChoice) -> Result<Opened> {
+fn open_tracker(disk: &Disk, parent: Option<&Image>, choice: TrackerChoice) -> Result<Opened> {
     if choice == TrackerChoice::Compare {
         return Ok((None, None));
+    }
+    let source = disk.info().path.as_path();
+    if let Some(export) = disk.export().filter(|_| choice != TrackerChoice::Ebpf) {
+        let bitmaps = Bitmaps::new(Arc::clone(export), parent.map(|parent| parent.id));
+        return Ok((Some(Box::new(bitmaps)), None));
+    }
+    if choice == TrackerChoice::Qemu {
+        let context = format!("{}: no export, and so without dirty bitmaps", source.display());
+        return Err(Error::new(ErrorKind::Invalid, context));
     }
     match Ebpf::open(source) {
         Ok(Some(tracker)) => Ok((Some(Box::new(tracker)), None)),
