@@ -7,6 +7,7 @@ mod files;
 mod interrupt;
 mod json;
 mod mapping;
+mod nbd;
 mod round_trip;
 mod showing;
 mod support;

@@ -182,8 +182,9 @@ impl Reader<'_> {
 }
 
 fn is_worth_another_try(error: &std::io::Error) -> bool {
-    use nix::libc::{EAGAIN, EINTR, EINVAL, ENOMEM};
-    is_medium_error(error) || matches!(error.raw_os_error(), Some(EAGAIN | EINTR | EINVAL | ENOMEM))
+    use nix::libc::{EAGAIN, EINTR, EINVAL, ENOMEM, EOVERFLOW};
+    is_medium_error(error)
+        || matches!(error.raw_os_error(), Some(EAGAIN | EINTR | EINVAL | ENOMEM | EOVERFLOW))
 }
 
 /// The chunks of a request, one after another.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::handshake::Context;
+use super::handshake::{Agreement, Context};
 use super::socket::{Socket, explained};
 use super::wire::{self, ChunkHeader, SimpleReply, be16, error_of, violation};
 use crate::base::fields::{be32, be64};
@@ -58,6 +58,7 @@ pub struct Connection {
     input: BufReader<Incoming>,
     contexts: Vec<Context>,
     is_structured: bool,
+    read_flags: u16,
     cookie: u64,
     pending: HashMap<u64, Pending>,
 }
@@ -83,12 +84,17 @@ struct Pending {
 }
 
 impl Connection {
-    /// A connection over `socket`, on which `contexts` were agreed.
-    pub fn new(socket: Arc<Socket>, contexts: Vec<Context>, is_structured: bool) -> Self {
+    /// A connection over `socket`, on which all was agreed.
+    pub fn new(socket: Arc<Socket>, agreement: &Agreement) -> Self {
+        let (contexts, is_structured) = (agreement.contexts.clone(), agreement.is_structured);
+        // QEMU gives the connection up where it fails to read for a reply that may come in pieces;
+        // where it may not, it sends the error.
+        let in_one = is_structured && agreement.flags & wire::EXPORT_SEND_DF != 0;
+        let read_flags = if in_one { wire::FLAG_DF } else { 0 };
         // Small, so that all but the first bytes of data go straight to where they belong.
         let input = BufReader::with_capacity(512, Incoming(Arc::clone(&socket)));
         let (cookie, pending) = (0, HashMap::new());
-        Self { socket, input, contexts, is_structured, cookie, pending }
+        Self { socket, input, contexts, is_structured, read_flags, cookie, pending }
     }
 
     /// Serves requests until nobody can send any more.
@@ -131,10 +137,10 @@ impl Connection {
         let bytes = match &request {
             Request::Read { offset, buffer, .. } => {
                 let length = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-                wire::request(wire::CMD_READ, self.cookie, *offset, length)
+                wire::request((self.read_flags, wire::CMD_READ), self.cookie, *offset, length)
             }
             Request::Status { offset, length, .. } => {
-                wire::request(wire::CMD_BLOCK_STATUS, self.cookie, *offset, *length)
+                wire::request((0, wire::CMD_BLOCK_STATUS), self.cookie, *offset, *length)
             }
         };
         let pending =

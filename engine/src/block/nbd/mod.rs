@@ -25,11 +25,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use nix::libc::EOVERFLOW;
 
 use self::connection::{Connection, PATIENCE, Request};
 use self::handshake::Agreement;
 use self::server::LocalServer;
 use self::socket::Socket;
+use self::wire::LEAST_PIECE;
 use super::SourceInfo;
 use super::files::index;
 use super::window::check_range;
@@ -60,8 +62,8 @@ pub struct NbdExport {
     threads: Mutex<Vec<JoinHandle<()>>>,
     widened: Once,
     bounce: BufferPool,
-    /// Dropped last: it ends when nobody is connected any more.
-    _server: Option<LocalServer>,
+    /// Ends when nobody is connected any more.
+    server: Option<LocalServer>,
 }
 
 impl NbdExport {
@@ -73,7 +75,7 @@ impl NbdExport {
     pub(super) fn open(source: &Path) -> Result<Self> {
         let text = source.to_str().unwrap_or_default();
         let uri: NbdUri = text.parse()?;
-        Self::connect(uri, |size| SourceInfo::of_export(source, size), None)
+        Self::connect(uri, |size| SourceInfo::of_export(source, size))
     }
 
     /// The disk in an image file of QEMU's or somebody else's, by a `qemu-nbd` of our own.
@@ -81,23 +83,19 @@ impl NbdExport {
     /// # Errors
     /// `Unsupported` where there is no `qemu-nbd`, or the file refers to others; what that says.
     pub(super) fn open_image(path: &Path, format: ImageFormat) -> Result<Self> {
-        let server = LocalServer::start(path, format, BITMAPS)?;
-        let uri = server.uri();
-        let export = Self::connect(uri, |size| SourceInfo::of_file(path, size), Some(server))?;
+        let mut server = LocalServer::start(path, format, BITMAPS)?;
+        let export = Self::connect(server.uri(), |size| SourceInfo::of_file(path, size));
+        // It listens before it opens the file.
+        let mut export = export.map_err(|error| server.failure().unwrap_or(error))?;
         // From here on nobody else is to connect, and nothing is left when we are killed: the
         // server ends with its last client.
         export.widen();
-        if let Some(server) = &export._server {
-            server.hide();
-        }
+        server.hide();
+        export.server = Some(server);
         Ok(export)
     }
 
-    fn connect(
-        uri: NbdUri,
-        describe: impl Fn(u64) -> SourceInfo,
-        server: Option<LocalServer>,
-    ) -> Result<Self> {
+    fn connect(uri: NbdUri, describe: impl Fn(u64) -> SourceInfo) -> Result<Self> {
         let (socket, agreement) = connected(&uri, CONNECT_LIMIT)?;
         let minimum = u64::from(agreement.minimum);
         let size = agreement.size - agreement.size % minimum;
@@ -116,7 +114,7 @@ impl NbdExport {
             threads: Mutex::default(),
             widened: Once::new(),
             bounce: BufferPool::new(4, BOUNCE_SIZE)?,
-            _server: server,
+            server: None,
         };
         export.start(socket, &export.agreement)?;
         Ok(export)
@@ -175,8 +173,7 @@ impl NbdExport {
     fn start(&self, socket: Socket, agreement: &Agreement) -> Result<()> {
         socket.limit(PATIENCE).context(|| format!("set up the connection to {}", self.uri))?;
         let socket = Arc::new(socket);
-        let (contexts, is_structured) = (agreement.contexts.clone(), agreement.is_structured);
-        let connection = Connection::new(Arc::clone(&socket), contexts, is_structured);
+        let connection = Connection::new(Arc::clone(&socket), agreement);
         let queue = self.queue.clone();
         let thread = std::thread::Builder::new().name("nbd".to_owned());
         let thread = thread.spawn(move || connection.run(&queue));
@@ -226,7 +223,7 @@ impl NbdExport {
     /// Fills `memory` from `offset`, both of any alignment.
     pub(super) fn read(&self, offset: u64, memory: &mut [u8]) -> io::Result<usize> {
         let minimum = u64::from(self.agreement.minimum);
-        let most = BOUNCE_SIZE.min(self.agreement.maximum as usize);
+        let mut most = BOUNCE_SIZE.min(self.agreement.maximum as usize);
         let mut done = 0;
         while done < memory.len() {
             let at = offset + done as u64;
@@ -234,7 +231,14 @@ impl NbdExport {
             let skip = index(at - from);
             let wanted = (memory.len() - done).min(most - skip);
             let end = (at + wanted as u64).next_multiple_of(minimum);
-            let bytes = self.read_aligned(from, index(end - from))?;
+            let bytes = match self.read_aligned(from, index(end - from)) {
+                // Too much for one piece.
+                Err(error) if error.raw_os_error() == Some(EOVERFLOW) && most > LEAST_PIECE => {
+                    most = LEAST_PIECE;
+                    continue;
+                }
+                bytes => bytes?,
+            };
             memory[done..done + wanted].copy_from_slice(&bytes[skip..skip + wanted]);
             done += wanted;
         }
@@ -268,13 +272,14 @@ impl Drop for NbdExport {
     fn drop(&mut self) {
         self.requests = None;
         for socket in self.sockets.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            let goodbye = wire::request(wire::CMD_DISC, 0, 0, 0);
+            let goodbye = wire::request((0, wire::CMD_DISC), 0, 0, 0);
             let _ = io::Write::write_all(&mut &**socket, &goodbye);
             socket.shut_down();
         }
         for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let _ = thread.join();
         }
+        self.server = None;
     }
 }
 

@@ -138,14 +138,20 @@ impl LocalServer {
         remove(&self.folder);
     }
 
+    /// Why it ended, if it did.
+    pub fn failure(&mut self) -> Option<Error> {
+        self.child.try_wait().ok().flatten()?;
+        let mut said = String::new();
+        let log = File::open(self.folder.join("log")).ok()?;
+        log.take(MAX_OUTPUT).read_to_string(&mut said).ok()?;
+        Some(Error::new(ErrorKind::Io, format!("qemu-nbd: {}", first_line(&said))))
+    }
+
     fn wait_for_socket(&mut self) -> Result<()> {
         let clock = Instant::now();
         while !self.folder.join("socket").exists() {
-            if self.child.try_wait().context(|| "wait for qemu-nbd")?.is_some() {
-                let mut said = String::new();
-                let log = File::open(self.folder.join("log")).context(|| "read qemu-nbd's log")?;
-                let _ = log.take(MAX_OUTPUT).read_to_string(&mut said);
-                return Err(Error::new(ErrorKind::Io, first_line(&said)));
+            if let Some(failure) = self.failure() {
+                return Err(failure);
             }
             if clock.elapsed() > START_LIMIT {
                 return Err(Error::new(ErrorKind::Io, "qemu-nbd does not begin to serve"));

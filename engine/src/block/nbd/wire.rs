@@ -60,11 +60,17 @@ pub const INFO_BLOCK_SIZE: u16 = 3;
 
 /// `NBD_FLAG_HAS_FLAGS` of an export.
 pub const EXPORT_HAS_FLAGS: u16 = 1;
+/// `NBD_FLAG_SEND_DF` of an export: it understands [`FLAG_DF`].
+pub const EXPORT_SEND_DF: u16 = 1 << 7;
 /// `NBD_FLAG_CAN_MULTI_CONN` of an export.
 pub const EXPORT_CAN_MULTI_CONN: u16 = 1 << 8;
 
 /// `NBD_CMD_READ`.
 pub const CMD_READ: u16 = 0;
+/// `NBD_CMD_FLAG_DF`: data is to come in one piece.
+pub const FLAG_DF: u16 = 1 << 2;
+/// What has to fit in one piece.
+pub const LEAST_PIECE: usize = 64 * 1024;
 /// `NBD_CMD_DISC`.
 pub const CMD_DISC: u16 = 2;
 /// `NBD_CMD_BLOCK_STATUS`.
@@ -97,9 +103,15 @@ pub const REQUEST_SIZE: usize = 28;
 
 /// A request: magic, command's flags (2 bytes), type (2), cookie (8), offset (8), length (4).
 #[must_use]
-pub fn request(command: u16, cookie: u64, offset: u64, length: u32) -> [u8; REQUEST_SIZE] {
+pub fn request(
+    (flags, command): (u16, u16),
+    cookie: u64,
+    offset: u64,
+    length: u32,
+) -> [u8; REQUEST_SIZE] {
     let mut bytes = [0; REQUEST_SIZE];
     bytes[..4].copy_from_slice(&REQUEST_MAGIC.to_be_bytes());
+    bytes[4..6].copy_from_slice(&flags.to_be_bytes());
     bytes[6..8].copy_from_slice(&command.to_be_bytes());
     bytes[8..16].copy_from_slice(&cookie.to_be_bytes());
     bytes[16..24].copy_from_slice(&offset.to_be_bytes());
@@ -174,10 +186,10 @@ pub fn put_string(bytes: &mut Vec<u8>, text: &str) {
 /// done about them.
 #[must_use]
 pub fn error_of(number: u32, text: &str) -> io::Error {
-    const KNOWN: [i32; 4] = [libc::EIO, libc::ENOMEM, libc::EINVAL, libc::EPERM];
+    const KNOWN: [i32; 4] = [libc::EIO, libc::ENOMEM, libc::EINVAL, libc::EOVERFLOW];
     match KNOWN.into_iter().find(|known| u32::try_from(*known) == Ok(number)) {
-        Some(known) if text.is_empty() || known == libc::EIO => io::Error::from_raw_os_error(known),
-        _ => io::Error::other(format!("the server answers with error {number} {text}")),
+        Some(known) => io::Error::from_raw_os_error(known),
+        None => io::Error::other(format!("the server answers with error {number} {text}")),
     }
 }
 
