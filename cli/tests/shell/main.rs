@@ -9,6 +9,7 @@ mod json;
 mod mapping;
 mod nbd;
 mod round_trip;
+mod running_machine;
 mod showing;
 mod support;
 mod tracking;

@@ -190,7 +190,8 @@ impl Negotiation<'_> {
                     });
                 }
                 (wire::REP_INFO, Some(wire::INFO_EXPORT)) => {
-                    export = be64(bytes, 2).zip(be16(bytes, 10));
+                    let found = be64(bytes, 2).zip(be16(bytes, 10));
+                    export = Some(found.ok_or_else(|| self.unexpected(reply.kind))?);
                 }
                 (wire::REP_INFO, Some(wire::INFO_BLOCK_SIZE)) => {
                     let sizes = be32(bytes, 2).zip(be32(bytes, 10));
