@@ -249,6 +249,40 @@ fn a_bitmap_that_is_named_after_the_parent_says_what_to_read() {
 }
 
 #[test]
+fn a_storage_daemons_bitmaps_are_told_apart_by_their_names() {
+    if !have(&["qemu-storage-daemon", "qemu-img", "qemu-io"]) {
+        return;
+    }
+    let shell = Shell::with_repository();
+    disk_with_a_hole(&shell);
+    run(&shell, "qemu-img", &["convert", "-O", "qcow2", "disk.raw", "disk.qcow2"]);
+    let first = capture(&shell, "disk.qcow2 --name vda");
+    let name = first["next_bitmap"].as_str().expect("a name");
+    let other = "imgx-ffffffffffffffffffffffffffffffff";
+    run(&shell, "qemu-img", &["bitmap", "--add", "-g", "32768", "disk.qcow2", name]);
+    run(&shell, "qemu-io", &["-c", "write -P 7 3M 32k", "disk.qcow2"]);
+    run(&shell, "qemu-img", &["bitmap", "--add", "disk.qcow2", other]);
+    run(&shell, "qemu-io", &["-c", "write -P 8 20M 32k", "disk.qcow2"]);
+    run(&shell, "qemu-img", &["convert", "-O", "raw", "disk.qcow2", "now.raw"]);
+
+    let socket = shell.path("daemon");
+    let disk = "driver=qcow2,node-name=vda,file.driver=file,file.filename=disk.qcow2";
+    let export = format!("type=nbd,id=e,node-name=vda,bitmaps.0={other},bitmaps.1={name}");
+    let mut command = Command::new("qemu-storage-daemon");
+    command.current_dir(shell.path("")).args(["--blockdev", &format!("{disk},read-only=on")]);
+    command.args(["--nbd-server", "addr.type=unix,addr.path=daemon", "--export", &export]);
+    let _daemon = Running::start(&mut command).until(|| socket.exists());
+    let second = capture(&shell, "nbd+unix:///vda?socket=daemon --audit 0 --tracker qemu");
+    assert_eq!((&second["tracker"], &second["parent"]), (&"qemu".into(), &first["id"]));
+    assert_eq!(second["cost"]["read"], 256 * 1024);
+    assert_image_is(&shell, &second["id"], &shell.path("now.raw"));
+    let third = capture(&shell, "nbd+unix:///vda?socket=daemon --tracker compare");
+    assert_eq!((&third["tracker"], &third["tracker_doubt"]), (&"compare".into(), &Value::Null));
+    let shown = shell.imgx("capture disk.raw --tracker qemu").exits(1);
+    shown.complains(&["without dirty bitmaps"]);
+}
+
+#[test]
 fn a_bitmap_that_misses_a_change_is_caught_by_the_audit() {
     if !have(&["qemu-nbd", "qemu-img", "qemu-io"]) {
         return;

@@ -16,13 +16,19 @@ use super::socket::{Socket, explained};
 use super::wire::{self, ChunkHeader, SimpleReply, be16, error_of, violation};
 use crate::base::fields::{be32, be64};
 use crate::base::limits;
+use crate::block::files::index;
 use crate::sys::{Buffer, Completion};
 
 /// How long a reply may keep a reader waiting.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// Requests in flight on one connection at most: they fit any socket's buffer, so that sending
-/// never waits for a server that is sending itself.
+/// Reads in flight on one connection at most: their requests fit any socket's buffer, so that
+/// sending never waits for a server that is sending itself.
 const IN_FLIGHT: usize = 16;
+/// Requests that one read is divided into at most.
+const MAX_PARTS: u64 = 64;
+/// Bytes of such a request, where that is enough: servers take a buffer for each, and fill and
+/// send those much faster that fit the processor's caches (measured: 2.5 against 1.3 GiB/s).
+const PART: usize = 256 * 1024;
 /// Bytes of an error's text at most.
 const MAX_TEXT: usize = 4096;
 
@@ -59,7 +65,9 @@ pub struct Connection {
     contexts: Vec<Context>,
     is_structured: bool,
     read_flags: u16,
-    cookie: u64,
+    /// The number of the last read or question. Its requests' cookies are that times
+    /// [`MAX_PARTS`], and the part.
+    last: u64,
     pending: HashMap<u64, Pending>,
 }
 
@@ -72,9 +80,11 @@ impl Read for Incoming {
     }
 }
 
-/// A request that was sent, and what came of it so far.
+/// What was asked for, and what came of it so far.
 struct Pending {
     request: Request,
+    /// A bit for each part whose reply is not complete.
+    open: u64,
     /// The parts of a read's buffer that were filled: sorted, disjoint.
     filled: Vec<(usize, usize)>,
     extents: Option<Vec<(u32, u32)>>,
@@ -93,8 +103,8 @@ impl Connection {
         let read_flags = if in_one { wire::FLAG_DF } else { 0 };
         // Small, so that all but the first bytes of data go straight to where they belong.
         let input = BufReader::with_capacity(512, Incoming(Arc::clone(&socket)));
-        let (cookie, pending) = (0, HashMap::new());
-        Self { socket, input, contexts, is_structured, read_flags, cookie, pending }
+        let (last, pending) = (0, HashMap::new());
+        Self { socket, input, contexts, is_structured, read_flags, last, pending }
     }
 
     /// Serves requests until nobody can send any more.
@@ -133,19 +143,30 @@ impl Connection {
 
     fn send(&mut self, request: Request) -> io::Result<()> {
         // Never the same twice, so that an answer that comes too late is noticed.
-        self.cookie += 1;
-        let bytes = match &request {
+        self.last += 1;
+        let cookie = self.last * MAX_PARTS;
+        let (mut bytes, mut open) = (Vec::new(), 1);
+        match &request {
             Request::Read { offset, buffer, .. } => {
-                let length = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-                wire::request((self.read_flags, wire::CMD_READ), self.cookie, *offset, length)
+                let size = part_size(buffer.len());
+                open = 0;
+                for (part, place) in (0_u64..).zip((0..buffer.len()).step_by(size)) {
+                    let length = size.min(buffer.len() - place);
+                    let length = u32::try_from(length).unwrap_or(u32::MAX);
+                    let command = (self.read_flags, wire::CMD_READ);
+                    let offset = offset + place as u64;
+                    bytes.extend(wire::request(command, cookie + part, offset, length));
+                    open |= 1 << part;
+                }
             }
             Request::Status { offset, length, .. } => {
-                wire::request((0, wire::CMD_BLOCK_STATUS), self.cookie, *offset, *length)
+                let command = (0, wire::CMD_BLOCK_STATUS);
+                bytes.extend(wire::request(command, cookie, *offset, *length));
             }
-        };
-        let pending =
-            Pending { request, filled: Vec::new(), extents: None, error: None, chunks: 0 };
-        self.pending.insert(self.cookie, pending);
+        }
+        let (filled, extents, error, chunks) = (Vec::new(), None, None, 0);
+        let pending = Pending { request, open, filled, extents, error, chunks };
+        self.pending.insert(self.last, pending);
         (&*self.socket).write_all(&bytes).map_err(|error| explained(&error, PATIENCE))
     }
 
@@ -167,40 +188,48 @@ impl Connection {
 
     fn simple(&mut self, reply: SimpleReply) -> io::Result<()> {
         let mut pending = self.take(reply.cookie)?;
+        let taken = self.simple_of(&mut pending, reply);
+        self.put_back(pending, reply.cookie, taken.is_ok());
+        taken
+    }
+
+    fn simple_of(&mut self, pending: &mut Pending, reply: SimpleReply) -> io::Result<()> {
         if reply.error != 0 {
-            pending.end_with(Err(error_of(reply.error, "")));
+            pending.error.get_or_insert(error_of(reply.error, ""));
             return Ok(());
         }
-        match &mut pending.request {
-            Request::Read { buffer, .. } if !self.is_structured => {
-                let read = self.input.read_exact(buffer);
-                let length = buffer.len();
-                // What is pending fails together.
-                if let Err(error) = read {
-                    self.pending.insert(reply.cookie, pending);
-                    return Err(error);
-                }
-                pending.filled = vec![(0, length)];
-                pending.end();
-                Ok(())
-            }
-            _ => {
-                self.pending.insert(reply.cookie, pending);
-                Err(violation("a simple reply where a structured one is due"))
-            }
+        let Request::Read { offset, buffer, .. } = &pending.request else {
+            return Err(violation("a simple reply where a structured one is due"));
+        };
+        if self.is_structured {
+            return Err(violation("a simple reply where a structured one is due"));
         }
+        let size = part_size(buffer.len());
+        let place = index(reply.cookie % MAX_PARTS) * size;
+        let length = u32::try_from(size.min(buffer.len() - place)).unwrap_or(u32::MAX);
+        let offset = *offset + place as u64;
+        self.input.read_exact(pending.claim(offset, length)?)
     }
 
     fn chunk(&mut self, header: ChunkHeader) -> io::Result<()> {
         let mut pending = self.take(header.cookie)?;
         pending.chunks += 1;
         let taken = self.chunk_of(&mut pending, header);
-        if taken.is_ok() && header.flags & wire::CHUNK_DONE != 0 {
+        let is_last = taken.is_ok() && header.flags & wire::CHUNK_DONE != 0;
+        self.put_back(pending, header.cookie, is_last);
+        taken
+    }
+
+    /// Goes on waiting, unless this was the last that was missing.
+    fn put_back(&mut self, mut pending: Pending, cookie: u64, is_last: bool) {
+        if is_last {
+            pending.open &= !(1 << (cookie % MAX_PARTS));
+        }
+        if pending.open == 0 {
             pending.end();
         } else {
-            self.pending.insert(header.cookie, pending);
+            self.pending.insert(cookie / MAX_PARTS, pending);
         }
-        taken
     }
 
     fn chunk_of(&mut self, pending: &mut Pending, header: ChunkHeader) -> io::Result<()> {
@@ -260,8 +289,12 @@ impl Connection {
         }
     }
 
+    /// What a reply belongs to. It must be put back, or nobody hears of it any more.
     fn take(&mut self, cookie: u64) -> io::Result<Pending> {
-        let pending = self.pending.remove(&cookie);
+        let number = cookie / MAX_PARTS;
+        let is_open = |pending: &Pending| pending.open >> (cookie % MAX_PARTS) & 1 == 1;
+        let found = self.pending.get(&number).filter(|pending| is_open(pending));
+        let pending = found.is_some().then(|| self.pending.remove(&number)).flatten();
         pending.ok_or_else(|| violation(format!("a reply to request {cookie}, which is not open")))
     }
 
@@ -319,10 +352,6 @@ impl Pending {
             Some(error) => Err(error),
             None => self.whole(),
         };
-        self.end_with(result);
-    }
-
-    fn end_with(self, result: io::Result<()>) {
         self.request.end(result, self.extents.unwrap_or_default());
     }
 
@@ -343,6 +372,11 @@ impl Pending {
             Request::Status { .. } => Err(violation("a reply that describes no blocks")),
         }
     }
+}
+
+/// Bytes of each request but the last that a read of `length` bytes is divided into.
+fn part_size(length: usize) -> usize {
+    length.div_ceil(index(MAX_PARTS)).next_multiple_of(PART)
 }
 
 fn overlapping(offset: u64, length: u32) -> io::Result<()> {

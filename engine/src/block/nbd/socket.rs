@@ -150,7 +150,9 @@ pub fn ended() -> io::Error {
 pub fn explained(error: &io::Error, limit: Duration) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => late(limit),
-        io::ErrorKind::UnexpectedEof => ended(),
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe => ended(),
         kind => io::Error::new(kind, format!("the connection failed: {error}")),
     }
 }
