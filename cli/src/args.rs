@@ -24,7 +24,7 @@ Exit codes:
   130  interrupted; nothing half-done is committed
 
 IMAGE is an id's first 4 or more digits, `latest`, a NAME (its newest image), or NAME~2 (two before);
-where files are read also a disk or a disk's file, named by a path with a slash.
+where files are read also a disk, a disk's file or an nbd:// URI, named by a path with a slash.
 PATH is VOLUME:/path, with the volume as `show` prints it, LABEL=... or UUID=...; without a volume
 the only filesystem there is.";
 
@@ -106,15 +106,18 @@ pub struct InitArguments {
 /// `capture`.
 #[derive(Debug, Args)]
 pub struct CaptureArguments {
-    /// The block device or file to read
+    /// The block device, file or export to read: nbd://HOST[:PORT]/EXPORT,
+    /// nbd+unix:///EXPORT?socket=PATH; a qcow2, VMDK or VHDX file is read through qemu-nbd
     pub source: PathBuf,
-    /// Name of the disk's history [default: host and disk's serial number, or the file's name]
+    /// Name of the disk's history [default: host and disk's serial number, or the file's
+    /// or export's name]
     #[arg(long)]
     pub name: Option<String>,
     /// The image to compare with: `auto` is the newest of the same name
     #[arg(long, value_name = "auto|none|IMAGE", default_value = "auto", value_parser = parse_parent)]
     pub parent: ParentChoice,
-    /// How to find what changed: `compare` reads everything, `ebpf` what its tracker names
+    /// How to find what changed: `compare` reads everything, `ebpf` what its tracker names,
+    /// `qemu` what the dirty bitmap of the export marks that is named after the parent
     #[arg(long, value_enum, default_value = "auto")]
     pub tracker: Tracker,
     /// How much to read of what a tracker says did not change, to audit it [default: 64M or a
@@ -137,6 +140,9 @@ pub struct CaptureArguments {
     /// Read every block, also those that no filesystem uses
     #[arg(long)]
     pub all_blocks: bool,
+    /// Take a file's bytes for the disk's, even if they look like a qcow2, VMDK or VHDX image
+    #[arg(long)]
+    pub raw: bool,
     /// How hard to compress: `auto` as hard as the disk leaves time for, or one of zstd's levels
     #[arg(long, value_name = "off|fast|1..19|auto", default_value = "auto")]
     #[arg(value_parser = Effort::from_str)]
@@ -406,6 +412,8 @@ pub enum Tracker {
     Compare,
     /// Read what the tracker in the kernel names (see `track`)
     Ebpf,
+    /// Read what QEMU's dirty bitmap marks
+    Qemu,
 }
 
 impl From<Tracker> for TrackerChoice {
@@ -414,6 +422,7 @@ impl From<Tracker> for TrackerChoice {
             Tracker::Auto => Self::Auto,
             Tracker::Compare => Self::Compare,
             Tracker::Ebpf => Self::Ebpf,
+            Tracker::Qemu => Self::Qemu,
         }
     }
 }

@@ -308,7 +308,7 @@ fn chains_that_lead_nowhere_cost_their_file_only() {
 
 #[test]
 fn an_entry_without_a_name_is_told_as_lost() {
-    if !have("mkfs.vfat") || !have("mcopy") {
+    if !tool::have("mkfs.vfat") || !tool::have("mcopy") {
         println!("skipped: no mkfs.vfat or mcopy");
         return;
     }
@@ -317,7 +317,7 @@ fn an_entry_without_a_name_is_told_as_lost() {
     for name in ["FIRST.TXT", "SECOND.TXT"] {
         let file = folder.path().join(name);
         fs::write(&file, name).expect("written");
-        run("mcopy", &["-i", text(&image), text(&file), "::"]).expect("copied");
+        tool::run("mcopy", &["-i", text(&image), text(&file), "::"]).expect("copied");
     }
     let mut bytes = fs::read(&image).expect("read");
     let place = bytes.windows(11).position(|found| found == b"FIRST   TXT").expect("there");

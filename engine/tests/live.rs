@@ -103,7 +103,8 @@ fn churn(point: &Path, stop: &AtomicBool, synced: &AtomicU64) {
         let path = point.join(format!("file {number}"));
         let mut file = File::create(&path).expect("created");
         file.write_all(&number.to_string().into_bytes()).expect("written");
-        file.write_all(&noise[..(number as usize * 7919) % 400_000]).expect("written");
+        let length = usize::try_from(number * 7919 % 400_000).expect("small");
+        file.write_all(&noise[..length]).expect("written");
         file.sync_all().expect("synced");
         synced.store(number, Ordering::Release);
         if number > KEPT {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use imgx_engine::base::{ByteRange, Result};
-use imgx_engine::job::{Capture, CaptureOptions, CaptureReport, LiveOptions};
+use imgx_engine::job::{Capture, CaptureOptions, CaptureReport, LiveOptions, next_bitmap};
 use imgx_engine::store::Manifest;
 use imgx_engine::store::manifest::{Moment, UnreadableRange};
 use serde_json::json;
@@ -23,7 +23,6 @@ const LISTED: usize = 20;
 pub fn run(arguments: &CaptureArguments, session: &Session) -> Result<Outcome> {
     let repository = session.repository()?;
     let stop = session.stop_on_signals()?;
-    #[allow(clippy::needless_update, reason = "the engine has more options when it is tested")]
     let options = CaptureOptions {
         name: arguments.name.clone(),
         parent: arguments.parent.clone(),
@@ -33,9 +32,9 @@ pub fn run(arguments: &CaptureArguments, session: &Session) -> Result<Outcome> {
         tracker: arguments.tracker.into(),
         live: live(arguments),
         all_blocks: arguments.all_blocks,
+        raw: arguments.raw,
         audit: arguments.audit,
         threads: arguments.threads,
-        ..CaptureOptions::default()
     };
     let clock = Instant::now();
     let reporter = Reporter::new(&session.console, stop);
@@ -75,6 +74,7 @@ fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &S
         "tracker": manifest.tracker,
         "tracker_doubt": manifest.tracker_doubt,
         "alarm": report.alarm,
+        "next_bitmap": next_bitmap(report.id, manifest),
         "cost": cost,
         "allocation": manifest.allocation,
         "live": manifest.live,
@@ -101,6 +101,7 @@ fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &S
     ];
     rows.push(row("tracker", tracker(manifest)));
     rows.extend(manifest.live.as_ref().map(|moment| row("instant", instant(moment))));
+    rows.extend(next_bitmap(report.id, manifest).map(|name| row("next bitmap", name)));
     if let (Some(parent), Some(created)) = (manifest.parent, parent) {
         let created = crate::output::local_time(created);
         rows.push(row("parent", format!("{} of {created}", short_id(parent))));

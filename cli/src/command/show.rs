@@ -82,6 +82,7 @@ fn source_rows(info: &SourceInfo) -> Vec<Vec<String>> {
     let kind = match info.kind {
         SourceKind::Device => "device",
         SourceKind::File => "file",
+        SourceKind::Nbd => "NBD export",
     };
     let mut rows = vec![row("source", format!("{} ({kind})", info.path.display()))];
     let identity = [("model", &info.model), ("serial", &info.serial), ("wwid", &info.wwid)];

@@ -137,3 +137,21 @@ pub const MAX_REPLAYED: usize = 1 << 20;
 pub const MAX_LOGS: usize = 64;
 /// Free stretches within one chunk of btrfs at most.
 pub const MAX_FREE_STRETCHES: usize = 1 << 22;
+/// Bytes of an NBD export's or context's name at most: the protocol's own limit.
+pub const MAX_NBD_NAME: usize = 4096;
+/// Bytes of an NBD server's answer to an option at most.
+pub const MAX_NBD_OPTION_REPLY: u32 = 64 * 1024;
+/// Answers to one such option at most.
+pub const MAX_NBD_OPTION_REPLIES: usize = 4096;
+/// Contexts (what is allocated, dirty bitmaps) that one NBD export is asked about at most.
+pub const MAX_NBD_CONTEXTS: usize = 16;
+/// Bytes of an NBD server's description of blocks at most: half a million extents.
+pub const MAX_NBD_STATUS: u32 = 4 * 1024 * 1024;
+/// Questions after the blocks of one NBD export at most.
+pub const MAX_NBD_STATUS_REQUESTS: usize = 1 << 20;
+/// Chunks of an NBD server's answer that are not in order at most.
+pub const MAX_NBD_PIECES: usize = 1024;
+/// Chunks of one such answer at most: one for each sector of the largest request.
+pub const MAX_NBD_CHUNKS: usize = 65_536;
+/// Connections to one NBD export at most.
+pub const NBD_CONNECTIONS: usize = 4;

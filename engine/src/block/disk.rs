@@ -1,11 +1,13 @@
-//! A disk to read from: a block device, or a regular file that holds one's bytes.
+//! A disk to read from: a block device, a regular file that holds one's bytes, or an export.
 
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::extents::{self, Extent};
+use super::extents::Extent;
 use super::files::{Access, Files};
+use super::nbd::{ImageFormat, NbdExport, NbdUri};
+use super::origin::Origin;
 use super::queue::{self, IoMode};
 use super::{ReadAt, SourceInfo};
 use crate::base::{ByteCount, ByteOffset, Result};
@@ -18,33 +20,45 @@ pub struct OpenOptions {
     pub io: IoMode,
     /// Whether to bypass the page cache where that is possible.
     pub direct: bool,
+    /// Whether to take a file's bytes for the disk's, even if they look like an image of another
+    /// format.
+    pub raw: bool,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { io: IoMode::Auto, direct: true }
+        Self { io: IoMode::Auto, direct: true, raw: false }
     }
 }
 
 /// An open, read-only disk.
 #[derive(Debug)]
 pub struct Disk {
-    pub(super) files: Arc<Files>,
+    pub(super) origin: Origin,
     pub(super) mode: IoMode,
     warnings: Vec<String>,
 }
 
 impl Disk {
-    /// Opens the block device or regular file `path`.
+    /// Opens the block device or regular file `path`, or the export that an `nbd://` or
+    /// `nbd+unix://` URI names. An image file of QEMU's, VMware's or Hyper-V's own format, known by
+    /// its magic, is read through `qemu-nbd`: never as raw bytes.
     ///
     /// What was written to it through the page cache, or to the disk's partitions, is written
     /// back first, so that direct reads see it.
     ///
     /// # Errors
     /// `NotFound`; `Invalid` if it is something else than a device or file; `Io` if it cannot be
-    /// opened, or io_uring is demanded and not to be had; `Limit` if it is too large.
+    /// opened, or io_uring is demanded and not to be had; `Limit` if it is too large;
+    /// `Unsupported` for an image file that `qemu-nbd` is missing for, or that refers to others.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
+        if NbdUri::is_one(path) {
+            return Ok(Self::of_export(NbdExport::open(path)?));
+        }
         let files = Files::open(path, Access::Read, options.direct)?;
+        if let Some(format) = image_format(&files).filter(|_| !options.raw) {
+            return Ok(Self::of_export(NbdExport::open_image(path, format)?));
+        }
         let mut warnings = Vec::new();
         if let Err(error) = files.buffered.sync_all() {
             warnings.push(format!("{}: cannot write its cache back: {error}", path.display()));
@@ -64,7 +78,7 @@ impl Disk {
             files.drop_cache();
         }
         let mode = options.io.resolve(&files)?;
-        Ok(Self { files: Arc::new(files), mode, warnings })
+        Ok(Self { origin: Origin::Files(Arc::new(files)), mode, warnings })
     }
 
     /// Opens `path` for reads here and there: a regular file through the page cache, which keeps
@@ -74,30 +88,55 @@ impl Disk {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_to_browse(path: &Path) -> Result<Self> {
+        if NbdUri::is_one(path) {
+            return Self::open(path, &OpenOptions::default());
+        }
         let files = Files::open(path, Access::Read, false)?;
-        if files.facts.is_some() {
+        if files.facts.is_some() || image_format(&files).is_some() {
             drop(files);
             return Self::open(path, &OpenOptions::default());
         }
-        Ok(Self { files: Arc::new(files), mode: IoMode::Threads, warnings: Vec::new() })
+        let origin = Origin::Files(Arc::new(files));
+        Ok(Self { origin, mode: IoMode::Threads, warnings: Vec::new() })
+    }
+
+    fn of_export(export: NbdExport) -> Self {
+        let warnings = export.warning().into_iter().collect();
+        Self { origin: Origin::Nbd(Arc::new(export)), mode: IoMode::Threads, warnings }
     }
 
     /// What it is.
     #[must_use]
     pub fn info(&self) -> &SourceInfo {
-        &self.files.info
+        self.origin.info()
     }
 
-    /// What the kernel says about it; `None` for a regular file.
+    /// What the kernel says about it; `None` for all but a block device.
     #[must_use]
     pub fn facts(&self) -> Option<&DeviceFacts> {
-        self.files.facts.as_ref()
+        match &self.origin {
+            Origin::Files(files) => files.facts.as_ref(),
+            Origin::Nbd(_) => None,
+        }
     }
 
-    /// What reads really go through: `io_uring` or `threads`, `direct` or `buffered`.
+    /// The export that it is read through, if it is one.
+    #[must_use]
+    pub fn export(&self) -> Option<&Arc<NbdExport>> {
+        match &self.origin {
+            Origin::Files(_) => None,
+            Origin::Nbd(export) => Some(export),
+        }
+    }
+
+    /// What reads really go through: `io_uring` or `threads`, `direct` or `buffered`;
+    /// or `nbd`.
     #[must_use]
     pub fn io_engine(&self) -> &'static str {
-        queue::engine_name(self.mode, &self.files)
+        match &self.origin {
+            Origin::Files(files) => queue::engine_name(self.mode, files),
+            Origin::Nbd(_) => "nbd",
+        }
     }
 
     /// What is wrong without being fatal: cached writes that could not be written back, which
@@ -108,24 +147,30 @@ impl Disk {
     }
 
     /// Where it has data and where it is known to read as zero: sorted, adjoining, covering it
-    /// exactly. Holes come from a file's own, or from those of the file behind a loop device;
-    /// what cannot be told is data. Data is rounded outward to 4096 bytes.
+    /// exactly. Holes come from a file's own, from those of the file behind a loop device, or
+    /// from what an NBD server says; what cannot be told is data. Data is rounded outward to 4096 bytes.
     ///
     /// # Errors
     /// None today; the kernel's refusals to tell are not errors.
     pub fn extents(&self) -> Result<Vec<Extent>> {
-        Ok(extents::extents(&self.files))
+        Ok(self.origin.extents())
     }
 }
 
 impl ReadAt for Disk {
     fn size(&self) -> ByteCount {
-        self.files.info.size
+        self.origin.info().size
     }
 
     fn read_exact_at(&self, offset: ByteOffset, buffer: &mut [u8]) -> Result<()> {
-        self.files.read_exact_at(offset, buffer)
+        self.origin.read_exact_at(offset, buffer)
     }
+}
+
+/// The format of a regular file that is no raw disk. A device's bytes are a guest's or a
+/// filesystem's, and never taken for an image.
+fn image_format(files: &Files) -> Option<ImageFormat> {
+    files.facts.is_none().then(|| ImageFormat::of(&files.buffered)).flatten()
 }
 
 /// Writes back what the page cache holds of the whole disk and of each partition: every one has

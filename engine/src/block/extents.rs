@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use super::files::Files;
+use super::nbd::NbdExport;
 use crate::base::ByteRange;
 use crate::sys::{DeviceFacts, sparse};
 
@@ -45,6 +46,16 @@ pub(super) fn extents(files: &Files) -> Vec<Extent> {
                 found.walk(&backing, start, end);
             }
         }
+    }
+    found.finish()
+}
+
+/// The extents of an export, as its server tells. In doubt all is data.
+pub(super) fn of_export(export: &NbdExport) -> Vec<Extent> {
+    let mut found = Collector { size: export.size(), extents: Vec::new() };
+    if let Some(data) = export.data(MAX_EXTENTS / 2) {
+        data.iter().for_each(|range| found.push_data(range.start, range.end));
+        found.push_data(found.size, found.size);
     }
     found.finish()
 }

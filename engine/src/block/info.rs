@@ -15,20 +15,22 @@ pub enum SourceKind {
     Device,
     /// A regular file with a disk's bytes.
     File,
+    /// An export of an NBD server.
+    Nbd,
 }
 
 /// The identity and shape of a disk or of a file that stands for one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceInfo {
-    /// The path that it was opened by.
+    /// The path or URI that it was opened by.
     pub path: PathBuf,
-    /// Device or file.
+    /// Device, file or export.
     pub kind: SourceKind,
     /// Size; of a device, what its whole sectors hold.
     pub size: ByteCount,
-    /// Bytes of a logical sector; 512 for a file.
+    /// Bytes of a logical sector; 512 for a file or export.
     pub logical_sector_size: u32,
-    /// Bytes of a physical sector; 512 for a file.
+    /// Bytes of a physical sector; 512 for a file or export.
     pub physical_sector_size: u32,
     /// Model, as the disk reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,7 +44,7 @@ pub struct SourceInfo {
     /// The kernel's sequence number of the disk, unique since boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_sequence: Option<u64>,
-    /// Device number as `major:minor`; `None` for a file.
+    /// Device number as `major:minor`; `None` for all else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_number: Option<String>,
 }
@@ -61,6 +63,10 @@ impl SourceInfo {
             disk_sequence: None,
             device_number: None,
         }
+    }
+
+    pub(super) fn of_export(uri: &Path, size: u64) -> Self {
+        Self { kind: SourceKind::Nbd, ..Self::of_file(uri, size) }
     }
 
     pub(super) fn of_device(path: &Path, facts: &DeviceFacts) -> Self {

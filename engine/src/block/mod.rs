@@ -1,5 +1,5 @@
 //! Bytes at an offset: the one view that disks, files and images share. And the disks themselves:
-//! [`Disk`] to read from, [`Target`] to write to, both with many large operations in flight.
+//! [`Disk`] to read from (a device, a file, or an export of an NBD server), [`Target`] to write to, both with many large operations in flight.
 
 mod cache;
 mod disk;
@@ -7,6 +7,8 @@ mod extents;
 mod files;
 mod held;
 mod info;
+mod nbd;
+mod origin;
 mod queue;
 mod recover;
 mod stream;
@@ -20,6 +22,7 @@ pub use cache::Cached;
 pub use disk::{Disk, OpenOptions};
 pub use extents::{Extent, ExtentKind};
 pub use info::{SourceInfo, SourceKind};
+pub use nbd::{ImageFormat, NbdExport, NbdServer, NbdUri};
 pub use queue::IoMode;
 pub use stream::{Chunk, ReadRequest};
 pub use target::{FileMode, Target};

@@ -1,4 +1,4 @@
-//! Many reads or writes at once, by io_uring or by threads, behind one face.
+//! Many reads or writes at once, by io_uring, by threads or by NBD, behind one face.
 
 use std::io;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::files::Files;
+use super::nbd::NbdExport;
 use crate::base::{Error, ErrorContext, ErrorKind, Result};
 use crate::sys::{Buffer, BufferPool, Completion, Ring};
 
@@ -40,15 +41,17 @@ impl IoMode {
 
 /// Operations in flight on one disk. They end in any order.
 pub(super) struct Queue {
-    files: Arc<Files>,
     engine: Engine,
     /// What ended without the engine.
     ended: Vec<Completion>,
 }
 
 enum Engine {
-    Ring(Box<Ring>),
+    /// The ring, and what it cannot serve goes through.
+    Ring(Box<Ring>, Arc<Files>),
     Threads(Threads),
+    /// An export's connections, which have threads of their own.
+    Nbd(Arc<NbdExport>, Sender<Completion>, Ended),
 }
 
 impl Queue {
@@ -58,12 +61,20 @@ impl Queue {
         let engine = match mode.resolve(files)? {
             IoMode::Threads => Engine::Threads(Threads::start(files, depth)?),
             _ => match Ring::new(files.bulk(), depth, pool) {
-                Ok(ring) => Engine::Ring(Box::new(ring)),
+                Ok(ring) => Engine::Ring(Box::new(ring), Arc::clone(files)),
                 Err(_) if mode == IoMode::Auto => Engine::Threads(Threads::start(files, depth)?),
                 Err(error) => return Err(Error::io("set up io_uring", error)),
             },
         };
-        Ok(Self { files: files.clone(), engine, ended: Vec::new() })
+        Ok(Self { engine, ended: Vec::new() })
+    }
+
+    /// A queue for reads of an export, as many as there are buffers.
+    pub fn of_export(export: &Arc<NbdExport>) -> Self {
+        export.widen();
+        let (outbox, ended) = unbounded();
+        let ended = Ended { inbox: ended, in_flight: 0 };
+        Self { engine: Engine::Nbd(Arc::clone(export), outbox, ended), ended: Vec::new() }
     }
 
     /// Begins filling `buffer`, in its length, from `offset`. At most the depth may be in flight.
@@ -81,17 +92,18 @@ impl Queue {
         let mut ended = std::mem::take(&mut self.ended);
         let want = want.saturating_sub(ended.len());
         match &mut self.engine {
-            Engine::Ring(ring) => {
+            Engine::Ring(ring, _) => {
                 ended.append(&mut ring.submit_and_wait(want).context(|| "wait for io_uring")?);
             }
-            Engine::Threads(threads) => threads.wait(want, &mut ended)?,
+            Engine::Threads(threads) => threads.ended.wait(want, &mut ended)?,
+            Engine::Nbd(_, _, flight) => flight.wait(want, &mut ended)?,
         }
         Ok(ended)
     }
 
     /// Hands what was begun to the kernel, without waiting.
     pub fn submit(&mut self) -> Result<()> {
-        if let Engine::Ring(ring) = &mut self.engine {
+        if let Engine::Ring(ring, _) = &mut self.engine {
             let mut ended = ring.submit_and_wait(0).context(|| "submit to io_uring")?;
             self.ended.append(&mut ended);
         }
@@ -101,13 +113,17 @@ impl Queue {
     fn begin(&mut self, job: Job) {
         match &mut self.engine {
             Engine::Threads(threads) => threads.begin(job),
+            Engine::Nbd(export, outbox, flight) => {
+                flight.in_flight += 1;
+                export.begin(job.offset, job.buffer, job.tag, outbox);
+            }
             // The odd end of a disk: a ring serves one descriptor only, and that is direct.
-            Engine::Ring(_) if !self.files.is_aligned(job.offset, &job.buffer) => {
-                let ended = job.run(&self.files);
+            Engine::Ring(_, files) if !files.is_aligned(job.offset, &job.buffer) => {
+                let ended = job.run(files);
                 self.ended.push(ended);
             }
-            Engine::Ring(ring) if job.is_write => ring.write(job.offset, job.buffer, job.tag),
-            Engine::Ring(ring) => ring.read(job.offset, job.buffer, job.tag),
+            Engine::Ring(ring, _) if job.is_write => ring.write(job.offset, job.buffer, job.tag),
+            Engine::Ring(ring, _) => ring.read(job.offset, job.buffer, job.tag),
         }
     }
 }
@@ -134,8 +150,13 @@ impl Job {
 struct Threads {
     /// Taken on drop, which ends the threads.
     jobs: Option<Sender<Job>>,
-    ended: Receiver<Completion>,
+    ended: Ended,
     handles: Vec<JoinHandle<()>>,
+}
+
+/// What threads hand back.
+struct Ended {
+    inbox: Receiver<Completion>,
     in_flight: usize,
 }
 
@@ -143,7 +164,8 @@ impl Threads {
     fn start(files: &Arc<Files>, depth: usize) -> Result<Self> {
         let (jobs, inbox) = unbounded::<Job>();
         let (outbox, ended) = unbounded();
-        let mut this = Self { jobs: Some(jobs), ended, handles: Vec::new(), in_flight: 0 };
+        let ended = Ended { inbox: ended, in_flight: 0 };
+        let mut this = Self { jobs: Some(jobs), ended, handles: Vec::new() };
         for number in 0..depth.min(MAX_THREADS) {
             let (inbox, outbox, files) = (inbox.clone(), outbox.clone(), files.clone());
             let work = move || {
@@ -167,21 +189,24 @@ impl Threads {
 
     fn begin(&mut self, job: Job) {
         if self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok()) {
-            self.in_flight += 1;
+            self.ended.in_flight += 1;
         }
     }
+}
 
+impl Ended {
+    /// Waits for `want` of those in flight, and takes all that have ended.
     fn wait(&mut self, want: usize, ended: &mut Vec<Completion>) -> Result<()> {
         let enough = ended.len() + want.min(self.in_flight);
         while ended.len() < enough {
             let next = self
-                .ended
+                .inbox
                 .recv()
                 .map_err(|_| Error::new(ErrorKind::Io, "the threads that do the I/O have ended"))?;
             self.in_flight -= 1;
             ended.push(next);
         }
-        while let Ok(next) = self.ended.try_recv() {
+        while let Ok(next) = self.inbox.try_recv() {
             self.in_flight -= 1;
             ended.push(next);
         }

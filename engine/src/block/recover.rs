@@ -2,12 +2,9 @@
 
 use std::io;
 
-use super::files::Files;
+use super::origin::Origin;
 use super::queue::is_medium_error;
 use crate::base::{ByteRange, Error, Event, Observer, Result};
-
-/// Bytes of a file that are given up together; those of a device by its logical sector.
-const FILE_SECTOR: usize = 4096;
 
 /// Reads `memory` from `offset` in ever smaller parts around what fails. A part of one sector is
 /// tried twice, then zeroed and returned as bad. Each bad range is told to `observer`.
@@ -16,20 +13,18 @@ const FILE_SECTOR: usize = 4096;
 /// `Io` for any failure that is not of the medium, and when the whole disk is gone or shorter
 /// than it was; `Cancelled`.
 pub(super) fn read_around(
-    files: &Files,
+    origin: &Origin,
     offset: u64,
     memory: &mut [u8],
     observer: &dyn Observer,
 ) -> Result<Vec<ByteRange>> {
-    let sector = files.facts.as_ref().map_or(FILE_SECTOR, |facts| {
-        usize::try_from(facts.logical_sector_size).unwrap_or(FILE_SECTOR)
-    });
-    let mut attempt = Attempt { files, sector, observer, bad: Vec::new(), reason: String::new() };
+    let sector = origin.sector();
+    let mut attempt = Attempt { origin, sector, observer, bad: Vec::new(), reason: String::new() };
     attempt.part(offset, memory)?;
     if !attempt.bad.is_empty()
-        && let Some(reason) = files.gone()
+        && let Some(reason) = origin.gone()
     {
-        return Err(files.reading(offset, io::Error::other(reason)));
+        return Err(origin.reading(offset, io::Error::other(reason)));
     }
     for range in &attempt.bad {
         observer.event(&Event::Unreadable { range: *range, reason: &attempt.reason });
@@ -38,7 +33,7 @@ pub(super) fn read_around(
 }
 
 struct Attempt<'a> {
-    files: &'a Files,
+    origin: &'a Origin,
     sector: usize,
     observer: &'a dyn Observer,
     bad: Vec<ByteRange>,
@@ -70,10 +65,10 @@ impl Attempt<'_> {
 
     /// Reads a part; returns the medium's error if that is what fails.
     fn read(&self, offset: u64, memory: &mut [u8]) -> Result<Option<io::Error>> {
-        match self.files.read(offset, memory) {
-            Ok(done) => self.files.expect_whole(offset, done, memory.len()).map(|()| None),
+        match self.origin.read(offset, memory) {
+            Ok(done) => self.origin.expect_whole(offset, done, memory.len()).map(|()| None),
             Err(error) if is_medium_error(&error) => Ok(Some(error)),
-            Err(error) => Err(self.files.reading(offset, error)),
+            Err(error) => Err(self.origin.reading(offset, error)),
         }
     }
 

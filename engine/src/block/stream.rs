@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Disk;
 use super::files::{Files, index};
+use super::origin::Origin;
 use super::queue::{IoMode, Queue, is_medium_error};
 use super::recover::read_around;
 use crate::base::{ByteOffset, ByteRange, Error, ErrorKind, Observer, Result, limits};
@@ -65,11 +66,14 @@ impl Disk {
         observer: &dyn Observer,
         sink: &mut dyn FnMut(Chunk) -> Result<()>,
     ) -> Result<()> {
-        check(request, self.files.size(), pool)?;
+        check(request, self.origin.size(), pool)?;
         let depth = request.depth.clamp(1, pool.count());
-        let queue = Queue::new(&self.files, self.queue_mode(), depth, pool)?;
+        let queue = match &self.origin {
+            Origin::Files(files) => Queue::new(files, self.queue_mode(files), depth, pool)?,
+            Origin::Nbd(export) => Queue::of_export(export),
+        };
         Reader {
-            files: &self.files,
+            origin: &self.origin,
             pool,
             observer,
             depth,
@@ -82,17 +86,13 @@ impl Disk {
     }
 
     /// A ring that worked on opening may still be refused by a limit, which `Auto` gets around.
-    fn queue_mode(&self) -> IoMode {
-        if self.mode == IoMode::Ring && self.files.direct.is_some() {
-            IoMode::Auto
-        } else {
-            self.mode
-        }
+    fn queue_mode(&self, files: &Files) -> IoMode {
+        if self.mode == IoMode::Ring && files.direct.is_some() { IoMode::Auto } else { self.mode }
     }
 }
 
 struct Reader<'a> {
-    files: &'a Files,
+    origin: &'a Origin,
     pool: &'a BufferPool,
     observer: &'a dyn Observer,
     depth: usize,
@@ -171,19 +171,20 @@ impl Reader<'_> {
         let bad = match result {
             Ok(done) if done == buffer.len() => Vec::new(),
             // Short, refused, interrupted or failed: once more, with care.
-            Ok(_) => read_around(self.files, range.start, &mut buffer, self.observer)?,
+            Ok(_) => read_around(self.origin, range.start, &mut buffer, self.observer)?,
             Err(error) if is_worth_another_try(&error) => {
-                read_around(self.files, range.start, &mut buffer, self.observer)?
+                read_around(self.origin, range.start, &mut buffer, self.observer)?
             }
-            Err(error) => return Err(self.files.reading(range.start, error)),
+            Err(error) => return Err(self.origin.reading(range.start, error)),
         };
         Ok(Chunk { index: tag, offset, buffer, bad })
     }
 }
 
 fn is_worth_another_try(error: &std::io::Error) -> bool {
-    use nix::libc::{EAGAIN, EINTR, EINVAL, ENOMEM};
-    is_medium_error(error) || matches!(error.raw_os_error(), Some(EAGAIN | EINTR | EINVAL | ENOMEM))
+    use nix::libc::{EAGAIN, EINTR, EINVAL, ENOMEM, EOVERFLOW};
+    is_medium_error(error)
+        || matches!(error.raw_os_error(), Some(EAGAIN | EINTR | EINVAL | ENOMEM | EOVERFLOW))
 }
 
 /// The chunks of a request, one after another.

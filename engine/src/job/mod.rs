@@ -1,5 +1,6 @@
 //! The verbs: each makes a plan that can be shown, then runs it.
 
+mod bitmaps;
 pub mod capture;
 pub mod extract;
 pub mod files;
@@ -9,6 +10,7 @@ pub mod restore;
 mod tracked;
 pub mod verify;
 
+pub use bitmaps::next_bitmap;
 pub use capture::{
     Capture, CaptureOptions, CaptureReport, ChangeTracker, Effort, Findings, LiveOptions, OnError,
     ParentChoice, TrackerChoice,

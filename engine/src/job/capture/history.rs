@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::ParentChoice;
 use crate::base::{Error, ErrorKind, Result};
-use crate::block::SourceInfo;
+use crate::block::{NbdUri, SourceInfo, SourceKind};
 use crate::store::Repository;
 use crate::store::lock::host_name;
 use crate::store::repository::Image;
@@ -26,11 +26,15 @@ pub fn checked_name(name: &str) -> Result<String> {
     ))
 }
 
-/// The name of a disk's history where none is given: the host and the disk's serial number, or the
-/// file's name.
+/// The name of a disk's history where none is given: the host and the disk's serial number, the
+/// file's name, or the export's.
 #[must_use]
 pub fn default_name(info: &SourceInfo) -> String {
-    let file = info.path.file_name().map_or(PathBuf::from("disk"), PathBuf::from);
+    let file = match info.kind {
+        SourceKind::Nbd => export_name(info).filter(|name| !name.is_empty()).map(PathBuf::from),
+        SourceKind::Device | SourceKind::File => info.path.file_name().map(PathBuf::from),
+    };
+    let file = file.unwrap_or(PathBuf::from("disk"));
     let file = file.to_string_lossy();
     let name = match (&info.device_number, &info.serial) {
         (None, _) => file.into_owned(),
@@ -41,6 +45,10 @@ pub fn default_name(info: &SourceInfo) -> String {
         |c: char| if c.is_control() || c.is_whitespace() || "/~".contains(c) { '_' } else { c };
     let name: String = name.chars().map(plain).take(200).collect();
     if name == "latest" { "latest_".to_owned() } else { name }
+}
+
+fn export_name(info: &SourceInfo) -> Option<String> {
+    info.path.to_str()?.parse().ok().map(|uri: NbdUri| uri.export)
 }
 
 /// The image that the disk is compared with.

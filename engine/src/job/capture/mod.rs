@@ -31,6 +31,7 @@ use self::lanes::Lanes;
 use self::live::{Live, Rounds};
 use self::unused::{Search, Unused};
 use self::worker::Worker;
+use super::bitmaps::Bitmaps;
 use super::pipeline::{ChunkSource, Pipeline, reading_threads, worker_threads};
 use super::tracked::Ebpf;
 use crate::base::limits::{MAX_DISK_SIZE, NODE_FANOUT};
@@ -82,6 +83,8 @@ pub enum TrackerChoice {
     Compare,
     /// By the disk's eBPF tracker, which must run; by comparing where it cannot be trusted.
     Ebpf,
+    /// By a dirty bitmap of QEMU's, of an export; by comparing where it cannot be trusted.
+    Qemu,
 }
 
 /// How to capture.
@@ -104,6 +107,8 @@ pub struct CaptureOptions {
     pub live: Option<LiveOptions>,
     /// Whether to read what no filesystem uses as well.
     pub all_blocks: bool,
+    /// Whether a file's bytes are the disk's, even if they look like an image of another format.
+    pub raw: bool,
     /// Bytes that are read to audit a tracker of changes, at random places that it says did not
     /// change; by default 64 MiB or a thousandth of the disk, the larger.
     pub audit: Option<u64>,
@@ -143,7 +148,7 @@ pub struct CaptureReport {
 }
 
 impl<'a> Capture<'a> {
-    /// Opens the device or file `source` and plans its capture into `repository`.
+    /// Opens the device, file or export `source` and plans its capture into `repository`.
     ///
     /// # Errors
     /// `NotFound` or `Invalid` for a wrong source, name or parent; `Io`.
@@ -154,7 +159,7 @@ impl<'a> Capture<'a> {
         observer: &dyn Observer,
     ) -> Result<Self> {
         repository.config().check_writable()?;
-        let open = OpenOptions { io: options.io, ..OpenOptions::default() };
+        let open = OpenOptions { io: options.io, raw: options.raw, ..OpenOptions::default() };
         let disk = Arc::new(Disk::open(source, &open)?);
         let info = disk.info();
         if info.size.0 > MAX_DISK_SIZE {
@@ -177,7 +182,7 @@ impl<'a> Capture<'a> {
             let message = format!("{line}; the image continues the history of {name}");
             observer.event(&Event::Warning { message: &message });
         }
-        let (mut tracker, doubt) = open_tracker(source, options.tracker)?;
+        let (mut tracker, doubt) = open_tracker(&disk, parent.as_ref(), options.tracker)?;
         let wanted = options.live.clone().filter(|_| disk.facts().is_some());
         let live = wanted.map(|wanted| Live::prepare(source, wanted, &mut tracker));
         let live = live.unwrap_or(Ok(None)).map_err(|error| error.to_string());
@@ -356,6 +361,10 @@ impl<'a> Capture<'a> {
         let (changes, evidence) = match findings {
             None => (Err(self.doubt.clone()), None),
             Some(Err(error)) => (Err(Some(error.to_string())), None),
+            // It only follows what is written while the disk is copied.
+            Some(Ok(told)) if self.options.tracker == TrackerChoice::Compare => {
+                (Err(None), Some(told.evidence))
+            }
             Some(Ok(Findings { changes, evidence, .. })) => {
                 (changes::usable(self.parent.as_ref(), changes), Some(evidence))
             }
@@ -599,9 +608,18 @@ fn known(parent: &Option<Image>) -> Option<&serde_json::Value> {
 type Opened = (Option<Box<dyn ChangeTracker>>, Option<String>);
 
 /// The tracker that is asked for; or why it is of no use.
-fn open_tracker(source: &Path, choice: TrackerChoice) -> Result<Opened> {
+fn open_tracker(disk: &Disk, parent: Option<&Image>, choice: TrackerChoice) -> Result<Opened> {
     if choice == TrackerChoice::Compare {
         return Ok((None, None));
+    }
+    let source = disk.info().path.as_path();
+    if let Some(export) = disk.export().filter(|_| choice != TrackerChoice::Ebpf) {
+        let bitmaps = Bitmaps::new(Arc::clone(export), parent.map(|parent| parent.id));
+        return Ok((Some(Box::new(bitmaps)), None));
+    }
+    if choice == TrackerChoice::Qemu {
+        let context = format!("{}: no export, and so without dirty bitmaps", source.display());
+        return Err(Error::new(ErrorKind::Invalid, context));
     }
     match Ebpf::open(source) {
         Ok(Some(tracker)) => Ok((Some(Box::new(tracker)), None)),

@@ -291,7 +291,8 @@ fn bytes_of(image: &ImageReader, runs: &Runs) -> u64 {
 }
 
 fn reopen(path: &Path, options: &RestoreOptions) -> Result<Disk> {
-    Disk::open(path, &OpenOptions { io: options.io, ..OpenOptions::default() })
+    // What was written is the disk's bytes, whatever they look like.
+    Disk::open(path, &OpenOptions { io: options.io, raw: true, ..OpenOptions::default() })
 }
 
 fn plan_gpt(image: &ImageReader, target_size: ByteCount) -> Result<Option<GptMove>> {

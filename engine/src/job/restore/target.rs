@@ -48,11 +48,11 @@ fn check_sectors(target: &Target, image: &Image) -> Result<()> {
         Ok(source) => source,
         Err(error) => return Err(Error::corrupt("manifest's source", "a disk's", error)),
     };
-    // A file says 512 for want of knowledge; its table tells how its disk counted.
+    // A file or export says 512 for want of knowledge; its table tells how its disk counted.
     let table = image.manifest.layout.get("sector_size").and_then(serde_json::Value::as_u64);
     let counted = match source.kind {
         SourceKind::Device => u64::from(source.logical_sector_size),
-        SourceKind::File => table.unwrap_or(SECTOR),
+        SourceKind::File | SourceKind::Nbd => table.unwrap_or(SECTOR),
     };
     if u64::from(facts.logical_sector_size) == counted {
         return Ok(());
