@@ -278,7 +278,7 @@ fn a_storage_daemons_bitmaps_are_told_apart_by_their_names() {
     assert_image_is(&shell, &second["id"], &shell.path("now.raw"));
     let third = capture(&shell, "nbd+unix:///vda?socket=daemon --tracker compare");
     assert_eq!((&third["tracker"], &third["tracker_doubt"]), (&"compare".into(), &Value::Null));
-    let shown = shell.imgx("capture disk.raw --tracker qemu").exits(1);
+    let shown = shell.imgx("capture disk.raw --tracker qemu").exits(2);
     shown.complains(&["without dirty bitmaps"]);
 }
 
