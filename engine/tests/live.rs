@@ -6,11 +6,12 @@ mod support;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use imgx_engine::base::{BlockSize, Silent};
+use imgx_engine::base::{BlockSize, Event, Observer, Silent};
 use imgx_engine::job::{
     Capture, CaptureOptions, CaptureReport, LiveOptions, Restore, RestoreOptions,
 };
@@ -24,7 +25,7 @@ use imgx_fixtures::tool;
 use support::{MIB, Mounted, is_long};
 
 /// One at a time: they share the machine's tracker and its disk.
-static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+static ALONE: Mutex<()> = Mutex::new(());
 
 macro_rules! need {
     ($($tool:literal),*) => {
@@ -47,6 +48,19 @@ struct Stage {
     device: LoopDevice,
     folder: tempfile::TempDir,
     repository: Repository,
+    /// What the last capture warned of.
+    warnings: Mutex<Vec<String>>,
+}
+
+#[derive(Default)]
+struct Warnings(Mutex<Vec<String>>);
+
+impl Observer for Warnings {
+    fn event(&self, event: &Event<'_>) {
+        if let Event::Warning { message } = event {
+            self.0.lock().expect("no panic").push((*message).to_owned());
+        }
+    }
 }
 
 impl Stage {
@@ -63,7 +77,8 @@ impl Stage {
         let mounted = Mounted::new(&[&node], &point);
         let repository = folder.path().join("repository");
         let repository = Repository::create(&repository, BlockSize::DEFAULT).expect("a repository");
-        Self { mounted: Some(mounted), device, folder, repository }
+        let warnings = Mutex::default();
+        Self { mounted: Some(mounted), device, folder, repository, warnings }
     }
 
     fn point(&self) -> PathBuf {
@@ -77,7 +92,11 @@ impl Stage {
             audit: Some(1 << 20),
             ..CaptureOptions::default()
         };
-        Capture::plan(&self.repository, self.device.path(), options, &Silent)?.run(&Silent)
+        let listener = Warnings::default();
+        let report = Capture::plan(&self.repository, self.device.path(), options, &listener)?
+            .run(&listener)?;
+        *self.warnings.lock().expect("no panic") = listener.0.into_inner().expect("no panic");
+        Ok(report)
     }
 
     fn restored(&self, report: &CaptureReport) -> PathBuf {
@@ -139,6 +158,7 @@ fn under_load(maker: &[&str], check: &dyn Fn(&str)) {
             let before = synced.load(Ordering::Acquire);
             let report = stage.capture(LiveOptions::default()).expect("captured");
             let moment = instant(&report);
+            assert_eq!(*stage.warnings.lock().expect("no panic"), Vec::<String>::new());
             frozen.push(moment.frozen_milliseconds);
             println!("{}: {moment:?}", maker[0]);
             let target = stage.restored(&report);

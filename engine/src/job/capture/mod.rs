@@ -265,9 +265,11 @@ impl<'a> Capture<'a> {
         // All nine digits, so that text sorts as time does.
         let created = format!("{created:.9}");
         let mut manifest = self.manifest(&created, clock, &assembled, &reading);
-        if let Some(live) = self.live.take() {
+        // What was started for it ends with the run, not before the tracker's last word.
+        let live = self.live.take();
+        if let Some(live) = &live {
             writer.end()?;
-            manifest = self.in_rounds(&live, manifest, &reading, (&index, observer))?;
+            manifest = self.in_rounds(live, manifest, &reading, (&index, observer))?;
             writer = self.writer(&index, None)?;
         }
         let sealed = writer.seal(&manifest)?;
