@@ -4,8 +4,9 @@
 mod support;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -129,7 +130,6 @@ fn churn(point: &Path, stop: &AtomicBool, synced: &AtomicU64) {
         if number > KEPT {
             fs::remove_file(point.join(format!("file {}", number - KEPT))).expect("removed");
         }
-        // Some 50 MB/s.
         thread::sleep(Duration::from_millis(3));
     }
 }
@@ -262,6 +262,34 @@ fn a_freeze_by_somebody_else_is_left_alone_and_told() {
     assert!(moment.doubt.is_some_and(|doubt| doubt.contains("somebody else")));
 }
 
+/// Freezes what is mounted from the device in `IMGX_FREEZE` until it is killed.
+#[test]
+#[ignore = "a process of the next test's"]
+fn freezes_until_it_is_killed() {
+    let Some(device) = std::env::var_os("IMGX_FREEZE") else { return };
+    let mounts = mounted_from(Path::new(&device)).expect("listed");
+    let freezer = Freezer::open(&mounts).expect("opened");
+    let _frozen = freezer.freeze(Duration::from_secs(30)).expect("frozen");
+    println!("it is frozen");
+    thread::sleep(Duration::from_secs(30));
+}
+
+/// Has another process freeze the device's filesystem, and kills it.
+fn freeze_and_kill(device: &Path) {
+    let itself = std::env::current_exe().expect("known");
+    let mut process = Command::new(itself)
+        .args(["--ignored", "--exact", "--nocapture", "freezes_until_it_is_killed"])
+        .env("IMGX_FREEZE", device)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let told = BufReader::new(process.stdout.take().expect("piped"));
+    let mut lines = told.lines().map_while(std::result::Result::ok);
+    assert!(lines.any(|line| line.contains("it is frozen")), "it never froze");
+    process.kill().expect("killed");
+    process.wait().expect("ended");
+}
+
 #[test]
 fn what_is_frozen_is_thawed_when_the_time_is_over_or_the_process_is_killed() {
     need!("mke2fs");
@@ -285,4 +313,7 @@ fn what_is_frozen_is_thawed_when_the_time_is_over_or_the_process_is_killed() {
     let frozen = freezer.freeze(Duration::from_secs(60)).expect("frozen");
     assert!(frozen.thaw());
     write();
+    freeze_and_kill(stage.device.path());
+    let waited = write();
+    assert!(waited < Duration::from_secs(5), "{waited:?}");
 }
