@@ -113,6 +113,20 @@ pub fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A UUID as it is usually written: groups of 8, 4, 4, 4 and 12 digits.
+#[must_use]
+pub fn to_uuid(bytes: &[u8; 16]) -> String {
+    let digits = to_hex(bytes);
+    let groups = [0..8, 8..12, 12..16, 16..20, 20..32];
+    groups.map(|range| digits.get(range).unwrap_or_default()).join("-")
+}
+
+/// The same, of an identifier that is there: none where all is zero.
+#[must_use]
+pub fn some_uuid(bytes: &[u8; 16]) -> Option<String> {
+    (*bytes != [0; 16]).then(|| to_uuid(bytes))
+}
+
 /// The `N` bytes that `2 * N` hexadecimal digits say; `None` for anything else.
 #[must_use]
 pub fn from_hex<const N: usize>(digits: &str) -> Option<[u8; N]> {

@@ -22,6 +22,7 @@ mod fat;
 mod metadata;
 mod ntfs;
 mod open;
+mod recent;
 mod xfs;
 
 use std::ops::ControlFlow;

@@ -2,21 +2,8 @@
 
 use crate::base::bytes::to_hex;
 
-/// A UUID whose bytes are stored in reading order (RFC 9562); `None` if all are zero.
-pub(super) fn uuid(bytes: &[u8; 16]) -> Option<String> {
-    if bytes.iter().all(|byte| *byte == 0) {
-        return None;
-    }
-    let [a, b, c, d, e, f, g, h, i, j, rest @ ..] = bytes;
-    Some(format!(
-        "{}-{}-{}-{}-{}",
-        to_hex(&[*a, *b, *c, *d]),
-        to_hex(&[*e, *f]),
-        to_hex(&[*g, *h]),
-        to_hex(&[*i, *j]),
-        to_hex(rest)
-    ))
-}
+// UUIDs whose bytes are stored in reading order (RFC 9562).
+pub(super) use crate::base::bytes::some_uuid as uuid;
 
 /// A GUID as UEFI stores it: the first three groups little-endian (UEFI 2.10, appendix A).
 pub(super) fn guid(bytes: &[u8; 16]) -> String {

@@ -6,6 +6,8 @@
 mod basics;
 #[path = "../support/mod.rs"]
 mod common;
+#[path = "../support/everything.rs"]
+mod everything;
 #[path = "../fs_ext/truth.rs"]
 #[allow(dead_code)]
 mod truth;

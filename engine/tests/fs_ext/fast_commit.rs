@@ -13,7 +13,8 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::syncfs;
 
 use crate::common::is_long;
-use crate::damage::{PATIENCE, use_everything};
+use crate::damage::PATIENCE;
+use crate::everything::use_everything;
 use crate::fill;
 use crate::fixture::{Fixture, MIB, open, open_bytes};
 use crate::need_mounts;

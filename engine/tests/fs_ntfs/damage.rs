@@ -1,16 +1,16 @@
 //! Damage costs what is damaged, and never a panic or an endless walk.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use imgx_engine::base::ErrorKind;
-use imgx_engine::fs::{FileId, FileType, Filesystem, Protection};
+use imgx_engine::fs::Protection;
 use imgx_fixtures::pattern::{Random, text};
 use imgx_fixtures::tool;
 
 use crate::common::is_long;
+use crate::everything::use_everything;
 use crate::fixture::{Fixture, MIB, contents, many, mixed, open_bytes};
 use crate::links::find;
 use crate::need_ntfs_3g;
@@ -148,60 +148,6 @@ fn a_block_that_was_not_written_whole_costs_its_entries_only() {
     listed.expect("listed");
     assert_eq!(lost, 1);
     assert!((300..400).contains(&sound), "{sound} entries are left");
-}
-
-/// Does everything there is to do with every file that can be reached; counts the errors.
-fn use_everything(filesystem: &dyn Filesystem) -> u64 {
-    let mut seen = BTreeSet::new();
-    let mut waiting = vec![filesystem.root()];
-    let mut errors = 0;
-    while let Some(file) = waiting.pop() {
-        if seen.len() > 5000 || !seen.insert(file) {
-            continue;
-        }
-        errors += u64::from(filesystem.xattrs(file).is_err());
-        let Ok(metadata) = filesystem.metadata(file) else {
-            errors += 1;
-            continue;
-        };
-        errors += match metadata.file_type {
-            FileType::Directory => use_folder(filesystem, file, &mut waiting),
-            FileType::Symlink => u64::from(filesystem.link_target(file).is_err()),
-            FileType::Regular => u64::from(!reads(filesystem, file)),
-            _ => 0,
-        };
-    }
-    errors + u64::from(filesystem.free_space(&mut |_| ControlFlow::Continue(())).is_err())
-}
-
-fn use_folder(filesystem: &dyn Filesystem, folder: FileId, waiting: &mut Vec<FileId>) -> u64 {
-    let (mut errors, mut names) = (0, Vec::new());
-    let listed = filesystem.list(folder, &mut |entry| {
-        match entry {
-            Ok(entry) => {
-                waiting.push(entry.file);
-                names.push(entry.name);
-            }
-            Err(_) => errors += 1,
-        }
-        if names.len() < 5000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    });
-    let lookups = names.iter().step_by(names.len() / 20 + 1);
-    errors += lookups.filter(|name| filesystem.lookup(folder, name).is_err()).count() as u64;
-    errors + u64::from(listed.is_err())
-}
-
-fn reads(filesystem: &dyn Filesystem, file: FileId) -> bool {
-    let Ok(mut content) = filesystem.open(file) else { return false };
-    let mut extents = 0;
-    let mapped = content.extents(&mut |_| {
-        extents += 1;
-        if extents < 100_000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    });
-    let mut buffer = vec![0; 256 * 1024];
-    let size = content.size();
-    let places = [0, size / 2, size.saturating_sub(1000)];
-    mapped.is_ok() && places.iter().all(|place| content.read_at(*place, &mut buffer).is_ok())
 }
 
 /// The bytes of a small volume that has a little of everything.

@@ -3,6 +3,8 @@
 
 #[path = "../support/mod.rs"]
 mod common;
+#[path = "../support/everything.rs"]
+mod everything;
 
 mod damage;
 mod fixture;

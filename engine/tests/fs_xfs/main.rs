@@ -3,6 +3,8 @@
 
 #[path = "../support/mod.rs"]
 mod common;
+#[path = "../support/everything.rs"]
+mod everything;
 
 #[path = "../fs_ext/fill.rs"]
 #[allow(dead_code)]

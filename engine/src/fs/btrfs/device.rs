@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::chunk::{Piece, Stripe};
 use super::superblock::DevItem;
 use super::units::bytes;
-use crate::base::bytes::to_hex;
+use crate::base::bytes::to_uuid;
 use crate::base::{ByteOffset, Error, ErrorKind, Result};
 use crate::block::ReadAt;
 
@@ -81,14 +81,6 @@ pub(super) struct Name<'a>(pub &'a Stripe);
 
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "device {} ({})", self.0.devid, uuid(&self.0.dev_uuid))
+        write!(f, "device {} ({})", self.0.devid, to_uuid(&self.0.dev_uuid))
     }
-}
-
-/// A UUID in its usual spelling.
-pub(super) fn uuid(bytes: &[u8; 16]) -> String {
-    let digits = to_hex(bytes);
-    let groups = [0..8, 8..12, 12..16, 16..20, 20..32];
-    let groups = groups.into_iter().filter_map(|range| digits.get(range));
-    groups.collect::<Vec<_>>().join("-")
 }

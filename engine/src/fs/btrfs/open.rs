@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::checksum::name_hash;
 use super::chunk::{Chunk, ChunkMap, first_chunk_key};
-use super::device::{Device, Devices, uuid};
+use super::device::{Device, Devices};
 use super::dir::DirItem;
 use super::features::{compat_ro, describe, flags};
 use super::log;
@@ -17,6 +17,7 @@ use super::superblock::{DevItem, PLACES, SUPERBLOCK_SIZE, Superblock, has_magic}
 use super::tree::Tree;
 use super::units::{Key, Logical, index, kinds, objects};
 use super::{Btrfs, TOP};
+use crate::base::bytes::to_uuid;
 use crate::base::{ByteOffset, Error, ErrorKind, Result};
 use crate::block::ReadAt;
 use crate::fs::{FileId, Filesystem, FilesystemInfo};
@@ -178,7 +179,7 @@ fn with_superblock(superblock: Superblock, found: &[Found]) -> Result<Btrfs> {
     let pool = Pool::new(devices, chunks, form);
     let mut btrfs = unreplayed(superblock, pool)?;
     for item in missing {
-        let name = format!("device {} ({})", item.devid, uuid(&item.uuid));
+        let name = format!("device {} ({})", item.devid, to_uuid(&item.uuid));
         btrfs.tell(format!("It has {} devices, and {name} is missing.", items.len()));
     }
     if items.len() > 1 {
@@ -216,7 +217,7 @@ fn read_chunks(pool: &Pool, tree: Tree, sectorsize: u32) -> Result<(ChunkMap, Ve
 fn check_devices<'a>(devices: &Devices, items: &'a [DevItem]) -> Result<Vec<&'a DevItem>> {
     for device in &devices.0 {
         if !items.iter().any(|item| item.uuid == device.item.uuid) {
-            let context = format!("a device of another btrfs, {}", uuid(&device.item.uuid));
+            let context = format!("a device of another btrfs, {}", to_uuid(&device.item.uuid));
             return Err(Error::new(ErrorKind::Invalid, context));
         }
     }
@@ -274,7 +275,7 @@ fn info(superblock: &Superblock, pool: &Pool) -> FilesystemInfo {
     FilesystemInfo {
         kind: "btrfs",
         label: Some(label).filter(|label| !label.is_empty()),
-        uuid: Some(uuid(&superblock.fsid)),
+        uuid: Some(to_uuid(&superblock.fsid)),
         size,
         block_size: superblock.sectorsize,
         notes,

@@ -1,13 +1,13 @@
 //! Reading by logical address: from whichever copy is sound, nodes through a cache.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::chunk::{Chunk, ChunkMap, Layout, Piece};
 use super::device::Devices;
 use super::node::{Node, NodeForm, Pointer};
 use super::units::{Logical, bytes, index};
 use crate::base::{Error, Result, limits};
+use crate::fs::recent::Recent;
 
 /// Bytes of nodes that [`limits::CACHED_FS_BLOCKS`] counts as one.
 const USUAL_NODE: usize = 16 * 1024;
@@ -17,12 +17,14 @@ pub(super) struct Pool {
     pub devices: Devices,
     pub chunks: ChunkMap,
     pub form: NodeForm,
-    cache: Mutex<Cache>,
+    cache: Recent<Logical, Node>,
 }
 
 impl Pool {
     pub(super) fn new(devices: Devices, chunks: ChunkMap, form: NodeForm) -> Self {
-        Self { devices, chunks, form, cache: Mutex::default() }
+        let most = limits::CACHED_FS_BLOCKS.saturating_mul(USUAL_NODE);
+        let most = most.checked_div(form.size).unwrap_or(0).max(2);
+        Self { devices, chunks, form, cache: Recent::new(most) }
     }
 
     /// The node that `pointer` leads to, from the first copy that is sound.
@@ -30,7 +32,7 @@ impl Pool {
     /// # Errors
     /// The first copy's, when none is sound.
     pub(super) fn node(&self, pointer: Pointer) -> Result<Arc<Node>> {
-        if let Some(node) = self.cache().get(pointer.at) {
+        if let Some(node) = self.cache.get(pointer.at) {
             node.expect(pointer)?;
             return Ok(node);
         }
@@ -40,9 +42,7 @@ impl Pool {
             Node::check(buffer, pointer, &self.form)
         })?;
         let node = Arc::new(node);
-        let most = limits::CACHED_FS_BLOCKS.saturating_mul(USUAL_NODE);
-        let most = most.checked_div(self.form.size).unwrap_or(0).max(2);
-        self.cache().put(pointer.at, Arc::clone(&node), most);
+        self.cache.put(pointer.at, Arc::clone(&node));
         Ok(node)
     }
 
@@ -125,41 +125,9 @@ impl Pool {
         let mut pieces = (0..chunk.mirrors()).filter_map(|mirror| chunk.piece(at, mirror));
         Ok(pieces.find_map(|piece| self.devices.clipped_to_first(piece)))
     }
-
-    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
-        // A thread that panicked left whole nodes behind, or none.
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 fn split(buffer: &mut [u8], at: u64) -> (&mut [u8], &mut [u8]) {
     let at = index(at).min(buffer.len());
     buffer.split_at_mut_checked(at).unwrap_or_default()
-}
-
-/// Two generations of nodes: one that is used moves to the younger, and when that is full, it
-/// takes the place of the elder.
-#[derive(Default)]
-struct Cache {
-    young: HashMap<Logical, Arc<Node>>,
-    old: HashMap<Logical, Arc<Node>>,
-}
-
-impl Cache {
-    fn get(&mut self, at: Logical) -> Option<Arc<Node>> {
-        if let Some(found) = self.young.get(&at) {
-            return Some(Arc::clone(found));
-        }
-        let found = self.old.remove(&at)?;
-        self.young.insert(at, Arc::clone(&found));
-        Some(found)
-    }
-
-    /// Keeps a node, of `most` at most.
-    fn put(&mut self, at: Logical, node: Arc<Node>, most: usize) {
-        if self.young.len() >= most / 2 {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(at, node);
-    }
 }

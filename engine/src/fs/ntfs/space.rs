@@ -1,13 +1,13 @@
 //! The volume's bytes and clusters, with the metadata that was read last kept in memory.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::boot::Boot;
 use super::units::{Lcn, bytes, index};
 use crate::base::limits::{CACHED_FS_BLOCKS, MAX_IO_SIZE};
 use crate::base::{ByteOffset, Error, Result};
 use crate::block::ReadAt;
+use crate::fs::recent::Recent;
 
 /// Bytes of metadata that are read and kept as one.
 const PIECE: u64 = 4096;
@@ -17,13 +17,13 @@ pub(super) struct Space {
     volume: Arc<dyn ReadAt>,
     pub(super) cluster_size: u64,
     pub(super) clusters: u64,
-    cache: Mutex<Cache>,
+    cache: Recent<u64, [u8]>,
 }
 
 impl Space {
     pub(super) fn new(volume: Arc<dyn ReadAt>, boot: &Boot) -> Self {
         let (cluster_size, clusters) = (boot.cluster_size, boot.clusters);
-        Self { volume, cluster_size, clusters, cache: Mutex::default() }
+        Self { volume, cluster_size, clusters, cache: Recent::new(CACHED_FS_BLOCKS) }
     }
 
     /// The first byte of a cluster.
@@ -68,7 +68,7 @@ impl Space {
     }
 
     fn piece(&self, number: u64) -> Result<Arc<[u8]>> {
-        if let Some(found) = self.cache().get(number) {
+        if let Some(found) = self.cache.get(number) {
             return Ok(found);
         }
         let start = number.saturating_mul(PIECE);
@@ -76,7 +76,7 @@ impl Space {
         let mut buffer = vec![0; index(length)];
         self.volume.read_exact_at(ByteOffset(start), &mut buffer)?;
         let buffer: Arc<[u8]> = buffer.into();
-        self.cache().put(number, Arc::clone(&buffer));
+        self.cache.put(number, Arc::clone(&buffer));
         Ok(buffer)
     }
 
@@ -88,52 +88,5 @@ impl Space {
             return Err(Error::corrupt(format!("byte {offset} of the volume"), expected, found));
         }
         Ok(())
-    }
-
-    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
-        // A thread that panicked left whole pieces behind, or none.
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Two generations of pieces: one that is used moves to the younger, and when that is full, it
-/// takes the place of the elder. So whatever is used stays, at no cost of bookkeeping.
-#[derive(Default)]
-struct Cache {
-    young: HashMap<u64, Arc<[u8]>>,
-    old: HashMap<u64, Arc<[u8]>>,
-}
-
-impl Cache {
-    fn get(&mut self, number: u64) -> Option<Arc<[u8]>> {
-        if let Some(found) = self.young.get(&number) {
-            return Some(Arc::clone(found));
-        }
-        let found = self.old.remove(&number)?;
-        self.put(number, Arc::clone(&found));
-        Some(found)
-    }
-
-    fn put(&mut self, number: u64, piece: Arc<[u8]>) {
-        if self.young.len() >= CACHED_FS_BLOCKS / 2 {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(number, piece);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_cache_keeps_what_is_used_and_never_grows() {
-        let mut cache = Cache::default();
-        for number in 0..bytes(CACHED_FS_BLOCKS) * 4 {
-            cache.put(number, Arc::from([0_u8].as_slice()));
-            assert!(cache.get(0).is_some(), "piece 0 was lost at {number}");
-            assert!(cache.young.len() + cache.old.len() <= CACHED_FS_BLOCKS);
-        }
-        assert!(cache.get(5).is_none());
     }
 }

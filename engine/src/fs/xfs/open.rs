@@ -9,7 +9,7 @@ use super::features::{self, incompat, ro_compat};
 use super::geometry::Geometry;
 use super::superblock::{MAGIC, Superblock};
 use super::units::{GroupNumber, InodeNumber, index};
-use crate::base::bytes::to_hex;
+use crate::base::bytes::some_uuid;
 use crate::base::fields::{be32, has};
 use crate::base::{ByteOffset, Error, ErrorKind, Result};
 use crate::block::ReadAt;
@@ -208,20 +208,9 @@ fn info(superblock: &Superblock, geometry: &Geometry, volume_size: u64) -> Files
     FilesystemInfo {
         kind: "xfs",
         label: (!label.is_empty()).then(|| String::from_utf8_lossy(label).into_owned()),
-        uuid: uuid(&superblock.sb_uuid),
+        uuid: some_uuid(&superblock.sb_uuid),
         size: span,
         block_size: geometry.block_size,
         notes,
     }
-}
-
-/// A UUID in its usual spelling; `None` if it is all zeros.
-fn uuid(bytes: &[u8; 16]) -> Option<String> {
-    if *bytes == [0; 16] {
-        return None;
-    }
-    let digits = to_hex(bytes);
-    let groups = [0..8, 8..12, 12..16, 16..20, 20..32];
-    let groups = groups.into_iter().filter_map(|range| digits.get(range));
-    Some(groups.collect::<Vec<_>>().join("-"))
 }

@@ -3,6 +3,7 @@
 use super::OnError;
 use super::worker::{Block, Content, WorkedChunk};
 use crate::base::limits::MAX_UNREADABLE_RANGES;
+use crate::base::ranges::joined;
 use crate::base::{
     BlockIndex, BlockSize, ByteCount, ByteRange, Error, ErrorKind, Progress, Result,
 };
@@ -266,15 +267,8 @@ fn entry(block: &Block, contents: &[Put]) -> Entry {
     }
 }
 
-/// Sorts ranges and joins neighbours: the lanes met theirs in turn.
-fn in_order(mut ranges: Vec<ByteRange>) -> Vec<UnreadableRange> {
-    ranges.sort_unstable();
-    let mut joined: Vec<UnreadableRange> = Vec::new();
-    for range in ranges {
-        match joined.last_mut() {
-            Some(last) if last.offset + last.length == range.start => last.length += range.len(),
-            _ => joined.push(UnreadableRange { offset: range.start, length: range.len() }),
-        }
-    }
-    joined
+/// Ranges in order, neighbours joined: the lanes met theirs in turn.
+fn in_order(ranges: Vec<ByteRange>) -> Vec<UnreadableRange> {
+    let told = |range: ByteRange| UnreadableRange { offset: range.start, length: range.len() };
+    joined(ranges).into_iter().map(told).collect()
 }

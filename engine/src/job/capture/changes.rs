@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::base::ranges::joined;
 use crate::base::{BlockSize, ByteCount, ByteRange, ChangeMap, Result};
 use crate::store::manifest::VolumeUse;
 use crate::store::repository::Image;
@@ -117,17 +118,12 @@ pub fn whole_blocks(
     block: BlockSize,
     size: ByteCount,
 ) -> Vec<ByteRange> {
-    ranges.sort_unstable();
-    let mut joined: Vec<ByteRange> = Vec::new();
-    for range in ranges.into_iter().filter(|range| !range.is_empty() && range.start < size.0) {
-        let start = range.start / block.bytes() * block.bytes();
-        let end = range.end.min(size.0).next_multiple_of(block.bytes()).min(size.0);
-        match joined.last_mut() {
-            Some(last) if last.end >= start => last.end = last.end.max(end),
-            _ => joined.push(ByteRange { start, end }),
-        }
-    }
-    joined
+    ranges.retain(|range| !range.is_empty() && range.start < size.0);
+    let outward = |range: ByteRange| ByteRange {
+        start: range.start / block.bytes() * block.bytes(),
+        end: range.end.min(size.0).next_multiple_of(block.bytes()).min(size.0),
+    };
+    joined(ranges.into_iter().map(outward).collect())
 }
 
 #[cfg(test)]

@@ -290,7 +290,7 @@ impl<'a> Capture<'a> {
     fn writer(&self, index: &Arc<Index>, before: Option<&Image>) -> Result<StoreWriter> {
         let writer = StoreWriter::new(self.repository, Arc::clone(index))?;
         Ok(match before {
-            Some(before) => writer.after(Parent::new(self.repository.reader(before))),
+            Some(before) => writer.after(self.as_parent(before)),
             None => writer,
         })
     }
@@ -328,9 +328,9 @@ impl<'a> Capture<'a> {
         Ok(manifest)
     }
 
-    /// The parent, as a reader of its own.
-    fn open_parent(&self) -> Option<Parent> {
-        self.parent.as_ref().map(|parent| Parent::new(self.repository.reader(parent)))
+    /// An image to start from, with a reader of its own.
+    fn as_parent(&self, image: &Image) -> Parent {
+        Parent::new(self.repository.reader(image))
     }
 
     /// All data of the disk, widened to whole blocks, but what no filesystem uses.
@@ -436,7 +436,8 @@ impl<'a> Capture<'a> {
         observer: &dyn Observer,
     ) -> Result<std::result::Result<Assembled, Objection>> {
         let audit = Audit { disk: self.disk.as_ref(), bytes: self.options.audit, observer };
-        let parent = self.open_parent().filter(|_| reading.is_incremental);
+        let parent = self.parent.as_ref().filter(|_| reading.is_incremental);
+        let parent = parent.map(|parent| self.as_parent(parent));
         let threads = worker_threads(self.options.threads);
         let (read, audited) = thread::scope(|scope| {
             let audited = parent
@@ -495,7 +496,7 @@ impl<'a> Capture<'a> {
         };
         let leaf = block_size.bytes() * u64::from(NODE_FANOUT);
         let shared = from.before.filter(|_| reading.is_incremental);
-        let shared = shared.map(|before| Parent::new(self.repository.reader(before)));
+        let shared = shared.map(|before| self.as_parent(before));
         let lanes = match shared {
             Some(_) => Lanes { split: size.0, ranges: reading.ranges.clone() },
             None => Lanes::divide(reading.ranges.clone(), size.0, leaf),
