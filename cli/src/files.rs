@@ -13,46 +13,84 @@ use crate::args::is_path;
 use crate::output::Console;
 use crate::session::{Outcome, Session};
 
+/// How an image is read: here and there, or much of it once.
+type Reader = fn(&Repository, &Image) -> ImageReader;
+
 /// A disk whose files are read; its repository is locked as long.
 pub struct Files {
     pub disk: FileDisk,
-    _lock: Option<ReadLock>,
+    /// Held, and never looked at.
+    locks: Vec<ReadLock>,
 }
 
 impl Files {
-    /// Opens an image, or the disk or file that a path names.
+    /// Opens an image, or the disk or file that a path names; and further ones, on which parts of
+    /// what is on it may lie.
     ///
     /// # Errors
     /// `NotFound` for an unknown image or path; `Io`; `Corrupt`.
-    pub fn open(reference: &str, what: &'static str, session: &Session) -> Result<Self> {
-        Self::open_with(reference, what, session, Repository::reader)
+    pub fn open(
+        reference: &str,
+        others: &[String],
+        what: &'static str,
+        session: &Session,
+    ) -> Result<Self> {
+        Self::open_all((reference, others), what, session, Repository::reader)
     }
 
-    /// The same, to read much of it once.
+    /// The same, to read much of them once.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn open_for_bulk(reference: &str, what: &'static str, session: &Session) -> Result<Self> {
-        Self::open_with(reference, what, session, Repository::bulk_reader)
+    pub fn open_for_bulk(
+        reference: &str,
+        others: &[String],
+        what: &'static str,
+        session: &Session,
+    ) -> Result<Self> {
+        Self::open_all((reference, others), what, session, Repository::bulk_reader)
     }
 
-    fn open_with(
+    fn open_all(
+        (reference, others): (&str, &[String]),
+        what: &'static str,
+        session: &Session,
+        reader: Reader,
+    ) -> Result<Self> {
+        let Self { disk, mut locks } = Self::open_one(reference, what, session, reader)?;
+        let mut beside = Vec::new();
+        for other in others {
+            let opened = Self::open_one(other, what, session, reader);
+            let opened = opened.map_err(|error| error.within(format!("--with {other}")))?;
+            beside.push((other.clone(), opened.disk));
+            locks.extend(opened.locks);
+        }
+        let disk = disk.beside(beside)?;
+        for other in disk.unrelated() {
+            let message =
+                format!("warning: nothing on {other} is a part of what is on {reference}");
+            session.console.complain(&message);
+        }
+        Ok(Self { disk, locks })
+    }
+
+    fn open_one(
         reference: &str,
         what: &'static str,
         session: &Session,
-        reader: fn(&Repository, &Image) -> ImageReader,
+        reader: Reader,
     ) -> Result<Self> {
         if is_path(reference) {
             let disk = Disk::open_to_browse(Path::new(reference))?;
             for warning in disk.warnings() {
                 session.console.complain(&format!("warning: {warning}"));
             }
-            return Ok(Self { disk: FileDisk::of_disk(disk)?, _lock: None });
+            return Ok(Self { disk: FileDisk::of_disk(disk)?, locks: Vec::new() });
         }
         let repository = session.repository()?;
-        let lock = Some(repository.lock_to_read(what)?);
+        let locks = vec![repository.lock_to_read(what)?];
         let image = repository.resolve(reference)?;
-        Ok(Self { disk: FileDisk::of_image(reader(&repository, &image))?, _lock: lock })
+        Ok(Self { disk: FileDisk::of_image(reader(&repository, &image))?, locks })
     }
 }
 

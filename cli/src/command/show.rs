@@ -1,5 +1,6 @@
 //! `show`: what an image, or a disk that was never captured, holds.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use imgx_engine::base::Result;
@@ -137,9 +138,25 @@ fn print_layout(layout: &DiskLayout, console: &Console) {
             console.line(&format!("note: {} cannot be read: {why}", volume.name));
         }
     }
+    for (uuid, names) in of_several_devices(layout) {
+        console.line(&format!("note: {} are of one btrfs, {uuid}", names.join(", ")));
+    }
     for note in &layout.notes {
         console.line(&format!("note: {note}"));
     }
+}
+
+/// The volumes that are devices of one filesystem, or copies of them, by its UUID.
+fn of_several_devices(layout: &DiskLayout) -> BTreeMap<&str, Vec<&str>> {
+    let mut found: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for volume in &layout.volumes {
+        let content = volume.content.as_ref().filter(|content| content.kind == "btrfs");
+        if let Some(uuid) = content.and_then(|content| content.uuid.as_deref()) {
+            found.entry(uuid).or_default().push(&volume.name);
+        }
+    }
+    found.retain(|_, names| names.len() > 1);
+    found
 }
 
 fn print_rows_right(rows: &[Vec<String>], console: &Console) {

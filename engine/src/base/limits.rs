@@ -87,6 +87,8 @@ pub const MAX_TRACKED_DISKS: u32 = 64;
 pub const MAX_TRACKED_IN_FLIGHT: u32 = 65_536;
 /// Epochs of one disk whose images were not stored that are kept apart at most; more are joined.
 pub const MAX_OPEN_EPOCHS: usize = 16;
+/// Disks whose files are read together at most.
+pub const MAX_DISKS: usize = 64;
 /// Cells of one map at most, besides one for each of its sections.
 pub const MAX_MAP_CELLS: u64 = 65_536;
 /// Blocks that are read at most to find out whether what is known of a restore's target is true.

@@ -156,3 +156,14 @@ pub struct FilesystemInfo {
     /// a backup superblock that was used, damage.
     pub notes: Vec<String>,
 }
+
+/// Which device of a filesystem on several a volume is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceOf {
+    /// The filesystem's UUID.
+    pub filesystem: String,
+    /// The device's own.
+    pub device: String,
+    /// How many devices the filesystem has.
+    pub devices: u64,
+}

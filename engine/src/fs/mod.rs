@@ -27,10 +27,10 @@ mod xfs;
 
 use std::ops::ControlFlow;
 
-pub use btrfs::open_many as open_btrfs;
+pub use btrfs::{device_of as btrfs_device, open_many as open_btrfs};
 pub use metadata::{
-    DirEntry, Extent, FileId, FileType, FilesystemInfo, Metadata, Place, Protection, Timestamp,
-    Xattr,
+    DeviceOf, DirEntry, Extent, FileId, FileType, FilesystemInfo, Metadata, Place, Protection,
+    Timestamp, Xattr,
 };
 pub use open::open;
 

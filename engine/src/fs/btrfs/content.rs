@@ -152,22 +152,22 @@ impl OpenFile<'_> {
         Ok(())
     }
 
-    /// Where a stretch is on the first device, and how many bytes of it lie together there. What
-    /// lies on others only has no place of which could be spoken.
+    /// Where a stretch is, and how many bytes of it lie together there. What lies on missing
+    /// devices only has no place of which could be spoken.
     fn place(&self, stretch: &Stretch) -> Result<(Place, u64)> {
         let length = stretch.range.end.saturating_sub(stretch.range.start);
         Ok(match &stretch.content {
             Content::Hole => (Place::Hole, length),
             Content::Unwritten => (Place::Unwritten, length),
             Content::Inline(_) => (Place::Inline, length),
-            Content::Plain(at) => match self.btrfs.pool.on_first(*at)? {
-                Some(piece) => (Place::At(piece.physical()), length.min(piece.length)),
+            Content::Plain(at) => match self.btrfs.pool.place(*at)? {
+                Some((piece, place)) => (Place::At(place), length.min(piece.length)),
                 None => (Place::Inline, length),
             },
-            Content::Packed(packed) => match self.btrfs.pool.on_first(packed.at)? {
-                Some(piece) => {
+            Content::Packed(packed) => match self.btrfs.pool.place(packed.at)? {
+                Some((piece, place)) => {
                     let stored = packed.length.min(piece.length);
-                    (Place::Encoded(piece.physical(), stored), length)
+                    (Place::Encoded(place, stored), length)
                 }
                 None => (Place::Inline, length),
             },

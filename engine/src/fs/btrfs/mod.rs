@@ -36,7 +36,7 @@ mod superblock;
 mod tree;
 mod units;
 
-pub use open::open_many;
+pub use open::{device_of, open_many};
 pub(super) use open::{open, open_by_backup};
 
 use std::collections::{BTreeMap, HashMap};
