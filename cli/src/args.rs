@@ -140,6 +140,11 @@ pub struct CaptureArguments {
     /// Read every block, also those that no filesystem uses
     #[arg(long)]
     pub all_blocks: bool,
+    /// Leave out what nobody needs after a restart: the contents of Windows' paging and
+    /// hibernation files, and of the swap files that a disk's own /etc/fstab names. The files stay,
+    /// and read as zeros when the disk is restored
+    #[arg(long, conflicts_with = "all_blocks")]
+    pub skip_swap: bool,
     /// Take a file's bytes for the disk's, even if they look like a qcow2, VMDK or VHDX image
     #[arg(long)]
     pub raw: bool,

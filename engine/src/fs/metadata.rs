@@ -124,8 +124,9 @@ pub enum Place {
     Inline,
     /// Nowhere: never written, reads as zeros.
     Hole,
-    /// On blocks that were reserved but not written; reads as zeros.
-    Unwritten,
+    /// On blocks that were reserved but not written; reads as zeros. They are at this byte of the
+    /// volume, if that is known.
+    Unwritten(Option<u64>),
 }
 
 /// A stretch of a file's content.

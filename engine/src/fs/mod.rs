@@ -93,6 +93,12 @@ pub trait Filesystem: Send + Sync {
     /// See [`Filesystem`].
     fn xattrs(&self, file: FileId) -> Result<Vec<Xattr>>;
 
+    /// Whether other files may have some of a regular file's blocks as well: `false` is certain.
+    ///
+    /// # Errors
+    /// See [`Filesystem`].
+    fn may_share(&self, file: FileId) -> Result<bool>;
+
     /// Calls `visit` for each range of the volume, ascending, of which it is *certain* that the
     /// filesystem keeps nothing there. It may leave free space out, but never name a used byte.
     ///

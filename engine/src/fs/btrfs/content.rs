@@ -74,7 +74,7 @@ impl OpenFile<'_> {
         let part = buffer.get_mut(..length).unwrap_or_default();
         let skipped = offset.saturating_sub(stretch.range.start);
         match stretch.content {
-            Content::Hole | Content::Unwritten => part.fill(0),
+            Content::Hole | Content::Unwritten(_) => part.fill(0),
             Content::Inline(inline) => self.read_inline(&inline, offset, part)?,
             Content::Plain(at) => return self.read_plain(at.after(skipped), part),
             Content::Packed(mut packed) => {
@@ -158,7 +158,10 @@ impl OpenFile<'_> {
         let length = stretch.range.end.saturating_sub(stretch.range.start);
         Ok(match &stretch.content {
             Content::Hole => (Place::Hole, length),
-            Content::Unwritten => (Place::Unwritten, length),
+            Content::Unwritten(at) => match self.btrfs.pool.place(*at)? {
+                Some((piece, place)) => (Place::Unwritten(Some(place)), length.min(piece.length)),
+                None => (Place::Unwritten(None), length),
+            },
             Content::Inline(_) => (Place::Inline, length),
             Content::Plain(at) => match self.btrfs.pool.place(*at)? {
                 Some((piece, place)) => (Place::At(place), length.min(piece.length)),

@@ -12,7 +12,7 @@ use crate::fs::{Extent, FileContent, Place};
 pub(super) type Take<'a> = &'a mut dyn FnMut(ByteRange) -> ControlFlow<()>;
 
 fn has_data(extent: &Extent) -> bool {
-    !matches!(extent.place, Place::Hole | Place::Unwritten)
+    !matches!(extent.place, Place::Hole | Place::Unwritten(_))
 }
 
 /// Cuts the data of `content`, a file on `volume`, into pieces of at most 1 MiB, in order. They
@@ -180,7 +180,7 @@ mod tests {
             1 => (0..1_u64 << 40, 1..MIB).prop_map(|(place, count)| Place::Encoded(place, count)),
             1 => Just(Place::Inline),
             2 => Just(Place::Hole),
-            1 => Just(Place::Unwritten),
+            1 => Just(Place::Unwritten(None)),
         ]
     }
 

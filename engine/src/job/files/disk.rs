@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::beside::{self, Beside, Together};
 use super::members::{self, Member};
+use super::withheld::{LeftOut, Withheld};
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use crate::block::{Cached, Disk, Joined, ReadAt};
-use crate::fs::{self, Filesystem};
+use crate::fs::{self, FileId, Filesystem};
 use crate::store::ImageReader;
 use crate::volume::{self, DiskLayout, Volume, probe};
 
@@ -24,6 +25,8 @@ pub struct FileDisk {
     is_probed: bool,
     /// Further disks, on which parts of its volumes may lie.
     others: Vec<Beside>,
+    /// Files whose contents an image does not have.
+    left_out: Vec<LeftOut>,
 }
 
 /// A volume's filesystem.
@@ -36,6 +39,8 @@ pub struct OpenVolume {
     pub bytes: Arc<dyn ReadAt>,
     /// The volumes that it lies on.
     pub parts: Vec<Volume>,
+    /// Files whose contents were left out of the image, so that they cannot be opened.
+    pub left_out: Vec<FileId>,
 }
 
 impl OpenVolume {
@@ -61,11 +66,13 @@ impl FileDisk {
     /// `Corrupt` or `Io` when the image cannot be read.
     pub fn of_image(image: ImageReader) -> Result<Self> {
         let layout = serde_json::from_value(image.manifest().layout.clone());
+        let left_out = LeftOut::all(&image.manifest().allocation);
         let disk: Arc<dyn ReadAt> = Arc::new(Cached::new(Arc::new(image)));
-        match layout {
-            Ok(layout) => Ok(Self { disk, layout, is_probed: false, others: Vec::new() }),
-            Err(_) => Self::probed(disk, USUAL_SECTOR),
-        }
+        let disk = match layout {
+            Ok(layout) => Self::new(disk, layout, false),
+            Err(_) => Self::probed(disk, USUAL_SECTOR)?,
+        };
+        Ok(Self { left_out, ..disk })
     }
 
     /// A device or raw file.
@@ -79,7 +86,11 @@ impl FileDisk {
 
     fn probed(disk: Arc<dyn ReadAt>, sector_size: u32) -> Result<Self> {
         let layout = probe(disk.as_ref(), sector_size)?;
-        Ok(Self { disk, layout, is_probed: true, others: Vec::new() })
+        Ok(Self::new(disk, layout, true))
+    }
+
+    fn new(disk: Arc<dyn ReadAt>, layout: DiskLayout, is_probed: bool) -> Self {
+        Self { disk, layout, is_probed, others: Vec::new(), left_out: Vec::new() }
     }
 
     /// The same with `others` beside it, each under a name of its own: what they hold of its
@@ -91,6 +102,10 @@ impl FileDisk {
         if others.is_empty() {
             return Ok(self);
         }
+        let mut left_out = self.left_out.clone();
+        // What lies within several disks' volumes is called the same on each.
+        let of_others = others.iter().flat_map(|(_, other)| &other.left_out);
+        left_out.extend(of_others.filter(|other| other.volume.contains('/')).cloned());
         let probed = |disk: Self| -> Result<(Arc<dyn ReadAt>, DiskLayout)> {
             let layout = probe(disk.disk.as_ref(), disk.layout.sector_size)?;
             Ok((disk.disk, layout))
@@ -101,7 +116,7 @@ impl FileDisk {
         });
         let others = others.collect::<Result<Vec<_>>>()?;
         let Together { disk, layout, others } = beside::join(probed(self)?, others)?;
-        Ok(Self { disk, layout, is_probed: true, others })
+        Ok(Self { disk, layout, is_probed: true, others, left_out })
     }
 
     /// The names of the disks beside it that hold nothing of what is on it.
@@ -159,7 +174,8 @@ impl FileDisk {
                 Err(missing) if selector == WHOLE => match fs::open(&self.disk) {
                     Ok(filesystem) => {
                         let (name, bytes) = (WHOLE.to_owned(), Arc::clone(&self.disk));
-                        Ok(OpenVolume { name, filesystem, bytes, parts: Vec::new() })
+                        let (parts, left_out) = (Vec::new(), Vec::new());
+                        Ok(OpenVolume { name, filesystem, bytes, parts, left_out })
                     }
                     Err(error) if error.kind() == ErrorKind::Unsupported => Err(missing),
                     Err(error) => Err(error.within("the whole disk")),
@@ -228,6 +244,7 @@ impl FileDisk {
                 filesystem,
                 bytes: Arc::new(Joined::new(all, 0)),
                 parts: together.iter().map(|member| member.volume.clone()).collect(),
+                left_out: Vec::new(),
             });
         }
         let bytes = volume::open(&self.disk, volume)?;
@@ -237,8 +254,15 @@ impl FileDisk {
             }
             _ => within(error),
         })?;
-        let parts = vec![volume.clone()];
-        Ok(OpenVolume { name: volume.name.clone(), filesystem, bytes, parts })
+        let (name, parts) = (volume.name.clone(), vec![volume.clone()]);
+        let named = self.left_out.iter().filter(|files| files.volume == volume.name);
+        let (filesystem, left_out) =
+            named.fold((filesystem, Vec::new()), |(inner, mut all), files| {
+                let withheld = Withheld::new(inner, files);
+                all.extend(withheld.files());
+                (Box::new(withheld), all)
+            });
+        Ok(OpenVolume { name, filesystem, bytes, parts, left_out })
     }
 
     fn open_only(&self) -> Result<OpenVolume> {

@@ -9,6 +9,7 @@ mod members;
 mod path;
 mod resolve;
 mod walk;
+mod withheld;
 
 pub use disk::{FileDisk, OpenVolume};
 pub use path::FilePath;

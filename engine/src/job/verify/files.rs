@@ -118,6 +118,9 @@ impl Search<'_> {
 
     /// Whether any of a file's content is among what is lost.
     fn lies_in_lost(&self, file: FileId) -> Result<bool> {
+        if self.volume.left_out.contains(&file) {
+            return Ok(false);
+        }
         let mut content = match self.volume.filesystem.open(file) {
             Ok(content) => content,
             Err(error) if is_no_loss(&error) => return Ok(false),
@@ -128,7 +131,9 @@ impl Search<'_> {
             let place = match extent.place {
                 Place::At(start) => ByteRange::new(start, extent.length),
                 Place::Encoded(start, length) => ByteRange::new(start, length),
-                Place::Inline | Place::Hole | Place::Unwritten => return ControlFlow::Continue(()),
+                Place::Inline | Place::Hole | Place::Unwritten(_) => {
+                    return ControlFlow::Continue(());
+                }
             };
             self.volume.each_place(place, &mut |place| is_hit |= self.is_lost(place));
             if is_hit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

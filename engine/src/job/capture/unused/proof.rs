@@ -11,13 +11,14 @@ use crate::base::{
     BlockIndex, ByteCount, ByteOffset, ByteRange, Error, ErrorKind, Observer, Result,
 };
 use crate::block::{Cached, ReadAt};
-use crate::fs::{self, FileType, Filesystem, Place};
+use crate::fs::{self, FileId, FileType, Filesystem, Place};
 use crate::job::files::{Descend, LastLink, Visited, Walk, resolve};
 use crate::store::tree::TreeVisitor;
 use crate::store::{Entry, ImageReader, TreeRun};
 use crate::volume::{self, DiskLayout, Volume};
 
-/// Walks the volumes called `names` of `image`, which is not committed yet.
+/// Walks the volumes called `names` of `image`, which is not committed yet. With `skip_swap` it
+/// may lack the contents of swap files, and of those only.
 ///
 /// # Errors
 /// `Corrupt`, naming volume and file, when something that is used was left out; `Io`;
@@ -25,7 +26,7 @@ use crate::volume::{self, DiskLayout, Volume};
 pub fn check(
     image: ImageReader,
     layout: &DiskLayout,
-    names: &[&str],
+    (names, skip_swap): (&[&str], bool),
     observer: &dyn Observer,
 ) -> Result<()> {
     let block = image.manifest().block_size;
@@ -43,7 +44,7 @@ pub fn check(
         missing: Mutex::default(),
     });
     let disk: Arc<dyn ReadAt> = Arc::clone(&guard) as Arc<dyn ReadAt>;
-    let search = Search { disk: &disk, layout, block };
+    let search = Search { disk: &disk, layout, block, skip_swap };
     let unused = search.run(|volume| names.contains(&volume.name.as_str()));
     if let Some(range) = without(&guard.left_out, &unused.ranges).first() {
         let doubt = unused.volumes.iter().find_map(|volume| volume.doubt.as_deref());
@@ -54,7 +55,9 @@ pub fn check(
         let filesystem = fs::open(&bytes)?;
         // Until here others' signatures were looked for anywhere.
         guard.is_armed.store(true, Ordering::Relaxed);
-        walk(&guard, volume, filesystem.as_ref(), observer)?;
+        let skipped = unused.skipped.iter().filter(|(of, _)| *of == volume.name);
+        let skipped: Vec<FileId> = skipped.map(|(_, file)| *file).collect();
+        walk((&guard, &skipped), volume, filesystem.as_ref(), observer)?;
         guard.is_armed.store(false, Ordering::Relaxed);
     }
     Ok(())
@@ -101,9 +104,10 @@ fn lacking(range: ByteRange, why: &str) -> Error {
     Error::new(ErrorKind::Corrupt, context)
 }
 
-/// Looks at everything that a filesystem reaches.
+/// Looks at everything that a filesystem reaches, but for the contents of the files `skipped`, of
+/// which was found to be left out what may be.
 fn walk(
-    guard: &Guard,
+    (guard, skipped): (&Guard, &[FileId]),
     volume: &Volume,
     filesystem: &dyn Filesystem,
     observer: &dyn Observer,
@@ -120,6 +124,7 @@ fn walk(
         let _damaged = filesystem.xattrs(file);
         match metadata.file_type {
             FileType::Symlink => drop(filesystem.link_target(file)),
+            FileType::Regular if skipped.contains(&file) => {}
             FileType::Regular => look_up_extents(guard, volume, filesystem.open(file).ok()),
             _ => {}
         }
@@ -134,7 +139,7 @@ fn look_up_extents(guard: &Guard, volume: &Volume, content: Option<Box<dyn fs::F
             Place::At(start) => ByteRange::new(start, extent.length),
             Place::Encoded(start, length) => ByteRange::new(start, length),
             // What was never written is of no use to anybody.
-            Place::Inline | Place::Hole | Place::Unwritten => return ControlFlow::Continue(()),
+            Place::Inline | Place::Hole | Place::Unwritten(_) => return ControlFlow::Continue(()),
         };
         volume.each_place(range, &mut |place| guard.note(place));
         ControlFlow::Continue(())
