@@ -10,7 +10,7 @@ use imgx_fixtures::loopdev::LoopDevice;
 use imgx_fixtures::pattern::incompressible;
 use imgx_fixtures::{mkfs, tool};
 
-use crate::support::{Shell, overwrite};
+use crate::support::{Shell, assert_same, overwrite};
 
 /// Bytes of the test's disks.
 const SIZE: &str = "64M";
@@ -402,4 +402,43 @@ fn damage_costs_only_the_file_that_has_it() {
     let whole = fs::read(shell.path("content/noise")).expect("read");
     let partly = fs::read(shell.path("out/noise"));
     assert!(partly.is_err() || partly.is_ok_and(|bytes| bytes == whole), "half a file stayed");
+}
+
+#[test]
+fn content_that_was_left_out_is_refused_and_said_to_be() {
+    need!("mke2fs", "mkswap");
+    let shell = Shell::with_repository();
+    let root = shell.path("content");
+    fs::create_dir_all(root.join("etc")).expect("made");
+    fs::write(root.join("etc/fstab"), "/swapfile none swap sw 0 0\n").expect("written");
+    fs::write(root.join("swapfile"), incompressible(1, 5 << 20)).expect("written");
+    tool::run("mkswap", &[root.join("swapfile").to_str().expect("plain")]).expect("made");
+    let disk = disk_of(&shell, "disk", &root, &[]);
+    shell.imgx("capture disk --all-blocks --skip-swap").exits(2);
+    let kept = "disk:/swapfile: ";
+    let ended = shell.imgx("capture disk --skip-swap").exits(0);
+    ended.shows(&[kept, "left out by --skip-swap"]);
+    let document = shell.imgx("--json show disk").exits(0).document();
+    let file = &document["allocation"][0]["skipped"][0];
+    assert_eq!(file["path"], "/swapfile");
+    assert!(file["bytes"].as_u64().is_some_and(|bytes| bytes > 2 << 20), "{file}");
+    shell.imgx("show disk").exits(0).shows(&[kept, "left out by --skip-swap"]);
+    let refused = "its content was left out by --skip-swap";
+    let ended = shell.imgx("cat disk /swapfile").exits(1).complains(&["disk:/swapfile", refused]);
+    assert!(ended.out.is_empty());
+    shell.imgx("ls -l disk /swapfile").exits(0).shows(&["5242880"]);
+    shell.imgx("extract disk / --to to").exits(4).complains(&["disk:swapfile", refused]);
+    assert_same(&root.join("etc/fstab"), &shell.path("to/etc/fstab"));
+    shell.imgx("verify").exits(0);
+    // The disk itself has it.
+    let whole = shell.imgx("extract ./disk /swapfile --to whole").exits(0);
+    assert!(whole.err.is_empty(), "{}", whole.err);
+    assert_same(&root.join("swapfile"), &shell.path("whole/swapfile"));
+    shell.imgx("restore disk restored").exits(0);
+    let restored = shell.imgx("extract ./restored /etc --to back").exits(0);
+    assert!(restored.err.is_empty(), "{}", restored.err);
+    assert_same(&root.join("etc/fstab"), &shell.path("back/etc/fstab"));
+    tool::run("e2fsck", &["-f", "-n", shell.path("restored").to_str().expect("plain")])
+        .expect("it is sound");
+    assert!(disk.is_file());
 }

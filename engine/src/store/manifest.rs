@@ -137,7 +137,7 @@ pub struct SkippedFile {
     pub path: String,
     /// Bytes of it that were left out, in whole blocks; none if all of it was kept.
     pub bytes: u64,
-    /// What is to be said of it: why it was kept, or what is lost with it.
+    /// Why it was kept, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }

@@ -5,6 +5,7 @@ mod logical;
 mod others;
 #[path = "../support/mod.rs"]
 mod support;
+mod swap;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;

@@ -74,13 +74,16 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Tells what is to be known of files that are left out.
-    pub fn tell(&self, observer: &dyn Observer) {
-        for volume in &self.volumes {
-            for file in &volume.skipped {
+    /// Tells which files' contents are not left out though they were to be.
+    pub fn tell_kept(&self, observer: &dyn Observer) {
+        let tell = |message: &str| observer.event(&Event::Warning { message });
+        for VolumeUse { volume, doubt, skipped, .. } in &self.volumes {
+            if let Some(doubt) = doubt {
+                tell(&format!("{volume}: nothing is left out: {doubt}"));
+            }
+            for file in skipped {
                 let Some(note) = &file.note else { continue };
-                let message = format!("{}:{}: {note}", volume.volume, file.path);
-                observer.event(&Event::Warning { message: &message });
+                tell(&format!("{volume}:{}: {note}", file.path));
             }
         }
     }

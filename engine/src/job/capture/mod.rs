@@ -252,7 +252,9 @@ impl<'a> Capture<'a> {
         let index = Arc::new(self.repository.index(observer)?);
         let mut writer = self.writer(&index, self.parent.as_ref())?;
         let mut reading = self.decide()?;
-        reading.tell(observer);
+        if self.options.skip_swap {
+            reading.tell_kept(observer);
+        }
         let assembled = match self.read_changes(&reading, &index, &mut writer, observer)? {
             Ok(assembled) => assembled,
             // The disk is all there.

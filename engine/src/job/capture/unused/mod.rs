@@ -16,7 +16,7 @@ use std::sync::Arc;
 use self::swap::{SWAP_HEADER, SwapFile};
 use super::changes::whole_blocks;
 use crate::base::limits::MAX_UNUSED_PIECES;
-use crate::base::ranges::{common, joined, whole_units, without};
+use crate::base::ranges::{common, joined, whole_units};
 use crate::base::{BlockSize, ByteRange, Error, ErrorKind, Result};
 use crate::block::ReadAt;
 use crate::fs::{self, FileId};
@@ -98,14 +98,15 @@ impl Search<'_> {
             unused.volumes.push(VolumeUse { volume: name, kind, unallocated: 0, doubt, skipped });
             all.push(found);
         }
-        unused.ranges = self.whole_blocks(&mut all);
+        let pieces = joined(all.iter().flat_map(Found::pieces).collect());
+        unused.ranges = whole_units(&pieces, self.block.bytes(), self.disk.size().0);
         let mut swap = Vec::new();
         for (volume, found) in unused.volumes.iter_mut().zip(all) {
             let left_out = |pieces: &[ByteRange]| -> u64 {
                 common(pieces, &unused.ranges).iter().map(ByteRange::len).sum()
             };
             volume.unallocated = left_out(&found.pieces());
-            for SwapFile { path, file, pieces, note, .. } in found.swap {
+            for SwapFile { path, file, pieces, note } in found.swap {
                 let bytes = left_out(&pieces);
                 if bytes > 0 {
                     unused.skipped.push((volume.volume.clone(), file));
@@ -117,21 +118,6 @@ impl Search<'_> {
         let swap = whole_blocks(swap, self.block, self.disk.size());
         unused.swap = common(&swap, &unused.ranges);
         unused
-    }
-
-    /// The whole blocks of what was found. A file that has to be left out from its beginning, or
-    /// not at all, is kept where that is not possible.
-    fn whole_blocks(&self, found: &mut [Found]) -> Vec<ByteRange> {
-        loop {
-            let pieces = joined(found.iter().flat_map(Found::pieces).collect());
-            let ranges = whole_units(&pieces, self.block.bytes(), self.disk.size().0);
-            let mut files = found.iter_mut().flat_map(|found| &mut found.swap);
-            // Each round keeps one more.
-            match files.find(|file| !without(&joined(file.head.clone()), &ranges).is_empty()) {
-                Some(file) => file.keep(),
-                None => return ranges,
-            }
-        }
     }
 
     /// Adds what is not used of a volume to `found`, as bytes of the disk, and says what it holds;

@@ -1,6 +1,10 @@
 //! Files whose content nobody needs after a restart: Windows' paging and hibernation files, and
 //! the swap files that a Linux system's own fstab names. What of them was written is left out of
 //! an image if that is asked for; in any doubt about a file nothing of it is.
+//!
+//! Windows makes the contents of its own anew: it fills the beginning of a hibernation file with
+//! zeros itself once it has resumed. Where it has not, the volume is in doubt altogether, and
+//! nothing of it is left out, nor is this asked.
 
 use std::ops::ControlFlow;
 
@@ -14,12 +18,6 @@ use crate::volume::Volume;
 
 /// What Windows calls them, in the root folder.
 const WINDOWS: [&str; 3] = ["pagefile.sys", "swapfile.sys", "hiberfil.sys"];
-const HIBERNATION: &str = "hiberfil.sys";
-/// What a hibernation file begins with that a system is to be resumed from. After that, Windows
-/// fills its beginning with zeros, which is how it reads when it was left out.
-const SESSION: [&[u8]; 4] = [b"hibr", b"HIBR", b"rstr", b"RSTR"];
-/// Bytes at the beginning that tell.
-const HEAD: u64 = 4096;
 /// Swap space begins with its header: a page, of up to 64 KiB, and room for a boot loader.
 pub const SWAP_HEADER: u64 = 64 * 1024;
 /// What stands at the end of that page.
@@ -34,9 +32,7 @@ pub struct SwapFile {
     pub file: FileId,
     /// Where on the disk what is not needed of it lies: sorted and apart.
     pub pieces: Vec<ByteRange>,
-    /// Where its beginning is that must be left out, or nothing of it.
-    pub head: Vec<ByteRange>,
-    /// What is to be said of it.
+    /// Why that is nothing.
     pub note: Option<String>,
 }
 
@@ -62,7 +58,7 @@ pub fn find(filesystem: &dyn Filesystem, volume: &Volume) -> Vec<SwapFile> {
         if found.len() >= MAX_SWAP_FILES || found.iter().any(|known| known.file == file) {
             continue;
         }
-        let mut swap = SwapFile { path, file, pieces: Vec::new(), head: Vec::new(), note: None };
+        let mut swap = SwapFile { path, file, pieces: Vec::new(), note: None };
         if let Err(error) = swap.look(filesystem, volume, rule) {
             swap.pieces.clear();
             swap.note = Some(format!("its content is kept: {error}"));
@@ -147,9 +143,6 @@ impl SwapFile {
                 return Err(Error::new(ErrorKind::Unsupported, context));
             }
         };
-        let is_session = rule == Rule::Windows
-            && self.path.trim_start_matches('/').eq_ignore_ascii_case(HIBERNATION)
-            && SESSION.iter().any(|session| start.starts_with(session));
         let mut is_plain = true;
         content.extents(&mut |extent| {
             let place = match extent.place {
@@ -166,10 +159,6 @@ impl SwapFile {
             let skipped = kept.saturating_sub(extent.offset).min(extent.length);
             let range = ByteRange::new(place.saturating_add(skipped), extent.length - skipped);
             volume.each_place(range, &mut |place| self.pieces.push(place));
-            if is_session && extent.offset < HEAD {
-                let head = ByteRange::new(place, extent.length.min(HEAD - extent.offset));
-                volume.each_place(head, &mut |place| self.head.push(place));
-            }
             is_plain = self.pieces.len() <= MAX_UNUSED_PIECES;
             if is_plain { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
@@ -178,19 +167,7 @@ impl SwapFile {
             return Err(Error::new(ErrorKind::Unsupported, context));
         }
         self.pieces = joined(std::mem::take(&mut self.pieces));
-        if is_session {
-            let note = "the session that Windows would resume from it is lost: it will start anew";
-            self.note = Some(note.to_owned());
-        }
         Ok(())
-    }
-
-    /// Keeps all of it, as its beginning cannot be left out.
-    pub fn keep(&mut self) {
-        self.pieces.clear();
-        self.head.clear();
-        let note = "its content is kept: it holds a session, and begins in a block with other data";
-        self.note = Some(note.to_owned());
     }
 }
 
