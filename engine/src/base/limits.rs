@@ -113,8 +113,10 @@ pub const MAX_LVM_SEGMENTS: usize = 4096;
 pub const MAX_DAMAGED_FILES: usize = 1000;
 /// Pieces of free space that one capture leaves out at most; what lies behind them is read.
 pub const MAX_UNUSED_PIECES: usize = 1 << 22;
-/// Bytes of an fstab that is looked into at most.
+/// Bytes and entries of an fstab that are looked into at most.
 pub const MAX_FSTAB: usize = 1 << 20;
+/// See [`MAX_FSTAB`].
+pub const MAX_FSTAB_ENTRIES: usize = 1024;
 /// Swap files of one filesystem at most, whose contents a capture leaves out.
 pub const MAX_SWAP_FILES: usize = 64;
 /// Rounds that a disk in use is copied in at most, before its filesystems are frozen.

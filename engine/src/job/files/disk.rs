@@ -188,7 +188,9 @@ impl FileDisk {
 
     /// Opens what `selector` means: one volume, or all of one filesystem.
     fn open_meant(&self, selector: &str, volumes: &[&Volume]) -> Result<OpenVolume> {
-        let members = self.members();
+        // Most volumes are whole filesystems, and nothing has to be read to know it.
+        let may_be_one = volumes.iter().any(|volume| members::may_be(volume));
+        let members = if may_be_one { self.members() } else { Vec::new() };
         if let [first, .., last] = volumes {
             let together = members::together(first, &members)?;
             let is_part = |volume: &&Volume| {

@@ -23,9 +23,7 @@ pub(super) fn of<'a>(
     volumes: impl Iterator<Item = (usize, &'a Volume)>,
 ) -> Vec<Member<'a>> {
     let member = |(number, volume): (usize, &'a Volume)| {
-        // Superblocks may be left of what something else took the place of.
-        let kind = volume.content.as_ref().map(|content| content.kind.as_str());
-        if kind.is_some_and(|kind| kind != "btrfs") {
+        if !may_be(volume) {
             return None;
         }
         let bytes = volume::open(disk, volume).ok()?;
@@ -33,6 +31,12 @@ pub(super) fn of<'a>(
         Some(Member { volume, bytes, disk: number, device })
     };
     volumes.filter_map(member).collect()
+}
+
+/// Whether `volume` may be a device of a btrfs: superblocks may also be left of what something else
+/// took the place of.
+pub(super) fn may_be(volume: &Volume) -> bool {
+    volume.content.as_ref().is_none_or(|content| content.kind == "btrfs")
 }
 
 /// The members of the filesystem that `volume` is a device of, itself the first; none if it is the

@@ -2,6 +2,8 @@
 //!
 //! fstab(5); swap files and mount points are told apart by their type alone, as swapon(8) does.
 
+use crate::base::limits::MAX_FSTAB_ENTRIES;
+
 /// Whose fstab is read.
 pub struct Root<'a> {
     /// The folder that is mounted as `/`: empty for the filesystem's own root.
@@ -73,7 +75,8 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
 /// calls `/`, from that filesystem's own root.
 #[must_use]
 pub fn swap_files(text: &[u8], root: &Root<'_>) -> Vec<Vec<u8>> {
-    let entries: Vec<Entry> = text.split(|byte| *byte == b'\n').filter_map(Entry::parse).collect();
+    let entries = text.split(|byte| *byte == b'\n').filter_map(Entry::parse);
+    let entries: Vec<Entry> = entries.take(MAX_FSTAB_ENTRIES).collect();
     let spec = entries.iter().find(|entry| entry.file == b"/").map(|entry| entry.spec.as_slice());
     let path = |swap: &Entry| {
         let path = swap.spec.as_slice();
