@@ -136,4 +136,8 @@ impl Filesystem for Xfs {
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         self.free_ranges(visit)
     }
+
+    fn likely_free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+        self.likely_free_ranges(visit)
+    }
 }

@@ -85,7 +85,8 @@ impl Live {
                 started = Some(Started(source.to_owned()));
             }
             let opened = Ebpf::open(source)?;
-            *tracker = opened.map(|tracker| Box::new(tracker) as Box<dyn ChangeTracker>);
+            let gone = || Error::new(ErrorKind::NotFound, "its tracking ended meanwhile");
+            *tracker = Some(Box::new(opened.ok_or_else(gone)?));
         }
         Ok(Some(Self { options, mounts, _started: started }))
     }
@@ -94,6 +95,14 @@ impl Live {
     pub fn filesystems(&self) -> impl Iterator<Item = String> {
         let name = |mount: &Mount| format!("{} ({})", mount.point.display(), mount.kind);
         self.mounts.iter().rev().map(name)
+    }
+
+    /// Writes back what is cached of the filesystems.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn sync(&self) -> Result<()> {
+        Freezer::open(&self.mounts)?.sync()
     }
 
     /// Goes on from what a whole copy gave: `copy` reads ranges of a disk, or what is held of it,
@@ -165,7 +174,11 @@ impl Live {
                 continue;
             }
             if is_whole {
-                return Ok(Ok(()));
+                match rounds.settle(disk)? {
+                    Ok(()) => return Ok(Ok(())),
+                    Err(late) => doubt = late,
+                }
+                continue;
             }
             let limit = self.options.limit.as_millis();
             doubt = format!("the filesystems were frozen for {limit} ms, and that did not suffice");
@@ -208,6 +221,13 @@ pub trait Rounds {
     /// # Errors
     /// `Io`; `Cancelled`.
     fn copy(&mut self, source: &dyn ChunkSource, ranges: Vec<ByteRange>) -> Result<()>;
+
+    /// Reads what was left out so far though the state that was frozen uses it; or says why what
+    /// is there now need not be what was there then.
+    ///
+    /// # Errors
+    /// `Io`; `Cancelled`.
+    fn settle(&mut self, disk: &Disk) -> Result<std::result::Result<(), String>>;
 }
 
 /// What a tracker's findings say was written since its checkpoint before, in blocks, and what of

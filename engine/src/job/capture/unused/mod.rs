@@ -3,7 +3,8 @@
 //!
 //! A filesystem's free space counts only where it is certain, and where nothing else lies on the
 //! same bytes of the disk. In any doubt a volume is read whole. What lies outside of volumes is
-//! always read: boot loaders live there. [`proof`] walks the image afterwards.
+//! always read: boot loaders live there. [`proof`] walks the image afterwards. Of a disk in use
+//! it is certain only of its image at one instant; until then, what is likely will do.
 
 pub mod proof;
 
@@ -50,6 +51,8 @@ pub struct Search<'a> {
     pub layout: &'a DiskLayout,
     /// Its blocks.
     pub block: BlockSize,
+    /// Whether it is written to meanwhile, so that what is found is likely, and no more.
+    pub is_in_use: bool,
 }
 
 impl Search<'_> {
@@ -105,8 +108,11 @@ impl Search<'_> {
         let opened = volume::open(self.disk, volume).and_then(|bytes| fs::open(&bytes));
         match opened {
             Ok(filesystem) => {
-                let kind = filesystem.info().kind.to_owned();
-                Some(filesystem.free_space(&mut take).map(|()| kind))
+                let found = match self.is_in_use {
+                    true => filesystem.likely_free_space(&mut take),
+                    false => filesystem.free_space(&mut take),
+                };
+                Some(found.map(|()| filesystem.info().kind.to_owned()))
             }
             Err(error) if error.kind() == ErrorKind::Unsupported && content.is_none() => None,
             Err(error) => Some(Err(error)),

@@ -43,7 +43,7 @@ pub fn check(
         missing: Mutex::default(),
     });
     let disk: Arc<dyn ReadAt> = Arc::clone(&guard) as Arc<dyn ReadAt>;
-    let search = Search { disk: &disk, layout, block };
+    let search = Search { disk: &disk, layout, block, is_in_use: false };
     let unused = search.run(|volume| names.contains(&volume.name.as_str()));
     if let Some(range) = without(&guard.left_out, &unused.ranges).first() {
         let doubt = unused.volumes.iter().find_map(|volume| volume.doubt.as_deref());
