@@ -20,9 +20,9 @@ use imgx_engine::store::Repository;
 use imgx_engine::store::manifest::Moment;
 use imgx_engine::sys::freeze::Freezer;
 use imgx_engine::sys::mounts::mounted_from;
-use imgx_fixtures::loopdev::LoopDevice;
+use imgx_fixtures::loopdev::{LoopDevice, Options};
 use imgx_fixtures::pattern::incompressible;
-use imgx_fixtures::tool;
+use imgx_fixtures::{mkfs, tool};
 use support::{MIB, Mounted, is_long};
 
 /// One at a time: they share the machine's tracker and its disk.
@@ -261,6 +261,111 @@ fn btrfs_under_load_is_clean_at_one_instant() {
     under_load(&["mkfs.btrfs", "-q", "-f", "-K"], &|image| {
         tool::run("btrfs", &["check", image]).expect("clean");
     });
+}
+
+/// Partitions of one disk that are mounted, and detached again.
+struct Partitions {
+    mounted: Vec<Mounted>,
+    device: LoopDevice,
+}
+
+impl Drop for Partitions {
+    fn drop(&mut self) {
+        self.mounted.clear();
+        let path = self.device.path().to_str().expect("plain");
+        tool::run("partx", &["--delete", path]).expect("removed");
+    }
+}
+
+/// Where the partitions of the next test begin and end, in MiB.
+const TWO: [(usize, usize); 2] = [(1, 160), (161, 360)];
+const TWO_MAKERS: [&[&str]; 2] = [&MKE2FS, &["mkfs.xfs", "-q", "-f", "-K", "--unsupported"]];
+
+#[test]
+fn several_filesystems_of_one_disk_are_frozen_at_one_instant() {
+    need!("mke2fs", "mkfs.xfs", "sfdisk", "partx", "e2fsck", "xfs_repair");
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let disk = folder.path().join("disk");
+    fs::write(&disk, incompressible(8, 361 * MIB)).expect("written");
+    let line =
+        |(start, end): (usize, usize)| format!("start={start}MiB, size={}MiB\n", end - start);
+    mkfs::sfdisk(&disk, &format!("label: gpt\n{}{}", line(TWO[0]), line(TWO[1]))).expect("made");
+    let mut disk =
+        Partitions { device: LoopDevice::attach(&disk).expect("attached"), mounted: Vec::new() };
+    let device = disk.device.path().to_str().expect("plain").to_owned();
+    let _warned = tool::run("partx", &["--add", &device]);
+    let points = [folder.path().join("one"), folder.path().join("other")];
+    for ((number, maker), point) in (1..).zip(TWO_MAKERS).zip(&points) {
+        let part = disk.device.partition(number).to_str().expect("plain").to_owned();
+        tool::run(maker[0], &[&maker[1..], &[part.as_str()]].concat()).expect("made");
+        fs::create_dir(point).expect("made");
+        disk.mounted.push(Mounted::new(&[&part], point));
+    }
+    let repository = Repository::create(&folder.path().join("repository"), BlockSize::DEFAULT);
+    let repository = repository.expect("a repository");
+    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    let report = thread::scope(|scope| {
+        // Each file is safe in one filesystem before it is begun in the other.
+        let write = || {
+            for number in 1_u64.. {
+                for point in &points {
+                    let path = point.join(format!("file {number}"));
+                    fs::write(&path, incompressible(number, 20_000)).expect("written");
+                    File::open(path).and_then(|file| file.sync_all()).expect("synced");
+                }
+                written.store(number, Ordering::Release);
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        };
+        scope.spawn(write);
+        let _stopped = Stopped(&stop);
+        while written.load(Ordering::Acquire) < 20 {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let live = Some(LiveOptions::default());
+        let options = CaptureOptions { live, ..CaptureOptions::default() };
+        let plan = Capture::plan(&repository, disk.device.path(), options, &Silent);
+        plan.expect("planned").run(&Silent).expect("captured")
+    });
+    drop(disk);
+    let moment = instant(&report);
+    println!("{moment:?}");
+    assert_eq!(moment.filesystems.len(), 2, "{moment:?}");
+    let doubts = report.manifest.allocation.iter().filter_map(|volume| volume.doubt.as_ref());
+    assert_eq!(doubts.collect::<Vec<_>>(), Vec::<&String>::new());
+    let target = folder.path().join("restored");
+    let image = repository.image(report.id).expect("committed");
+    let restore = Restore::plan(&repository, &image, &target, RestoreOptions::default());
+    restore.expect("planned").run(&Silent).expect("restored");
+    let last = [0, 1].map(|number| {
+        let (start, end) = TWO[number];
+        let (offset, size_limit) = ((start * MIB) as u64, Some(((end - start) * MIB) as u64));
+        let options = Options { offset, size_limit, ..Options::default() };
+        let part = LoopDevice::attach_with(&target, options).expect("attached");
+        let part = part.path().to_str().expect("plain");
+        if number == 0 {
+            tool::run("e2fsck", &["-f", "-n", part]).expect("clean without replay");
+        }
+        let mounted = Mounted::new(&[part], &points[number]);
+        let is_there = |file: &u64| points[number].join(format!("file {file}")).exists();
+        let last = (1..).take_while(is_there).last().expect("some");
+        // The last one may be begun and no more.
+        for file in 1..last {
+            let held = fs::read(points[number].join(format!("file {file}"))).expect("read");
+            assert!(held == incompressible(file, 20_000), "file {file}");
+        }
+        drop(mounted);
+        if number == 1 {
+            tool::run("xfs_repair", &["-n", part]).expect("clean after one mount");
+        }
+        last
+    });
+    let [one, other] = last;
+    assert!(one == other || one == other + 1, "{one} in one, {other} in the other");
+    assert!(other >= 20, "{other}");
 }
 
 #[test]

@@ -72,12 +72,10 @@ impl Live {
         options: LiveOptions,
         tracker: &mut Option<Box<dyn ChangeTracker>>,
     ) -> Result<Option<Self>> {
-        let mut mounts = mounts::mounted_from(source)?;
+        let mounts = mounts::mounted_from(source)?;
         if mounts.is_empty() {
             return Ok(None);
         }
-        // What was mounted later may lie in what was mounted before.
-        mounts.reverse();
         Freezer::open(&mounts)?;
         let mut started = None;
         if tracker.is_none() {
@@ -94,7 +92,7 @@ impl Live {
     /// The filesystems that are frozen, with their types.
     pub fn filesystems(&self) -> impl Iterator<Item = String> {
         let name = |mount: &Mount| format!("{} ({})", mount.point.display(), mount.kind);
-        self.mounts.iter().rev().map(name)
+        self.mounts.iter().map(name)
     }
 
     /// Writes back what is cached of the filesystems.
