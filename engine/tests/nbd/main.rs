@@ -1,0 +1,6 @@
+//! NBD's client against servers that do wrong, say nothing, or go away: never wrong bytes, and never
+//! a hang.
+
+mod losses;
+mod server;
+mod violations;
