@@ -2,5 +2,6 @@
 //! a hang.
 
 mod losses;
+mod noise;
 mod server;
 mod violations;
