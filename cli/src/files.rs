@@ -1,9 +1,10 @@
 //! What the commands that read files share: opening their disk, and how a run ends that lost some.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use imgx_engine::base::{Error, ErrorKind, Result};
-use imgx_engine::block::Disk;
+use imgx_engine::base::{Error, ErrorKind, Observer, Result};
+use imgx_engine::block::{Disk, NbdExport};
 use imgx_engine::job::FileDisk;
 use imgx_engine::store::lock::ReadLock;
 use imgx_engine::store::repository::Image;
@@ -16,6 +17,7 @@ use crate::session::{Outcome, Session};
 /// A disk whose files are read; its repository is locked as long.
 pub struct Files {
     pub disk: FileDisk,
+    export: Option<Arc<NbdExport>>,
     _lock: Option<ReadLock>,
 }
 
@@ -47,12 +49,22 @@ impl Files {
             for warning in disk.warnings() {
                 session.console.complain(&format!("warning: {warning}"));
             }
-            return Ok(Self { disk: FileDisk::of_disk(disk)?, _lock: None });
+            let export = disk.export().cloned();
+            return Ok(Self { disk: FileDisk::of_disk(disk)?, export, _lock: None });
         }
         let repository = session.repository()?;
         let lock = Some(repository.lock_to_read(what)?);
         let image = repository.resolve(reference)?;
-        Ok(Self { disk: FileDisk::of_image(reader(&repository, &image))?, _lock: lock })
+        let disk = FileDisk::of_image(reader(&repository, &image))?;
+        Ok(Self { disk, export: None, _lock: lock })
+    }
+
+    /// Does `work`, in which no wait for an NBD server goes on when `observer` wants to stop.
+    pub fn watched<T>(&self, observer: &dyn Observer, work: impl FnOnce() -> T) -> T {
+        match &self.export {
+            Some(export) => export.watched(observer, work),
+            None => work(),
+        }
     }
 }
 

@@ -162,6 +162,17 @@ impl<'a> Capture<'a> {
         repository.config().check_writable()?;
         let open = OpenOptions { io: options.io, raw: options.raw, ..OpenOptions::default() };
         let disk = Arc::new(Disk::open(source, &open)?);
+        let plan = || Self::plan_of(repository, source, Arc::clone(&disk), options, observer);
+        disk.watched(observer, plan)
+    }
+
+    fn plan_of(
+        repository: &'a Repository,
+        source: &Path,
+        disk: Arc<Disk>,
+        options: CaptureOptions,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
         let info = disk.info();
         if info.size.0 > MAX_DISK_SIZE {
             return Err(Error::new(
@@ -243,7 +254,19 @@ impl<'a> Capture<'a> {
     /// # Errors
     /// `Conflict` when the repository is locked; `Cancelled`; `Io` of source or repository. There
     /// is no image then.
-    pub fn run(mut self, observer: &dyn Observer) -> Result<CaptureReport> {
+    pub fn run(self, observer: &dyn Observer) -> Result<CaptureReport> {
+        let disk = Arc::clone(&self.disk);
+        let report = disk.watched(observer, || self.run_watched(observer))?;
+        let renewed = disk.export().map_or(0, |export| export.renewed());
+        if renewed > 0 {
+            let source = disk.info().path.display();
+            let message = format!("{source}: {renewed} lost connections were made again");
+            observer.event(&Event::Warning { message: &message });
+        }
+        Ok(report)
+    }
+
+    fn run_watched(mut self, observer: &dyn Observer) -> Result<CaptureReport> {
         let created = jiff::Timestamp::now();
         let clock = Instant::now();
         let lock = self.repository.lock(LockKind::Shared, "capture")?;
