@@ -412,6 +412,24 @@ fn hooks_run_around_the_freeze_and_a_failing_one_fails_the_capture() {
 }
 
 #[test]
+fn what_is_too_much_to_hold_is_followed_by_rounds_before_the_next_freeze() {
+    need!("mke2fs", "e2fsck");
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let stage = Stage::new(600 * MIB, &["mke2fs", "-q", "-t", "ext4"]);
+    let written = 300 * 1024 * 1024;
+    let much = stage.point().join("much");
+    let hook = format!("head -c {written} /dev/zero > '{}'", much.display());
+    let options = LiveOptions { hook_pre: Some(hook), ..LiveOptions::default() };
+    let report = stage.capture(options).expect("captured");
+    let rounds = &instant(&report).rounds;
+    let at = rounds.iter().position(|bytes| *bytes >= written);
+    let at = at.expect("the hook's file was too much");
+    assert!(rounds.len() >= at + 3, "a round and another freeze follow: {rounds:?}");
+    let target = stage.restored(&report);
+    tool::run("e2fsck", &["-f", "-n", target.to_str().expect("plain")]).expect("clean");
+}
+
+#[test]
 fn a_freeze_by_somebody_else_is_left_alone_and_told() {
     need!("mke2fs", "fsfreeze");
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

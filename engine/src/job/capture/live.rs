@@ -111,22 +111,9 @@ impl Live {
     /// from being one instant is no error, but a doubt that is recorded.
     pub fn run(&self, rounds: &mut dyn Rounds, disk: &Disk) -> Result<Moment> {
         let mut told = Moment::default();
-        let mut before = u64::MAX;
         let freezer = Freezer::open(&self.mounts)?;
-        for _ in 0..MAX_ROUNDS {
-            freezer.sync()?;
-            let ranges = match rounds.changes()? {
-                Ok(ranges) => ranges,
-                Err(doubt) => return Ok(Moment { doubt: Some(doubt), ..told }),
-            };
-            let left = ranges.iter().map(ByteRange::len).sum();
-            rounds.copy(disk, ranges)?;
-            told.rounds.push(left);
-            // What is written while a round lasts does not get less any more.
-            if left <= LITTLE || left > before / 4 * 3 {
-                break;
-            }
-            before = left;
+        if let Err(doubt) = catch_up(&freezer, rounds, disk, &mut told)? {
+            return Ok(Moment { doubt: Some(doubt), ..told });
         }
         let outcome = self.with_hooks(|| self.freeze(&freezer, rounds, disk, &mut told))?;
         told.doubt = outcome.err();
@@ -169,6 +156,9 @@ impl Live {
             } else {
                 rounds.copy(disk, ranges)?;
                 doubt = format!("more than {MAX_HELD} bytes were written in the last round");
+                if let Err(lost) = catch_up(freezer, rounds, disk, told)? {
+                    return Ok(Err(lost));
+                }
                 continue;
             }
             if is_whole {
@@ -191,6 +181,33 @@ impl Live {
         let outcome = outcome?;
         after.map(|()| outcome)
     }
+}
+
+/// Copies in rounds what was written meanwhile, until little is left or it does not get less; or
+/// says why that cannot be told.
+fn catch_up(
+    freezer: &Freezer,
+    rounds: &mut dyn Rounds,
+    disk: &Disk,
+    told: &mut Moment,
+) -> Result<std::result::Result<(), String>> {
+    let mut before = u64::MAX;
+    for _ in 0..MAX_ROUNDS {
+        freezer.sync()?;
+        let ranges = match rounds.changes()? {
+            Ok(ranges) => ranges,
+            Err(doubt) => return Ok(Err(doubt)),
+        };
+        let left = ranges.iter().map(ByteRange::len).sum();
+        rounds.copy(disk, ranges)?;
+        told.rounds.push(left);
+        // What is written while a round lasts does not get less any more.
+        if left <= LITTLE || left > before / 4 * 3 {
+            break;
+        }
+        before = left;
+    }
+    Ok(Ok(()))
 }
 
 fn run_hook(command: Option<&str>) -> Result<()> {
