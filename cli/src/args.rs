@@ -140,6 +140,11 @@ pub struct CaptureArguments {
     /// Read every block, also those that no filesystem uses
     #[arg(long)]
     pub all_blocks: bool,
+    /// Leave out what nobody needs after a restart: the contents of Windows' paging and
+    /// hibernation files, and of the swap files that a disk's own /etc/fstab names. The files stay,
+    /// and read as zeros when the disk is restored
+    #[arg(long, conflicts_with = "all_blocks")]
+    pub skip_swap: bool,
     /// Take a file's bytes for the disk's, even if they look like a qcow2, VMDK or VHDX image
     #[arg(long)]
     pub raw: bool,
@@ -254,6 +259,10 @@ pub struct LsArguments {
     /// The folder or file [default: the root of the only filesystem]
     #[arg(value_name = "PATH")]
     pub path: Option<OsString>,
+    /// A further disk, on which parts of its filesystems lie (btrfs on several devices, a volume
+    /// group); may be given several times
+    #[arg(long, value_name = "IMAGE")]
+    pub with: Vec<String>,
     /// Everything below it too
     #[arg(short = 'R', long)]
     pub recursive: bool,
@@ -270,6 +279,10 @@ pub struct CatArguments {
     /// The file; symbolic links are followed within its filesystem
     #[arg(value_name = "PATH")]
     pub path: OsString,
+    /// A further disk, on which parts of its filesystems lie (btrfs on several devices, a volume
+    /// group); may be given several times
+    #[arg(long, value_name = "IMAGE")]
+    pub with: Vec<String>,
 }
 
 /// `find`.
@@ -281,6 +294,10 @@ pub struct FindArguments {
     /// any folders. VOLUME: before it searches that volume alone
     #[arg(value_name = "PATTERN")]
     pub pattern: OsString,
+    /// A further disk, on which parts of its filesystems lie (btrfs on several devices, a volume
+    /// group); may be given several times
+    #[arg(long, value_name = "IMAGE")]
+    pub with: Vec<String>,
     /// Take upper and lower case as the same
     #[arg(short, long)]
     pub ignore_case: bool,
@@ -311,6 +328,10 @@ pub struct ExtractArguments {
     /// out there
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<OsString>,
+    /// A further disk, on which parts of its filesystems lie (btrfs on several devices, a volume
+    /// group); may be given several times
+    #[arg(long, value_name = "IMAGE")]
+    pub with: Vec<String>,
     /// Where to put them; it is made if need be
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub to: PathBuf,

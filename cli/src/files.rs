@@ -14,57 +14,106 @@ use crate::args::is_path;
 use crate::output::Console;
 use crate::session::{Outcome, Session};
 
+/// How an image is read: here and there, or much of it once.
+type Reader = fn(&Repository, &Image) -> ImageReader;
+
 /// A disk whose files are read; its repository is locked as long.
 pub struct Files {
     pub disk: FileDisk,
-    export: Option<Arc<NbdExport>>,
-    _lock: Option<ReadLock>,
+    /// Exports that are read, if any.
+    exports: Vec<Arc<NbdExport>>,
+    /// Held, and never looked at.
+    locks: Vec<ReadLock>,
 }
 
 impl Files {
-    /// Opens an image, or the disk or file that a path names.
+    /// Opens an image, or the disk or file that a path names; and further ones, on which parts of
+    /// what is on it may lie.
     ///
     /// # Errors
     /// `NotFound` for an unknown image or path; `Io`; `Corrupt`.
-    pub fn open(reference: &str, what: &'static str, session: &Session) -> Result<Self> {
-        Self::open_with(reference, what, session, Repository::reader)
+    pub fn open(
+        reference: &str,
+        others: &[String],
+        what: &'static str,
+        session: &Session,
+    ) -> Result<Self> {
+        Self::open_all((reference, others), what, session, Repository::reader)
     }
 
-    /// The same, to read much of it once.
+    /// The same, to read much of them once.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn open_for_bulk(reference: &str, what: &'static str, session: &Session) -> Result<Self> {
-        Self::open_with(reference, what, session, Repository::bulk_reader)
+    pub fn open_for_bulk(
+        reference: &str,
+        others: &[String],
+        what: &'static str,
+        session: &Session,
+    ) -> Result<Self> {
+        Self::open_all((reference, others), what, session, Repository::bulk_reader)
     }
 
-    fn open_with(
+    fn open_all(
+        (reference, others): (&str, &[String]),
+        what: &'static str,
+        session: &Session,
+        reader: Reader,
+    ) -> Result<Self> {
+        let Self { disk, mut exports, mut locks } =
+            Self::open_one(reference, what, session, reader)?;
+        let mut beside = Vec::new();
+        for other in others {
+            let opened = Self::open_one(other, what, session, reader);
+            let opened = opened.map_err(|error| error.within(format!("--with {other}")))?;
+            beside.push((other.clone(), opened.disk));
+            exports.extend(opened.exports);
+            locks.extend(opened.locks);
+        }
+        let disk = disk.beside(beside)?;
+        for other in disk.unrelated() {
+            let message =
+                format!("warning: nothing on {other} is a part of what is on {reference}");
+            session.console.complain(&message);
+        }
+        Ok(Self { disk, exports, locks })
+    }
+
+    fn open_one(
         reference: &str,
         what: &'static str,
         session: &Session,
-        reader: fn(&Repository, &Image) -> ImageReader,
+        reader: Reader,
     ) -> Result<Self> {
         if is_path(reference) {
             let disk = Disk::open_to_browse(Path::new(reference))?;
             for warning in disk.warnings() {
                 session.console.complain(&format!("warning: {warning}"));
             }
-            let export = disk.export().cloned();
-            return Ok(Self { disk: FileDisk::of_disk(disk)?, export, _lock: None });
+            let exports = disk.export().cloned().into_iter().collect();
+            return Ok(Self { disk: FileDisk::of_disk(disk)?, exports, locks: Vec::new() });
         }
         let repository = session.repository()?;
-        let lock = Some(repository.lock_to_read(what)?);
+        let locks = vec![repository.lock_to_read(what)?];
         let image = repository.resolve(reference)?;
         let disk = FileDisk::of_image(reader(&repository, &image))?;
-        Ok(Self { disk, export: None, _lock: lock })
+        Ok(Self { disk, exports: Vec::new(), locks })
     }
 
     /// Does `work`, in which no wait for an NBD server goes on when `observer` wants to stop.
     pub fn watched<T>(&self, observer: &dyn Observer, work: impl FnOnce() -> T) -> T {
-        match &self.export {
-            Some(export) => export.watched(observer, work),
-            None => work(),
-        }
+        watched(&self.exports, observer, Box::new(work))
+    }
+}
+
+fn watched<'a, T>(
+    exports: &[Arc<NbdExport>],
+    observer: &dyn Observer,
+    work: Box<dyn FnOnce() -> T + 'a>,
+) -> T {
+    match exports.split_first() {
+        Some((first, rest)) => first.watched(observer, || watched(rest, observer, work)),
+        None => work(),
     }
 }
 

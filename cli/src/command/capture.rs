@@ -5,10 +5,11 @@ use std::time::Instant;
 use imgx_engine::base::{ByteRange, Result};
 use imgx_engine::job::{Capture, CaptureOptions, CaptureReport, LiveOptions, next_bitmap};
 use imgx_engine::store::Manifest;
-use imgx_engine::store::manifest::{Moment, UnreadableRange};
+use imgx_engine::store::manifest::{Moment, SkippedFile, UnreadableRange};
 use serde_json::json;
 
 use crate::args::CaptureArguments;
+use crate::listing::printable;
 use crate::output::{count, duration, exact_size, rate, ratio, short_id, size, speed, table};
 use crate::progress::Reporter;
 use crate::session::{Outcome, Session};
@@ -32,6 +33,7 @@ pub fn run(arguments: &CaptureArguments, session: &Session) -> Result<Outcome> {
         tracker: arguments.tracker.into(),
         live: live(arguments),
         all_blocks: arguments.all_blocks,
+        skip_swap: arguments.skip_swap,
         raw: arguments.raw,
         audit: arguments.audit,
         threads: arguments.threads,
@@ -111,6 +113,9 @@ fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &S
         rows.push(row("tree", size(cost.nodes)));
     }
     table(&rows, &[]).iter().for_each(|line| console.say(line));
+    for line in skipped_lines(manifest) {
+        console.say(&line);
+    }
     for line in unreadable_lines(&manifest.unreadable, cost.unreadable) {
         console.say(&line);
     }
@@ -124,6 +129,20 @@ fn unused(manifest: &Manifest) -> String {
         (0, _) => size(0),
         (bytes, volumes) => format!("{} of {}", size(bytes), volumes.join(", ")),
     }
+}
+
+/// Says which files' contents were left out, and of which files they were not though they should.
+pub fn skipped_lines(manifest: &Manifest) -> Vec<String> {
+    let line = |(volume, file): (&str, &SkippedFile)| {
+        let bytes =
+            (file.bytes > 0).then(|| format!("{} left out by --skip-swap", size(file.bytes)));
+        let words: Vec<String> = bytes.into_iter().chain(file.note.clone()).collect();
+        format!("{volume}:{}: {}", printable(file.path.as_bytes()), words.join("; "))
+    };
+    let volumes = manifest.allocation.iter();
+    let files =
+        volumes.flat_map(|volume| volume.skipped.iter().map(|file| (volume.volume.as_str(), file)));
+    files.map(line).collect()
 }
 
 /// How the image of a disk in use came to be one instant, or why it did not.

@@ -22,7 +22,7 @@ use crate::session::{Outcome, Session};
 pub fn run(arguments: &FindArguments, session: &Session) -> Result<Outcome> {
     let pattern = FilePath::parse(arguments.pattern.as_bytes());
     let filter = Filter::new(&pattern.path, arguments)?;
-    let mut files = Files::open(&arguments.image, "find", session)?;
+    let mut files = Files::open(&arguments.image, &arguments.with, "find", session)?;
     let mut losses = Losses::default();
     let console = &session.console;
     let mut listing = Listing::new(console, arguments.long);

@@ -18,7 +18,7 @@ use crate::session::{Outcome, Session};
 /// `NotFound` for an unknown image, volume or path; `Corrupt`, `Io` or `Unsupported` when the
 /// folder cannot be read at all.
 pub fn run(arguments: &LsArguments, session: &Session) -> Result<Outcome> {
-    let mut files = Files::open(&arguments.image, "ls", session)?;
+    let mut files = Files::open(&arguments.image, &arguments.with, "ls", session)?;
     let typed = arguments.path.as_deref().unwrap_or_default();
     let path = FilePath::parse(typed.as_bytes());
     let volume = files.disk.open(path.volume.as_deref())?;

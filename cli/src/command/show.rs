@@ -1,5 +1,6 @@
 //! `show`: what an image, or a disk that was never captured, holds.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use imgx_engine::base::Result;
@@ -8,7 +9,7 @@ use imgx_engine::store::repository::Image;
 use imgx_engine::volume::{DiskLayout, Volume, probe};
 use serde_json::{Value, json};
 
-use super::capture::{instant, tracker, unreadable_lines};
+use super::capture::{instant, skipped_lines, tracker, unreadable_lines};
 use crate::args::{ShowArguments, is_path};
 use crate::output::{Console, duration, exact_size, local_time, ratio, size, table};
 use crate::session::{Outcome, Session};
@@ -69,6 +70,9 @@ fn show_image(image: &Image, console: &Console) {
     rows.extend(manifest.tracking.as_ref().map(|evidence| row("evidence", evidence.to_string())));
     rows.extend(cost_rows(image));
     print_rows(&rows, console);
+    for line in skipped_lines(manifest) {
+        console.line(&line);
+    }
     for line in unreadable_lines(&manifest.unreadable, manifest.cost.unreadable) {
         console.line(&line);
     }
@@ -137,9 +141,25 @@ fn print_layout(layout: &DiskLayout, console: &Console) {
             console.line(&format!("note: {} cannot be read: {why}", volume.name));
         }
     }
+    for (uuid, names) in of_several_devices(layout) {
+        console.line(&format!("note: {} are of one btrfs, {uuid}", names.join(", ")));
+    }
     for note in &layout.notes {
         console.line(&format!("note: {note}"));
     }
+}
+
+/// The volumes that are devices of one filesystem, or copies of them, by its UUID.
+fn of_several_devices(layout: &DiskLayout) -> BTreeMap<&str, Vec<&str>> {
+    let mut found: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for volume in &layout.volumes {
+        let content = volume.content.as_ref().filter(|content| content.kind == "btrfs");
+        if let Some(uuid) = content.and_then(|content| content.uuid.as_deref()) {
+            found.entry(uuid).or_default().push(&volume.name);
+        }
+    }
+    found.retain(|_, names| names.len() > 1);
+    found
 }
 
 fn print_rows_right(rows: &[Vec<String>], console: &Console) {

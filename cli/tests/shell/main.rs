@@ -10,6 +10,7 @@ mod mapping;
 mod nbd;
 mod round_trip;
 mod running_machine;
+mod several_disks;
 mod showing;
 mod support;
 mod tracking;

@@ -87,6 +87,8 @@ pub const MAX_TRACKED_DISKS: u32 = 64;
 pub const MAX_TRACKED_IN_FLIGHT: u32 = 65_536;
 /// Epochs of one disk whose images were not stored that are kept apart at most; more are joined.
 pub const MAX_OPEN_EPOCHS: usize = 16;
+/// Disks whose files are read together at most.
+pub const MAX_DISKS: usize = 64;
 /// Cells of one map at most, besides one for each of its sections.
 pub const MAX_MAP_CELLS: u64 = 65_536;
 /// Blocks that are read at most to find out whether what is known of a restore's target is true.
@@ -111,6 +113,10 @@ pub const MAX_LVM_SEGMENTS: usize = 4096;
 pub const MAX_DAMAGED_FILES: usize = 1000;
 /// Pieces of free space that one capture leaves out at most; what lies behind them is read.
 pub const MAX_UNUSED_PIECES: usize = 1 << 22;
+/// Bytes of an fstab that is looked into at most.
+pub const MAX_FSTAB: usize = 1 << 20;
+/// Swap files of one filesystem at most, whose contents a capture leaves out.
+pub const MAX_SWAP_FILES: usize = 64;
 /// Rounds that a disk in use is copied in at most, before its filesystems are frozen.
 pub const MAX_ROUNDS: usize = 8;
 /// Bytes that are read into memory at most while filesystems are frozen.

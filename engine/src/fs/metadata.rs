@@ -124,8 +124,9 @@ pub enum Place {
     Inline,
     /// Nowhere: never written, reads as zeros.
     Hole,
-    /// On blocks that were reserved but not written; reads as zeros.
-    Unwritten,
+    /// On blocks that were reserved but not written; reads as zeros. They are at this byte of the
+    /// volume, if that is known.
+    Unwritten(Option<u64>),
 }
 
 /// A stretch of a file's content.
@@ -155,4 +156,15 @@ pub struct FilesystemInfo {
     /// What was noticed when it was opened, a plain sentence each: a journal that was replayed,
     /// a backup superblock that was used, damage.
     pub notes: Vec<String>,
+}
+
+/// Which device of a filesystem on several a volume is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceOf {
+    /// The filesystem's UUID.
+    pub filesystem: String,
+    /// The device's own.
+    pub device: String,
+    /// How many devices the filesystem has.
+    pub devices: u64,
 }

@@ -27,10 +27,10 @@ mod xfs;
 
 use std::ops::ControlFlow;
 
-pub use btrfs::open_many as open_btrfs;
+pub use btrfs::{device_of as btrfs_device, open_many as open_btrfs};
 pub use metadata::{
-    DirEntry, Extent, FileId, FileType, FilesystemInfo, Metadata, Place, Protection, Timestamp,
-    Xattr,
+    DeviceOf, DirEntry, Extent, FileId, FileType, FilesystemInfo, Metadata, Place, Protection,
+    Timestamp, Xattr,
 };
 pub use open::open;
 
@@ -92,6 +92,12 @@ pub trait Filesystem: Send + Sync {
     /// # Errors
     /// See [`Filesystem`].
     fn xattrs(&self, file: FileId) -> Result<Vec<Xattr>>;
+
+    /// Whether other files may have some of a regular file's blocks as well: `false` is certain.
+    ///
+    /// # Errors
+    /// See [`Filesystem`].
+    fn may_share(&self, file: FileId) -> Result<bool>;
 
     /// Calls `visit` for each range of the volume, ascending, of which it is *certain* that the
     /// filesystem keeps nothing there. It may leave free space out, but never name a used byte.

@@ -130,6 +130,18 @@ pub struct UnreadableRange {
     pub length: u64,
 }
 
+/// A file whose content is not in an image, because nobody needs it after a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedFile {
+    /// Its path on its volume.
+    pub path: String,
+    /// Bytes of it that were left out, in whole blocks; none if all of it was kept.
+    pub bytes: u64,
+    /// What is to be said of it: why it was kept, or what is lost with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
 /// What a volume's filesystem does not use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeUse {
@@ -137,11 +149,15 @@ pub struct VolumeUse {
     pub volume: String,
     /// What it holds.
     pub kind: String,
-    /// Bytes of whole blocks that were left out because it does not use them.
+    /// Bytes of whole blocks that were left out because it does not use them, or as
+    /// [`skipped`](Self::skipped) says.
     pub unallocated: u64,
     /// Why nothing was left out, if it is not certain what is free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<String>,
+    /// Files whose contents were to be left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<SkippedFile>,
 }
 
 /// How a disk that was in use was captured as it was at one instant.

@@ -109,6 +109,12 @@ impl Volume {
         }
     }
 
+    /// Whether it lies within other volumes: a RAID array, a logical volume.
+    #[must_use]
+    pub fn is_stacked(&self) -> bool {
+        self.name.contains('/')
+    }
+
     /// Whether it is one stretch of the disk: a partition, the whole disk, a RAID array.
     #[must_use]
     pub fn is_contiguous(&self) -> bool {

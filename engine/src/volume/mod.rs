@@ -31,3 +31,4 @@ pub use open::open;
 pub use probe::probe;
 pub use relocate::{GptMove, plan_gpt_move};
 pub use segment::Segment;
+pub use stacked::stacked;

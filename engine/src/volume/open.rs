@@ -61,23 +61,33 @@ impl DiskLayout {
     /// # Errors
     /// `NotFound`, listing the volumes there are; `Invalid` when several are meant.
     pub fn find(&self, selector: &str) -> Result<&Volume> {
-        let is_meant = |volume: &&Volume| is_meant(volume, selector);
-        let mut found = self.volumes.iter().filter(is_meant);
-        match (found.next(), found.next()) {
-            (Some(volume), None) => Ok(volume),
-            (Some(one), Some(other)) => Err(Error::new(
+        match self.find_all(selector)?.as_slice() {
+            [one, other, ..] => Err(Error::new(
                 ErrorKind::Invalid,
                 format!("{selector} means both {} and {}: say which", one.name, other.name),
             )),
-            (None, _) => {
-                let names: Vec<&str> = self.volumes.iter().map(|each| each.name.as_str()).collect();
-                let listed = match names.is_empty() {
-                    true => "the disk has no volumes".to_owned(),
-                    false => format!("the volumes are {}", names.join(", ")),
-                };
-                Err(Error::new(ErrorKind::NotFound, format!("no volume {selector}: {listed}")))
-            }
+            one => one.first().copied().ok_or_else(|| self.none(selector)),
         }
+    }
+
+    /// All volumes that `selector` means, one at least: the devices of one filesystem have its
+    /// label and UUID.
+    ///
+    /// # Errors
+    /// `NotFound`, listing the volumes there are.
+    pub fn find_all(&self, selector: &str) -> Result<Vec<&Volume>> {
+        let found = self.volumes.iter().filter(|volume| is_meant(volume, selector));
+        let found: Vec<&Volume> = found.collect();
+        if found.is_empty() { Err(self.none(selector)) } else { Ok(found) }
+    }
+
+    fn none(&self, selector: &str) -> Error {
+        let names: Vec<&str> = self.volumes.iter().map(|each| each.name.as_str()).collect();
+        let listed = match names.is_empty() {
+            true => "the disk has no volumes".to_owned(),
+            false => format!("the volumes are {}", names.join(", ")),
+        };
+        Error::new(ErrorKind::NotFound, format!("no volume {selector}: {listed}"))
     }
 }
 

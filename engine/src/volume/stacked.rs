@@ -6,6 +6,15 @@ use super::segment::Mapped;
 use super::{lvm, md, signature};
 use crate::block::ReadAt;
 
+/// The arrays and logical volumes that are in `volumes` of `disk`, which may be several disks
+/// joined: those of the first disk first, which so go before copies of them.
+#[must_use]
+pub fn stacked(disk: &dyn ReadAt, volumes: &[Volume]) -> Vec<Volume> {
+    let mut all = volumes.to_vec();
+    add(disk, &mut all, &mut Notes::default());
+    all.split_off(volumes.len())
+}
+
 /// Adds the arrays and logical volumes that are in `volumes` to them, and says what they hold.
 /// What is in a logical volume is not looked into any further.
 pub(super) fn add(disk: &dyn ReadAt, volumes: &mut Vec<Volume>, notes: &mut Notes) {

@@ -137,7 +137,7 @@ fn a_device_that_was_left_behind_is_read_last() {
         assert_eq!(content(filesystem.as_ref(), "file").expect("read"), vec![2; 300_000]);
         content(filesystem.as_ref(), "new").expect("read");
         let notes = &filesystem.info().notes;
-        assert!(notes.iter().any(|note| note.contains("left behind")), "{notes:?}");
+        assert!(notes.iter().any(|note| note.contains("another state")), "{notes:?}");
     }
 }
 
@@ -163,4 +163,73 @@ fn what_grew_from_a_seed_reads_with_it() {
     drop(device);
     let filesystem = open_btrfs(&[volume(&grown), volume(&image)]).expect("opened");
     truth::assert_same("a seed", &truth::of_engine(filesystem.as_ref()), &truth);
+}
+
+#[test]
+fn what_has_no_checksums_is_not_read_from_a_device_that_was_left_behind() {
+    need_mounts!();
+    let fixture = Fixture::make_many(2, SIZE, &["-d", "raid0", "-m", "raid1"]);
+    fixture.fill("nodatasum", |root| {
+        fs::write(root.join("file"), vec![1; 300_000]).expect("written");
+    });
+    let images = fixture.images();
+    let earlier = fs::read(&images[1]).expect("read");
+    fixture.fill("nodatasum", |root| {
+        let file = OpenOptions::new().write(true).open(root.join("file")).expect("opened");
+        file.write_all_at(&vec![2; 300_000], 0).expect("written");
+    });
+    let whole = some(&fixture, &[0, 1]).expect("opened");
+    assert_eq!(content(whole.as_ref(), "file").expect("read"), vec![2; 300_000]);
+    fs::write(&images[1], earlier).expect("written");
+    let filesystem = some(&fixture, &[0, 1]).expect("its metadata is on the other too");
+    let error = content(filesystem.as_ref(), "file").expect_err("half of it is old");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains("another state"), "{error}");
+}
+
+#[test]
+fn a_volume_that_was_taken_out_of_the_filesystem_is_not_looked_at() {
+    need_mounts!();
+    let fixture = Fixture::make_many(2, SIZE, &["-d", "single", "-m", "raid1"]);
+    fixture.fill("noatime", contents);
+    let images = fixture.images();
+    let removed = fs::read(&images[1]).expect("read");
+    let truth = {
+        let mount = fixture.mount("noatime");
+        let point = mount.root().to_str().expect("plain");
+        btrfs(&["balance", "start", "--force", "-mconvert=single", "-dconvert=single", point]);
+        btrfs(&["device", "remove", "2", point]);
+        truth::of_mount(mount.root())
+    };
+    fs::write(&images[1], removed).expect("as if it had been away");
+    let filesystem = some(&fixture, &[0, 1]).expect("opened");
+    truth::assert_same("the rest", &truth::of_engine(filesystem.as_ref()), &truth);
+    let notes = &filesystem.info().notes;
+    assert!(notes.iter().any(|note| note.contains("device 2") && note.contains("once")));
+    let error = some(&fixture, &[1, 0]).err().expect("the first is none of it");
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+}
+
+#[test]
+fn places_are_those_of_all_devices_one_behind_the_other() {
+    need_mounts!();
+    let fixture = Fixture::make_many(3, SIZE, &["-d", "raid0", "-m", "raid1"]);
+    fixture.fill("noatime", contents);
+    let all: Vec<u8> =
+        fixture.images().iter().flat_map(|image| fs::read(image).expect("read")).collect();
+    let filesystem = fixture.open().expect("opened");
+    let expected = content(filesystem.as_ref(), "large").expect("read");
+    let file = crate::fixture::find(filesystem.as_ref(), "large");
+    let mut found = Vec::new();
+    let mut file = filesystem.open(file).expect("opened");
+    let walked = file.extents(&mut |extent| {
+        if let imgx_engine::fs::Place::At(start) = extent.place {
+            let start = usize::try_from(start).expect("small");
+            let length = usize::try_from(extent.length).expect("small");
+            found.extend_from_slice(&all[start..start + length]);
+        }
+        std::ops::ControlFlow::Continue(())
+    });
+    walked.expect("mapped");
+    assert!(found == expected);
 }

@@ -188,7 +188,7 @@ fn content_of_engine(
     let mapped = content.extents(&mut |extent| {
         assert_eq!(extent.offset, end, "{shown}: a gap");
         end += extent.length;
-        if matches!(extent.place, Place::Hole | Place::Unwritten) {
+        if matches!(extent.place, Place::Hole | Place::Unwritten(_)) {
             holes.push((extent.offset, extent.length));
         }
         ControlFlow::Continue(())

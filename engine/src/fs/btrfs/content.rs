@@ -74,7 +74,7 @@ impl OpenFile<'_> {
         let part = buffer.get_mut(..length).unwrap_or_default();
         let skipped = offset.saturating_sub(stretch.range.start);
         match stretch.content {
-            Content::Hole | Content::Unwritten => part.fill(0),
+            Content::Hole | Content::Unwritten(_) => part.fill(0),
             Content::Inline(inline) => self.read_inline(&inline, offset, part)?,
             Content::Plain(at) => return self.read_plain(at.after(skipped), part),
             Content::Packed(mut packed) => {
@@ -152,22 +152,25 @@ impl OpenFile<'_> {
         Ok(())
     }
 
-    /// Where a stretch is on the first device, and how many bytes of it lie together there. What
-    /// lies on others only has no place of which could be spoken.
+    /// Where a stretch is, and how many bytes of it lie together there. What lies on missing
+    /// devices only has no place of which could be spoken.
     fn place(&self, stretch: &Stretch) -> Result<(Place, u64)> {
         let length = stretch.range.end.saturating_sub(stretch.range.start);
         Ok(match &stretch.content {
             Content::Hole => (Place::Hole, length),
-            Content::Unwritten => (Place::Unwritten, length),
+            Content::Unwritten(at) => match self.btrfs.pool.place(*at)? {
+                Some((piece, place)) => (Place::Unwritten(Some(place)), length.min(piece.length)),
+                None => (Place::Unwritten(None), length),
+            },
             Content::Inline(_) => (Place::Inline, length),
-            Content::Plain(at) => match self.btrfs.pool.on_first(*at)? {
-                Some(piece) => (Place::At(piece.physical()), length.min(piece.length)),
+            Content::Plain(at) => match self.btrfs.pool.place(*at)? {
+                Some((piece, place)) => (Place::At(place), length.min(piece.length)),
                 None => (Place::Inline, length),
             },
-            Content::Packed(packed) => match self.btrfs.pool.on_first(packed.at)? {
-                Some(piece) => {
+            Content::Packed(packed) => match self.btrfs.pool.place(packed.at)? {
+                Some((piece, place)) => {
                     let stored = packed.length.min(piece.length);
-                    (Place::Encoded(piece.physical(), stored), length)
+                    (Place::Encoded(place, stored), length)
                 }
                 None => (Place::Inline, length),
             },

@@ -3,6 +3,7 @@
 //! The kernel's `fs/btrfs/file-item.c` (`btrfs_lookup_bio_sums`).
 
 use super::Btrfs;
+use super::device::Proof;
 use super::node::Item;
 use super::units::{Key, Logical, bytes, index, kinds, objects};
 use crate::base::bytes::to_hex;
@@ -24,9 +25,10 @@ impl Btrfs {
     /// # Errors
     /// `Corrupt` where no copy of a sector is sound; the devices' own.
     pub(super) fn read_data(&self, at: Logical, buffer: &mut [u8], has_sums: bool) -> Result<()> {
+        let proof = if has_sums { Proof::Follows } else { Proof::None };
         let whole = self.pool.with_any_mirror(at, |mirror| {
             // All the copies of what has no checksums are equally good.
-            self.pool.read(at, buffer, mirror)
+            self.pool.read(at, buffer, (mirror, proof))
         });
         if !has_sums {
             let sector = index(self.superblock.sectorsize);
@@ -43,7 +45,8 @@ impl Btrfs {
     fn read_each(&self, at: Logical, buffer: &mut [u8], sector: usize) -> Result<()> {
         let mut at = at;
         for part in buffer.chunks_mut(sector.max(1)) {
-            self.pool.with_any_mirror(at, |mirror| self.pool.read(at, part, mirror))?;
+            let read = |mirror| self.pool.read(at, part, (mirror, Proof::None));
+            self.pool.with_any_mirror(at, read)?;
             at = at.after(bytes(part.len()));
         }
         Ok(())
@@ -76,14 +79,14 @@ impl Btrfs {
     fn repair(&self, at: Logical, sector: &mut [u8], sum: &[u8]) -> Result<()> {
         let checksum = self.superblock.checksum;
         self.pool.with_any_mirror(at, |mirror| {
-            self.pool.read(at, sector, mirror)?;
+            self.pool.read(at, sector, (mirror, Proof::Follows))?;
             if checksum.is(sector, sum) {
                 return Ok(());
             }
             let found = checksum.of(sector);
             let found = to_hex(found.get(..checksum.size()).unwrap_or_default());
-            let place = match self.pool.on_first(at)? {
-                Some(piece) => format!("data at byte {} ({at})", piece.physical()),
+            let place = match self.pool.place(at)? {
+                Some((piece, _)) => format!("data at byte {} ({at})", piece.physical()),
                 None => format!("data at {at}"),
             };
             Err(Error::corrupt(place, format!("checksum {}", to_hex(sum)), found))

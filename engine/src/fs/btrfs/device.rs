@@ -15,11 +15,14 @@ use crate::block::ReadAt;
 pub(super) struct Device {
     pub volume: Arc<dyn ReadAt>,
     pub item: DevItem,
-    /// Whether it was left behind by the others, so that what it holds may be old.
+    /// Its first byte where all volumes that were given lie one behind the other.
+    pub start: u64,
+    /// Whether it was left behind by the others, or an earlier state than its own is read, so that
+    /// what it holds may be of another state.
     pub is_stale: bool,
 }
 
-/// The devices at hand; the first is the one whose bytes are spoken of as the volume's.
+/// The devices at hand.
 #[derive(Clone)]
 pub(super) struct Devices(pub Vec<Device>);
 
@@ -46,23 +49,26 @@ impl Devices {
         self.0.first().is_some_and(|first| first.item.uuid == stripe.dev_uuid)
     }
 
-    /// The part of a piece that is on the first device.
-    pub(super) fn clipped_to_first(&self, piece: Piece) -> Option<Piece> {
-        let first = self.0.first().filter(|_| self.is_first(&piece.stripe))?;
-        let length = first.volume.size().0.checked_sub(piece.physical())?.min(piece.length);
-        (length > 0).then_some(Piece { length, ..piece })
+    /// The part of a piece that a device at hand holds, and its place among all volumes' bytes.
+    pub(super) fn at_hand(&self, piece: Piece) -> Option<(Piece, u64)> {
+        let device = self.find(&piece.stripe)?;
+        let length = device.volume.size().0.checked_sub(piece.physical())?.min(piece.length);
+        let place = device.start.checked_add(piece.physical())?;
+        (length > 0).then_some((Piece { length, ..piece }, place))
     }
 
     /// Fills `buffer` from the start of `piece`.
     ///
     /// # Errors
-    /// `NotFound` when the device is missing; `Corrupt` when it ends before; its own.
-    pub(super) fn read(&self, piece: &Piece, buffer: &mut [u8]) -> Result<()> {
+    /// `NotFound` when the device is missing; `Corrupt` when it ends before, or is of another
+    /// state and nothing would tell; its own.
+    pub(super) fn read(&self, piece: &Piece, buffer: &mut [u8], proof: Proof) -> Result<()> {
         let stripe = &piece.stripe;
-        let device = self.find(stripe).ok_or_else(|| {
-            let context = format!("{} of the filesystem is missing", Name(stripe));
-            Error::new(ErrorKind::NotFound, context)
-        })?;
+        let device = self.find(stripe).ok_or_else(|| missing(&[Name(stripe).to_string()]))?;
+        if device.is_stale && proof == Proof::None {
+            let expected = "the state of the other devices, as nothing here can be verified";
+            return Err(Error::corrupt(Name(stripe), expected, "another state"));
+        }
         let start = piece.physical();
         let end = start.saturating_add(bytes(buffer.len()));
         if end > device.volume.size().0 {
@@ -74,6 +80,23 @@ impl Devices {
         let read = device.volume.read_exact_at(ByteOffset(start), buffer);
         read.map_err(|error| error.within(Name(stripe)))
     }
+}
+
+/// Whether what is read is compared with a checksum or a generation that stands elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// It is.
+    Follows,
+    /// Nothing tells whether it is of the right state.
+    None,
+}
+
+/// Devices that are called `names` are missing.
+pub(super) fn missing(names: &[String]) -> Error {
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    let names = names.join(", ");
+    let context = format!("{names} {verb} missing: give the disks that have it (--with)");
+    Error::new(ErrorKind::NotFound, context)
 }
 
 /// A stripe's device by number and UUID.

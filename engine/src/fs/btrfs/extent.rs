@@ -24,8 +24,8 @@ const SIZE: usize = 53;
 pub(super) enum Content {
     /// Nothing, which reads as zeros.
     Hole,
-    /// Reserved, and not written.
-    Unwritten,
+    /// Reserved at these bytes, and not written.
+    Unwritten(Logical),
     /// Bytes of the item itself, zeros behind.
     Inline(Inline),
     /// Bytes as they are; these are from the stretch's start on.
@@ -79,10 +79,10 @@ impl Stretch {
         let start = self.range.start.max(range.start);
         let skipped = start.saturating_sub(self.range.start);
         match &mut self.content {
-            Content::Plain(at) => *at = at.after(skipped),
+            Content::Plain(at) | Content::Unwritten(at) => *at = at.after(skipped),
             Content::Packed(packed) => packed.offset = packed.offset.saturating_add(skipped),
             // Whose bytes are counted from the file's start.
-            Content::Inline(_) | Content::Hole | Content::Unwritten => {}
+            Content::Inline(_) | Content::Hole => {}
         }
         self.range = start..self.range.end.min(range.end);
         self
@@ -127,7 +127,7 @@ impl Stretch {
         let range = fields.check(item, sectorsize)?;
         let content = match (kind, fields.disk.0) {
             (_, 0) => Content::Hole,
-            (2, _) => Content::Unwritten,
+            (2, _) => Content::Unwritten(fields.disk.after(fields.offset)),
             _ => fields.content(item)?,
         };
         Ok(Self { range, content })

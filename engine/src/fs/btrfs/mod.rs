@@ -32,11 +32,12 @@ mod node;
 mod open;
 mod pool;
 mod root;
+mod shared;
 mod superblock;
 mod tree;
 mod units;
 
-pub use open::open_many;
+pub use open::{device_of, open_many};
 pub(super) use open::{open, open_by_backup};
 
 use std::collections::{BTreeMap, HashMap};
@@ -146,6 +147,11 @@ impl Filesystem for Btrfs {
         }
         let (subvolume, inode) = self.file(file)?;
         self.attributes(&subvolume, inode.number)
+    }
+
+    fn may_share(&self, file: FileId) -> Result<bool> {
+        let (subvolume, inode) = self.file(file)?;
+        self.shares_extents(&subvolume, inode.number)
     }
 
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {

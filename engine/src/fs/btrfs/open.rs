@@ -1,12 +1,12 @@
 //! Opening: which superblocks are to be believed, which devices belong together, and what is to be
 //! said about it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use super::checksum::name_hash;
 use super::chunk::{Chunk, ChunkMap, first_chunk_key};
-use super::device::{Device, Devices};
+use super::device::{Device, Devices, Name, missing};
 use super::dir::DirItem;
 use super::features::{compat_ro, describe, flags};
 use super::log;
@@ -20,7 +20,7 @@ use super::{Btrfs, TOP};
 use crate::base::bytes::to_uuid;
 use crate::base::{ByteOffset, Error, ErrorKind, Result};
 use crate::block::ReadAt;
-use crate::fs::{FileId, Filesystem, FilesystemInfo};
+use crate::fs::{DeviceOf, FileId, Filesystem, FilesystemInfo};
 
 /// What one volume says.
 struct Found {
@@ -103,12 +103,27 @@ pub(in crate::fs) fn open_by_backup(
     Ok(Some(Box::new(assemble(vec![found])?)))
 }
 
+/// Which device of which btrfs `volume` is, by the best of its superblocks; `None` if none is
+/// sound.
+#[must_use]
+pub fn device_of(volume: &Arc<dyn ReadAt>) -> Option<DeviceOf> {
+    let found = Found::read(volume);
+    let superblock = found.sound.first()?;
+    Some(DeviceOf {
+        filesystem: to_uuid(&superblock.fsid),
+        device: to_uuid(&superblock.dev_item.uuid),
+        devices: superblock.num_devices,
+    })
+}
+
 /// Opens a btrfs that lies on several volumes, all of those that are at hand, in any order. What
-/// is said of places within the volume, and of free space, is said of the first.
+/// is said of places is said of all their bytes, one volume behind the other in the order given;
+/// what is said of free space, of the first. A volume that was a device of the filesystem once is
+/// not looked at, unless it is the first.
 ///
 /// # Errors
 /// `Unsupported` when no volume is a device of btrfs; `Invalid` when they are of different ones;
-/// see [`Filesystem`].
+/// `NotFound`, naming them, when too many devices are missing; see [`Filesystem`].
 pub fn open_many(volumes: &[Arc<dyn ReadAt>]) -> Result<Box<dyn Filesystem>> {
     let mut found: Vec<Found> = volumes.iter().map(Found::read).collect();
     for (number, found) in found.iter_mut().enumerate() {
@@ -145,6 +160,8 @@ fn assemble(mut found: Vec<Found>) -> Result<Btrfs> {
                 }
                 return Ok(btrfs);
             }
+            // Another superblock makes no other devices of them.
+            Err(error) if error.kind() == ErrorKind::Invalid => return Err(error),
             Err(error) => failure = Some(error),
         }
     }
@@ -153,12 +170,16 @@ fn assemble(mut found: Vec<Found>) -> Result<Btrfs> {
 }
 
 fn with_superblock(superblock: Superblock, found: &[Found]) -> Result<Btrfs> {
+    let mut end = 0_u64;
     let device = |found: &Found| {
+        let start = end;
+        end = end.saturating_add(found.volume.size().0);
         let own = found.sound.first()?;
-        let is_stale = own.generation < superblock.generation && own.is_of_same(&superblock);
-        Some(Device { volume: Arc::clone(&found.volume), item: own.dev_item.clone(), is_stale })
+        let is_stale = own.generation != superblock.generation && own.is_of_same(&superblock);
+        let (volume, item) = (Arc::clone(&found.volume), own.dev_item.clone());
+        Some(Device { volume, item, start, is_stale })
     };
-    let devices = Devices(found.iter().filter_map(device).collect());
+    let mut devices = Devices(found.iter().filter_map(device).collect());
     let mut fsids = vec![superblock.block_fsid()];
     for seed in found.iter().filter_map(|found| found.sound.first()) {
         if !seed.is_of_same(&superblock) {
@@ -174,19 +195,23 @@ fn with_superblock(superblock: Superblock, found: &[Found]) -> Result<Btrfs> {
         level: superblock.chunk_root_level,
         generation: superblock.chunk_root_generation,
     };
-    let (chunks, items) = read_chunks(&bootstrap, Tree { root }, sectorsize)?;
-    let missing = check_devices(&devices, &items)?;
+    let (chunks, items) = read_chunks(&bootstrap, Tree { root }, sectorsize)
+        .map_err(|error| lacking(error, &superblock, &bootstrap))?;
+    let gone = leave_out_gone(&mut devices, &items, &superblock)?;
+    let missing = missing_devices(&devices, &items);
     let pool = Pool::new(devices, chunks, form);
     let mut btrfs = unreplayed(superblock, pool)?;
-    for item in missing {
-        let name = format!("device {} ({})", item.devid, to_uuid(&item.uuid));
+    for name in missing {
         btrfs.tell(format!("It has {} devices, and {name} is missing.", items.len()));
+    }
+    for name in gone {
+        btrfs.tell(format!("A volume was {name} of it once, and is none any more."));
     }
     if items.len() > 1 {
         btrfs.doubt("it lies on several devices");
     }
     for stale in btrfs.pool.devices.0.iter().filter(|device| device.is_stale) {
-        let note = format!("Device {} was left behind by the others.", stale.item.devid);
+        let note = format!("Device {} is of another state than the others.", stale.item.devid);
         btrfs.info.notes.push(note);
     }
     btrfs.replay();
@@ -210,28 +235,61 @@ fn read_chunks(pool: &Pool, tree: Tree, sectorsize: u32) -> Result<(ChunkMap, Ve
     Ok((chunks, devices))
 }
 
-/// The devices that are missing.
+/// Leaves out devices that were taken out of the filesystem, and names them.
 ///
 /// # Errors
-/// `Invalid` when there is one that is none of the filesystem.
-fn check_devices<'a>(devices: &Devices, items: &'a [DevItem]) -> Result<Vec<&'a DevItem>> {
-    for device in &devices.0 {
-        if !items.iter().any(|item| item.uuid == device.item.uuid) {
-            let context = format!("a device of another btrfs, {}", to_uuid(&device.item.uuid));
-            return Err(Error::new(ErrorKind::Invalid, context));
-        }
+/// `Invalid` when there is one that never was of the filesystem, or the first was taken out.
+fn leave_out_gone(
+    devices: &mut Devices,
+    items: &[DevItem],
+    superblock: &Superblock,
+) -> Result<Vec<String>> {
+    let is_here = |device: &Device| items.iter().any(|item| item.uuid == device.item.uuid);
+    let is_foreign =
+        |device: &&Device| !is_here(device) && device.item.fsid != superblock.block_fsid();
+    let first = devices.0.first().filter(|first| !is_here(first));
+    if let Some(device) = first.or_else(|| devices.0.iter().find(is_foreign)) {
+        let context = format!("a device of another btrfs, {}", to_uuid(&device.item.uuid));
+        return Err(Error::new(ErrorKind::Invalid, context));
     }
+    let gone = devices.0.iter().filter(|device| !is_here(device)).map(|device| name(&device.item));
+    let gone = gone.collect();
+    devices.0.retain(is_here);
+    Ok(gone)
+}
+
+/// The names of the devices that are missing.
+fn missing_devices(devices: &Devices, items: &[DevItem]) -> Vec<String> {
     let is_missing = |item: &&DevItem| !devices.0.iter().any(|has| has.item.uuid == item.uuid);
-    Ok(items.iter().filter(is_missing).collect())
+    items.iter().filter(is_missing).map(name).collect()
+}
+
+fn name(item: &DevItem) -> String {
+    format!("device {} ({})", item.devid, to_uuid(&item.uuid))
+}
+
+/// Says of all devices on which chunks lie that are missing, if one is missing.
+fn lacking(error: Error, superblock: &Superblock, pool: &Pool) -> Error {
+    if error.kind() != ErrorKind::NotFound {
+        return error;
+    }
+    let stripes = pool.chunks.all().iter().flat_map(|chunk| &chunk.stripes);
+    let names = stripes.filter(|stripe| pool.devices.rank(stripe) > 1);
+    let names: BTreeSet<String> = names.map(|stripe| Name(stripe).to_string()).collect();
+    let (uuid, all) = (to_uuid(&superblock.fsid), superblock.num_devices);
+    let names: Vec<String> = names.into_iter().collect();
+    missing(&names).within(format!("btrfs {uuid} of {all} devices"))
 }
 
 fn unreplayed(superblock: Superblock, pool: Pool) -> Result<Btrfs> {
     let (level, generation) = (superblock.root_level, superblock.generation);
     let root_tree = Tree { root: Pointer { at: superblock.root, level, generation } };
-    let top = RootItem::find(&pool, root_tree, TOP)?;
+    let found = RootItem::find(&pool, root_tree, TOP);
+    let found =
+        found.and_then(|top| Ok((top, RootItem::find(&pool, root_tree, objects::CSUM_TREE)?)));
+    let (top, csum_tree) = found.map_err(|error| lacking(error, &superblock, &pool))?;
     let none = || Error::corrupt("root tree", "the top-level subvolume", "none");
     let top = top.ok_or_else(none)?;
-    let csum_tree = RootItem::find(&pool, root_tree, objects::CSUM_TREE)?;
     let info = info(&superblock, &pool);
     let mut btrfs = Btrfs {
         root: FileId { tree: TOP, number: top.root_dirid },

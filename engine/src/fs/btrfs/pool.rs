@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::chunk::{Chunk, ChunkMap, Layout, Piece};
-use super::device::Devices;
+use super::device::{Devices, Proof};
 use super::node::{Node, NodeForm, Pointer};
 use super::units::{Logical, bytes, index};
 use crate::base::{Error, Result, limits};
@@ -38,7 +38,7 @@ impl Pool {
         }
         let node = self.with_any_mirror(pointer.at, |mirror| {
             let mut buffer = vec![0; self.form.size];
-            self.read(pointer.at, &mut buffer, mirror)?;
+            self.read(pointer.at, &mut buffer, (mirror, Proof::Follows))?;
             Node::check(buffer, pointer, &self.form)
         })?;
         let node = Arc::new(node);
@@ -81,17 +81,22 @@ impl Pool {
     ///
     /// # Errors
     /// `Corrupt` where there is no chunk or no such copy; those of [`Devices::read`].
-    pub(super) fn read(&self, at: Logical, buffer: &mut [u8], mirror: usize) -> Result<()> {
+    pub(super) fn read(
+        &self,
+        at: Logical,
+        buffer: &mut [u8],
+        (mirror, proof): (usize, Proof),
+    ) -> Result<()> {
         let (mut at, mut rest) = (at, buffer);
         while !rest.is_empty() {
             let chunk = self.chunks.find(at)?;
             let length = match chunk.piece(at, mirror) {
                 Some(piece) => {
                     let (part, _) = split(rest, piece.length);
-                    self.devices.read(&piece, part)?;
+                    self.devices.read(&piece, part, proof)?;
                     part.len()
                 }
-                None => self.compute(chunk, at, rest)?,
+                None => self.compute(chunk, at, rest, proof)?,
             };
             at = at.after(bytes(length));
             rest = rest.get_mut(length..).unwrap_or_default();
@@ -101,7 +106,13 @@ impl Pool {
 
     /// Fills the start of `buffer` by what the rest of the row that `at` is in says of it; returns
     /// how many bytes.
-    fn compute(&self, chunk: &Chunk, at: Logical, buffer: &mut [u8]) -> Result<usize> {
+    fn compute(
+        &self,
+        chunk: &Chunk,
+        at: Logical,
+        buffer: &mut [u8],
+        proof: Proof,
+    ) -> Result<usize> {
         let none = || Error::corrupt(at, "another copy", "none");
         if !matches!(chunk.layout, Layout::Parity { .. }) {
             return Err(none());
@@ -111,7 +122,7 @@ impl Pool {
         part.fill(0);
         let mut mate = vec![0; part.len()];
         for other in chunk.row_mates(&piece).ok_or_else(none)? {
-            self.devices.read(&other, &mut mate)?;
+            self.devices.read(&other, &mut mate, proof)?;
             for (byte, other) in part.iter_mut().zip(&mate) {
                 *byte ^= *other;
             }
@@ -119,11 +130,13 @@ impl Pool {
         Ok(part.len())
     }
 
-    /// Where `at` is on the first device, if any copy is.
-    pub(super) fn on_first(&self, at: Logical) -> Result<Option<Piece>> {
+    /// Where the freshest copy of `at` is on its device, if one is at hand, and among all volumes'
+    /// bytes.
+    pub(super) fn place(&self, at: Logical) -> Result<Option<(Piece, u64)>> {
         let chunk = self.chunks.find(at)?;
-        let mut pieces = (0..chunk.mirrors()).filter_map(|mirror| chunk.piece(at, mirror));
-        Ok(pieces.find_map(|piece| self.devices.clipped_to_first(piece)))
+        let mirrors = self.mirrors(at)?.into_iter();
+        let mut pieces = mirrors.filter_map(|mirror| chunk.piece(at, mirror));
+        Ok(pieces.find_map(|piece| self.devices.at_hand(piece)))
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct RootItem {
     pub root_dirid: u64,
     pub refs: u32,
     pub tree: Tree,
+    /// The generation of the last snapshot of it.
+    pub last_snapshot: u64,
 }
 
 impl RootItem {
@@ -39,7 +41,8 @@ impl RootItem {
                 level: u8_at(fields, 0x4e)?,
             };
             let (root_dirid, refs) = (le64(fields, 0x8)?, le32(fields, 0x38)?);
-            Some(Self { root_dirid, refs, tree: Tree { root } })
+            let (tree, last_snapshot) = (Tree { root }, le64(fields, 0x28)?);
+            Some(Self { root_dirid, refs, tree, last_snapshot })
         };
         let found = || format!("{} bytes", item.data().len());
         let root = parse().ok_or_else(|| item.corrupt("a root item", found()))?;

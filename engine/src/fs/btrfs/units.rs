@@ -54,6 +54,7 @@ pub(super) mod kinds {
     pub(crate) const ROOT_REF: u8 = 156;
     pub(crate) const EXTENT_ITEM: u8 = 168;
     pub(crate) const METADATA_ITEM: u8 = 169;
+    pub(crate) const EXTENT_DATA_REF: u8 = 178;
     pub(crate) const BLOCK_GROUP_ITEM: u8 = 192;
     pub(crate) const DEV_EXTENT: u8 = 204;
     pub(crate) const DEV_ITEM: u8 = 216;

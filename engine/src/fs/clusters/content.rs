@@ -79,7 +79,7 @@ impl FileContent for ChainContent<'_> {
         let length = self.size.saturating_sub(self.valid);
         if length > 0 {
             // Nobody is left to break for.
-            let _ = visit(Extent { offset: self.valid, length, place: Place::Unwritten });
+            let _ = visit(Extent { offset: self.valid, length, place: Place::Unwritten(None) });
         }
         Ok(())
     }

@@ -185,6 +185,10 @@ impl Filesystem for ExFat {
         Ok(Vec::new())
     }
 
+    fn may_share(&self, _file: FileId) -> Result<bool> {
+        Ok(false)
+    }
+
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         let uncertain = |why: &str| {
             Error::new(ErrorKind::Unsupported, format!("free space is not certain: {why}"))

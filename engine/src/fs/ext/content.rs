@@ -109,7 +109,7 @@ impl Content<'_> {
                 let read = self.ext.blocks.read_bytes(start, part);
                 read.map_err(|error| error.within(self.inode.number))?;
             }
-            RunPlace::Unwritten | RunPlace::Hole => part.fill(0),
+            RunPlace::Unwritten(_) | RunPlace::Hole => part.fill(0),
         }
         Ok(length)
     }
@@ -153,7 +153,7 @@ impl FileContent for Content<'_> {
             let length = run.count.saturating_mul(block_size).min(size.saturating_sub(offset));
             let place = match run.place {
                 RunPlace::At(first) => Place::At(geometry.offset(first)),
-                RunPlace::Unwritten => Place::Unwritten,
+                RunPlace::Unwritten(first) => Place::Unwritten(Some(geometry.offset(first))),
                 RunPlace::Hole => Place::Hole,
             };
             if run.place != RunPlace::Hole {

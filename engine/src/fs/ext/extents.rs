@@ -138,8 +138,8 @@ fn leaf_run(leaf: &Node<'_>, block: FileBlock, next: u64) -> Result<Run> {
         return hole(block, after);
     }
     let (high, low) = (le16(entry, 0x6), le32(entry, 0x8));
-    let start = join(low.unwrap_or_default(), u32::from(high.unwrap_or_default()));
-    let place = if is_unwritten { RunPlace::Unwritten } else { RunPlace::At(BlockNumber(start)) };
+    let start = BlockNumber(join(low.unwrap_or_default(), u32::from(high.unwrap_or_default())));
+    let place = if is_unwritten { RunPlace::Unwritten(start) } else { RunPlace::At(start) };
     Ok(Run { first: FileBlock(first), count, place })
 }
 

@@ -13,8 +13,8 @@ const MAX_PARTS: u32 = 1024;
 pub(super) enum RunPlace {
     /// From this block on.
     At(BlockNumber),
-    /// Reserved, never written.
-    Unwritten,
+    /// Reserved from this block on, never written.
+    Unwritten(BlockNumber),
     /// Nowhere.
     Hole,
 }
@@ -38,15 +38,17 @@ impl Run {
     pub(super) fn place_of(&self, block: FileBlock) -> RunPlace {
         let within = block.0.saturating_sub(self.first.0);
         match self.place {
-            RunPlace::At(first) => RunPlace::At(BlockNumber(first.0.saturating_add(within))),
-            other => other,
+            RunPlace::At(first) => RunPlace::At(first.after(within)),
+            RunPlace::Unwritten(first) => RunPlace::Unwritten(first.after(within)),
+            RunPlace::Hole => RunPlace::Hole,
         }
     }
 
     /// Whether `next`, which comes after it in the file, comes after it in place too.
     fn continues_in(&self, next: &Run) -> bool {
         match (self.place, next.place) {
-            (RunPlace::At(first), RunPlace::At(second)) => {
+            (RunPlace::At(first), RunPlace::At(second))
+            | (RunPlace::Unwritten(first), RunPlace::Unwritten(second)) => {
                 first.0.checked_add(self.count) == Some(second.0)
             }
             (one, other) => one == other,

@@ -137,6 +137,10 @@ impl Filesystem for Ext {
         self.attributes(&self.file(file)?)
     }
 
+    fn may_share(&self, _file: FileId) -> Result<bool> {
+        Ok(false)
+    }
+
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         self.free_ranges(visit)
     }

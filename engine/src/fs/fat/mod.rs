@@ -168,6 +168,10 @@ impl Filesystem for Fat {
         Ok(Vec::new())
     }
 
+    fn may_share(&self, _file: FileId) -> Result<bool> {
+        Ok(false)
+    }
+
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         if !self.is_clean {
             let context = "free space is not certain: it was not unmounted cleanly";

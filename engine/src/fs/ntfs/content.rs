@@ -68,7 +68,9 @@ impl FileContent for Content<'_> {
             let place = run.place.map(|place| self.space.offset(place));
             let parts = match place {
                 Some(place) => {
-                    [(start, written, Place::At(place)), (written, end, Place::Unwritten)]
+                    let behind = place.saturating_add(written.saturating_sub(start));
+                    let behind = Place::Unwritten(Some(behind));
+                    [(start, written, Place::At(place)), (written, end, behind)]
                 }
                 None => [(start, end, Place::Hole), (end, end, Place::Hole)],
             };

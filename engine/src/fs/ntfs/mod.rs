@@ -278,6 +278,10 @@ impl Filesystem for Ntfs {
         Ok(Vec::new())
     }
 
+    fn may_share(&self, _file: FileId) -> Result<bool> {
+        Ok(false)
+    }
+
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         self.free_ranges(visit)
     }

@@ -26,6 +26,7 @@ const REALTIME: u16 = 0x1;
 
 /// Bits of `di_flags2`.
 pub(super) mod flags2 {
+    pub(crate) const REFLINK: u64 = 0x2;
     pub(crate) const BIGTIME: u64 = 0x8;
     pub(crate) const NREXT64: u64 = 0x10;
 }
@@ -110,6 +111,11 @@ impl Inode {
             0xc000 => FileType::Socket,
             _ => return Err(self.corrupt("a file's mode", format!("{:#o}", self.di_mode))),
         })
+    }
+
+    /// Whether other files may have some of its blocks.
+    pub(super) fn may_share(&self) -> bool {
+        self.di_flags2 & flags2::REFLINK != 0
     }
 
     /// Whether the content is on the realtime device.

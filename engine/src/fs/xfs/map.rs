@@ -27,8 +27,8 @@ const ROOT_HEADER: usize = 4;
 pub(super) enum RunPlace {
     /// From this block on.
     At(BlockNumber),
-    /// Reserved, never written.
-    Unwritten,
+    /// Reserved from this block on, never written.
+    Unwritten(BlockNumber),
     /// Nowhere.
     Hole,
 }
@@ -52,8 +52,9 @@ impl Run {
     pub(super) fn from(&self, block: FileBlock) -> Self {
         let before = block.0.saturating_sub(self.first.0);
         let place = match self.place {
-            RunPlace::At(first) => RunPlace::At(BlockNumber(first.0.saturating_add(before))),
-            other => other,
+            RunPlace::At(first) => RunPlace::At(first.after(before)),
+            RunPlace::Unwritten(first) => RunPlace::Unwritten(first.after(before)),
+            RunPlace::Hole => RunPlace::Hole,
         };
         Self { first: block, count: self.count.saturating_sub(before), place }
     }
@@ -61,7 +62,8 @@ impl Run {
     /// Whether `next`, which comes after it in the file, comes after it in place too.
     fn continues_in(&self, next: &Run) -> bool {
         match (self.place, next.place) {
-            (RunPlace::At(first), RunPlace::At(second)) => {
+            (RunPlace::At(first), RunPlace::At(second))
+            | (RunPlace::Unwritten(first), RunPlace::Unwritten(second)) => {
                 first.0.checked_add(self.count) == Some(second.0)
             }
             (one, other) => one == other,
@@ -234,7 +236,7 @@ impl Xfs {
             return Err(Error::corrupt(place, "no flag", "one of an unwritten extent"));
         }
         let start = self.geometry().block(startblock, count)?;
-        let place = if is_unwritten { RunPlace::Unwritten } else { RunPlace::At(start) };
+        let place = if is_unwritten { RunPlace::Unwritten(start) } else { RunPlace::At(start) };
         Ok(Run { first: FileBlock(first), count, place }.from(block))
     }
 }

@@ -133,6 +133,10 @@ impl Filesystem for Xfs {
         self.attributes(&self.file(file)?)
     }
 
+    fn may_share(&self, file: FileId) -> Result<bool> {
+        Ok(self.file(file)?.may_share())
+    }
+
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         self.free_ranges(visit)
     }

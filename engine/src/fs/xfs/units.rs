@@ -21,6 +21,13 @@ number! {
     /// bits are the allocation group; [`Geometry`](super::geometry::Geometry) translates them.
     BlockNumber(u64), "block"
 }
+impl BlockNumber {
+    /// The block `count` blocks after it.
+    pub(super) fn after(self, count: u64) -> Self {
+        Self(self.0.saturating_add(count))
+    }
+}
+
 number! {
     /// A block of a file, counted from its start.
     FileBlock(u64), "file block"

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::base::ranges::joined;
-use crate::base::{BlockSize, ByteCount, ByteRange, ChangeMap, Result};
+use crate::base::{BlockSize, ByteCount, ByteRange, ChangeMap, Event, Observer, Result};
 use crate::store::manifest::VolumeUse;
 use crate::store::repository::Image;
 
@@ -74,6 +74,17 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// Tells what is to be known of files that are left out.
+    pub fn tell(&self, observer: &dyn Observer) {
+        for volume in &self.volumes {
+            for file in &volume.skipped {
+                let Some(note) = &file.note else { continue };
+                let message = format!("{}:{}: {note}", volume.volume, file.path);
+                observer.event(&Event::Warning { message: &message });
+            }
+        }
+    }
+
     /// All of `ranges`, to be compared.
     #[must_use]
     pub fn all(ranges: Vec<ByteRange>) -> Self {

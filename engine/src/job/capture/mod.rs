@@ -108,6 +108,8 @@ pub struct CaptureOptions {
     pub live: Option<LiveOptions>,
     /// Whether to read what no filesystem uses as well.
     pub all_blocks: bool,
+    /// Whether to leave out the contents of swap, paging and hibernation files.
+    pub skip_swap: bool,
     /// Whether a file's bytes are the disk's, even if they look like an image of another format.
     pub raw: bool,
     /// Bytes that are read to audit a tracker of changes, at random places that it says did not
@@ -274,6 +276,7 @@ impl<'a> Capture<'a> {
         let index = Arc::new(self.repository.index(observer)?);
         let mut writer = self.writer(&index, self.parent.as_ref())?;
         let mut reading = self.decide()?;
+        reading.tell(observer);
         let assembled = match self.read_changes(&reading, &index, &mut writer, observer)? {
             Ok(assembled) => assembled,
             // The disk is all there.
@@ -349,9 +352,9 @@ impl<'a> Capture<'a> {
         let disk: Arc<dyn ReadAt> = Arc::clone(&self.disk) as Arc<dyn ReadAt>;
         let disk: Arc<dyn ReadAt> = Arc::new(Cached::new(disk));
         let block = self.repository.config().block_size;
-        let is_in_use = self.is_in_use;
-        let search = Search { disk: &disk, layout: &self.layout, block, is_in_use };
-        let unused = search.run(is_wanted);
+        let (layout, is_in_use) = (&self.layout, self.is_in_use);
+        let skip_swap = self.options.skip_swap;
+        let unused = Search { disk: &disk, layout, block, is_in_use, skip_swap }.run(is_wanted);
         #[cfg(feature = "fault-injection")]
         let unused = unused.leaving_out(&self.leave_out);
         unused
@@ -398,7 +401,10 @@ impl<'a> Capture<'a> {
     fn read_of_changes(&self, parent: &Image, changes: &[ByteRange]) -> Result<Reading> {
         let before = serde_json::from_value::<DiskLayout>(parent.manifest.layout.clone()).ok();
         let is_same_layout = before.is_some_and(|before| before.volumes == self.layout.volumes);
-        let is_alike = is_same_layout && self.may_leave_out();
+        // What the parent lacks is wanted now.
+        let mut had_skipped = parent.manifest.allocation.iter().flat_map(|before| &before.skipped);
+        let lacks_nothing = self.options.skip_swap || had_skipped.next().is_none();
+        let is_alike = is_same_layout && self.may_leave_out() && lacks_nothing;
         // What a volume uses is as it was where nothing of it was written.
         let is_touched = |volume: &Volume| {
             !is_alike || unused::places(volume).iter().any(|place| touches(changes, place))
@@ -413,9 +419,12 @@ impl<'a> Capture<'a> {
         };
         let reader = self.repository.reader(parent);
         let was_unused = unused::proof::unallocated(&reader, &looked_at)?;
-        let wanted = ranges::joined(changes.iter().copied().chain(was_unused).collect());
+        let wanted = changes.iter().chain(&was_unused).copied();
+        let wanted = ranges::joined(wanted.collect());
         let ranges = ranges::without(&wanted, &unused.ranges);
-        let left_out = ranges::common(changes, &unused.ranges);
+        let swap = ranges::without(&unused.swap, &was_unused);
+        let unwanted = ranges::joined(changes.iter().copied().chain(swap).collect());
+        let left_out = ranges::common(&unwanted, &unused.ranges);
         let volumes = unused.volumes;
         Ok(Reading { ranges, left_out, volumes, is_incremental: true, ..Reading::all(Vec::new()) })
     }
@@ -425,7 +434,8 @@ impl<'a> Capture<'a> {
         let looked_at = reading.volumes.iter().filter(|volume| volume.doubt.is_none());
         let names: Vec<&str> = looked_at.map(|volume| volume.volume.as_str()).collect();
         let image = self.repository.reader_of(manifest.clone());
-        unused::proof::check(image, &self.layout, &names, observer)
+        let what = (names.as_slice(), self.options.skip_swap);
+        unused::proof::check(image, &self.layout, what, observer)
     }
 
     /// Reads what is to be read, while the tracker that says so is audited; or says why that
@@ -441,9 +451,12 @@ impl<'a> Capture<'a> {
         let parent = self.parent.as_ref().filter(|_| reading.is_incremental);
         let parent = parent.map(|parent| self.as_parent(parent));
         let threads = worker_threads(self.options.threads);
+        // What was left out is not as in the parent either.
+        let changed = reading.ranges.iter().chain(&reading.left_out).copied();
+        let changed = &ranges::joined(changed.collect());
         let (read, audited) = thread::scope(|scope| {
-            let audited = parent
-                .map(|parent| scope.spawn(move || audit.run(&parent, &reading.ranges, threads)));
+            let audited =
+                parent.map(|parent| scope.spawn(move || audit.run(&parent, changed, threads)));
             let from = From { source: self.disk.as_ref(), before: self.parent.as_ref() };
             let read = self.read(from, reading, index, writer, observer);
             let joined = audited.map(thread::ScopedJoinHandle::join);

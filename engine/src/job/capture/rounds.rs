@@ -75,6 +75,7 @@ impl Capture<'_> {
         if let Some(doubt) = &moment.doubt {
             for volume in &mut manifest.allocation {
                 (volume.unallocated, volume.doubt) = (0, Some(doubt.clone()));
+                volume.skipped.clear();
             }
             reading.volumes.clear();
             let message = format!(
@@ -114,7 +115,7 @@ impl Copying<'_, '_> {
 
     /// What the image so far lacks, though its own filesystems use it.
     fn lacking(&mut self) -> Result<Vec<ByteRange>> {
-        let Capture { repository, layout, .. } = self.capture;
+        let Capture { repository, layout, options, .. } = self.capture;
         let seen = joined(std::mem::take(&mut self.seen));
         let is_touched = |volume: &Volume| places(volume).iter().any(|place| touches(&seen, place));
         let touched = layout.volumes.iter().filter(|volume| is_touched(volume));
@@ -123,7 +124,8 @@ impl Copying<'_, '_> {
         let left_out = proof::unallocated(&reader, &touched)?;
         let disk: Arc<dyn ReadAt> = Arc::new(Cached::new(Arc::new(reader)));
         let block = self.before.manifest.block_size;
-        let search = Search { disk: &disk, layout, block, is_in_use: false };
+        let skip_swap = options.skip_swap;
+        let search = Search { disk: &disk, layout, block, is_in_use: false, skip_swap };
         let unused = search.run(is_touched);
         let lacking = without(&left_out, &unused.ranges);
         self.volumes = unused.volumes;

@@ -14,7 +14,7 @@ const ALIGNMENT: u64 = 4096;
 pub(super) type Take<'a> = &'a mut dyn FnMut(ByteRange) -> ControlFlow<()>;
 
 fn has_data(extent: &Extent) -> bool {
-    !matches!(extent.place, Place::Hole | Place::Unwritten)
+    !matches!(extent.place, Place::Hole | Place::Unwritten(_))
 }
 
 /// Cuts the data of `content`, a file on `volume`, into pieces of at most 1 MiB, in order. They
@@ -182,7 +182,7 @@ mod tests {
             1 => (0..1_u64 << 40, 1..MIB).prop_map(|(place, count)| Place::Encoded(place, count)),
             1 => Just(Place::Inline),
             2 => Just(Place::Hole),
-            1 => Just(Place::Unwritten),
+            1 => Just(Place::Unwritten(None)),
         ]
     }
 

@@ -146,7 +146,7 @@ impl<'a> Extract<'a> {
                 place = start;
                 ControlFlow::Break(())
             }
-            Place::Inline | Place::Hole | Place::Unwritten => ControlFlow::Continue(()),
+            Place::Inline | Place::Hole | Place::Unwritten(_) => ControlFlow::Continue(()),
         });
         found.map_or(0, |()| place)
     }

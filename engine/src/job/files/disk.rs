@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::base::{Error, ErrorKind, Result};
-use crate::block::{Cached, Disk, ReadAt};
-use crate::fs::{self, Filesystem};
+use super::beside::{self, Beside, Together};
+use super::members::{self, Member};
+use super::withheld::{LeftOut, Withheld};
+use crate::base::{ByteRange, Error, ErrorKind, Result};
+use crate::block::{Cached, Disk, Joined, ReadAt};
+use crate::fs::{self, FileId, Filesystem};
 use crate::store::ImageReader;
 use crate::volume::{self, DiskLayout, Volume, probe};
 
@@ -20,6 +23,10 @@ pub struct FileDisk {
     layout: DiskLayout,
     /// Whether the layout was read from the disk itself, by this version.
     is_probed: bool,
+    /// Further disks, on which parts of its volumes may lie.
+    others: Vec<Beside>,
+    /// Files whose contents an image does not have.
+    left_out: Vec<LeftOut>,
 }
 
 /// A volume's filesystem.
@@ -28,8 +35,27 @@ pub struct OpenVolume {
     pub name: String,
     /// What it holds.
     pub filesystem: Box<dyn Filesystem>,
-    /// The volume's own bytes.
+    /// The volume's own bytes; of several volumes, one behind the other.
     pub bytes: Arc<dyn ReadAt>,
+    /// The volumes that it lies on.
+    pub parts: Vec<Volume>,
+    /// Files whose contents were left out of the image, so that they cannot be opened.
+    pub left_out: Vec<FileId>,
+}
+
+impl OpenVolume {
+    /// Calls `visit` for each stretch of the disk that holds some of the filesystem's bytes
+    /// `within`.
+    pub fn each_place(&self, within: ByteRange, visit: &mut dyn FnMut(ByteRange)) {
+        let mut start = 0_u64;
+        for part in &self.parts {
+            let own = ByteRange::new(start, part.length);
+            if let Some(common) = own.intersection(&within) {
+                part.each_place(ByteRange::new(common.start - start, common.len()), visit);
+            }
+            start = own.end;
+        }
+    }
 }
 
 impl FileDisk {
@@ -40,11 +66,13 @@ impl FileDisk {
     /// `Corrupt` or `Io` when the image cannot be read.
     pub fn of_image(image: ImageReader) -> Result<Self> {
         let layout = serde_json::from_value(image.manifest().layout.clone());
+        let left_out = LeftOut::all(&image.manifest().allocation);
         let disk: Arc<dyn ReadAt> = Arc::new(Cached::new(Arc::new(image)));
-        match layout {
-            Ok(layout) => Ok(Self { disk, layout, is_probed: false }),
-            Err(_) => Self::probed(disk, USUAL_SECTOR),
-        }
+        let disk = match layout {
+            Ok(layout) => Self::new(disk, layout, false),
+            Err(_) => Self::probed(disk, USUAL_SECTOR)?,
+        };
+        Ok(Self { left_out, ..disk })
     }
 
     /// A device or raw file.
@@ -58,7 +86,59 @@ impl FileDisk {
 
     fn probed(disk: Arc<dyn ReadAt>, sector_size: u32) -> Result<Self> {
         let layout = probe(disk.as_ref(), sector_size)?;
-        Ok(Self { disk, layout, is_probed: true })
+        Ok(Self::new(disk, layout, true))
+    }
+
+    fn new(disk: Arc<dyn ReadAt>, layout: DiskLayout, is_probed: bool) -> Self {
+        Self { disk, layout, is_probed, others: Vec::new(), left_out: Vec::new() }
+    }
+
+    /// The same with `others` beside it, each under a name of its own: what they hold of its
+    /// filesystems on several devices, volume groups and arrays is read as well.
+    ///
+    /// # Errors
+    /// `Limit` when there are too many; `Corrupt` or `Io` when an image cannot be read.
+    pub fn beside(self, others: Vec<(String, Self)>) -> Result<Self> {
+        if others.is_empty() {
+            return Ok(self);
+        }
+        let mut left_out = self.left_out.clone();
+        // What lies within several disks' volumes is called the same on each.
+        let of_others = others.iter().flat_map(|(_, other)| &other.left_out);
+        left_out.extend(of_others.filter(|other| other.volume.contains('/')).cloned());
+        let probed = |disk: Self| -> Result<(Arc<dyn ReadAt>, DiskLayout)> {
+            let layout = probe(disk.disk.as_ref(), disk.layout.sector_size)?;
+            Ok((disk.disk, layout))
+        };
+        let others = others.into_iter().map(|(name, other)| {
+            let (disk, layout) = probed(other)?;
+            Ok((name, disk, layout))
+        });
+        let others = others.collect::<Result<Vec<_>>>()?;
+        let Together { disk, layout, others } = beside::join(probed(self)?, others)?;
+        Ok(Self { disk, layout, is_probed: true, others, left_out })
+    }
+
+    /// The names of the disks beside it that hold nothing of what is on it.
+    #[must_use]
+    pub fn unrelated(&self) -> Vec<&str> {
+        let members = self.members();
+        let is_stacked_on = |other: &Beside| {
+            let mut stacked = self.layout.volumes.iter().filter(|volume| volume.is_stacked());
+            stacked.any(|volume| volume.lies_in(&other.range))
+        };
+        let others = self.others.iter().enumerate().filter(|(number, other)| {
+            !is_stacked_on(other) && !members::has_part(&members, number + 1)
+        });
+        others.map(|(_, other)| other.name.as_str()).collect()
+    }
+
+    /// The devices of filesystems that may lie on several.
+    fn members(&self) -> Vec<Member<'_>> {
+        let own = self.layout.volumes.iter().map(|volume| (0, volume));
+        let others = (1..).zip(&self.others);
+        let others = others.flat_map(|(disk, other)| other.volumes.iter().map(move |v| (disk, v)));
+        members::of(&self.disk, own.chain(others))
     }
 
     /// Its volumes.
@@ -88,13 +168,14 @@ impl FileDisk {
 
     fn try_open(&self, selector: Option<&str>) -> Result<OpenVolume> {
         match selector {
-            Some(selector) => match self.layout.find(selector) {
-                Ok(volume) => self.open_volume(volume),
+            Some(selector) => match self.layout.find_all(selector) {
+                Ok(volumes) => self.open_meant(selector, &volumes),
                 // A filesystem may lie on the whole disk beside a partition table.
                 Err(missing) if selector == WHOLE => match fs::open(&self.disk) {
                     Ok(filesystem) => {
-                        let bytes = Arc::clone(&self.disk);
-                        Ok(OpenVolume { name: WHOLE.to_owned(), filesystem, bytes })
+                        let (name, bytes) = (WHOLE.to_owned(), Arc::clone(&self.disk));
+                        let (parts, left_out) = (Vec::new(), Vec::new());
+                        Ok(OpenVolume { name, filesystem, bytes, parts, left_out })
                     }
                     Err(error) if error.kind() == ErrorKind::Unsupported => Err(missing),
                     Err(error) => Err(error.within("the whole disk")),
@@ -105,25 +186,83 @@ impl FileDisk {
         }
     }
 
-    /// Every volume that holds what looks like a filesystem, opened, or why it cannot be.
-    pub fn open_all(&self) -> impl Iterator<Item = (&Volume, Result<OpenVolume>)> {
-        let volumes = self.layout.volumes.iter();
-        let is_opened = |error: &Error| error.kind() != ErrorKind::Unsupported;
-        volumes.map(|volume| (volume, self.open_volume(volume))).filter(move |(volume, opened)| {
-            let held = volume.content.as_ref().map(|content| content.kind.as_str());
-            opened.as_ref().map_or_else(is_opened, |_| true) || held.is_some_and(is_filesystem)
-        })
+    /// Opens what `selector` means: one volume, or all of one filesystem.
+    fn open_meant(&self, selector: &str, volumes: &[&Volume]) -> Result<OpenVolume> {
+        let members = self.members();
+        if let [first, .., last] = volumes {
+            let together = members::together(first, &members)?;
+            let is_part = |volume: &&Volume| {
+                together.iter().any(|member| std::ptr::eq(member.volume, *volume))
+            };
+            if !volumes.iter().all(is_part) {
+                let (first, last) = (&first.name, &last.name);
+                let context = format!("{selector} means both {first} and {last}: say which");
+                return Err(Error::new(ErrorKind::Invalid, context));
+            }
+        }
+        match volumes.first() {
+            Some(volume) => self.open_volume(volume, &members),
+            None => Err(self.several()),
+        }
     }
 
-    fn open_volume(&self, volume: &Volume) -> Result<OpenVolume> {
+    /// Every volume that holds what looks like a filesystem, opened, or why it cannot be. One that
+    /// lies on several volumes comes with the first of them only.
+    pub fn open_all<'a>(&'a self) -> impl Iterator<Item = (&'a Volume, Result<OpenVolume>)> {
+        let members = self.members();
+        let mut parts: Vec<&Volume> = Vec::new();
+        let is_opened = |error: &Error| error.kind() != ErrorKind::Unsupported;
+        let open = move |volume: &'a Volume| {
+            if parts.iter().any(|part| std::ptr::eq(*part, volume)) {
+                return None;
+            }
+            let opened = self.open_volume(volume, &members);
+            let together = members::together(volume, &members).unwrap_or_default();
+            // If it is none of them, they may do without it.
+            let is_foreign = |error: &Error| error.kind() == ErrorKind::Invalid;
+            if !opened.as_ref().err().is_some_and(is_foreign) {
+                parts.extend(together.iter().map(|member| member.volume));
+            }
+            let held = volume.content.as_ref().map(|content| content.kind.as_str());
+            let is_one = opened.as_ref().map_or_else(is_opened, |_| true);
+            (is_one || held.is_some_and(is_filesystem)).then_some((volume, opened))
+        };
+        self.layout.volumes.iter().filter_map(open)
+    }
+
+    fn open_volume(&self, volume: &Volume, members: &[Member<'_>]) -> Result<OpenVolume> {
+        let within = |error: Error| error.within(format!("volume {}", volume.name));
+        let together = members::together(volume, members).map_err(within)?;
+        if !together.is_empty() {
+            let all: Vec<_> = together.iter().map(|member| Arc::clone(&member.bytes)).collect();
+            let filesystem = fs::open_btrfs(&all).map_err(within)?;
+            let is_part =
+                |own: &&Volume| together.iter().any(|member| std::ptr::eq(member.volume, *own));
+            let first = self.layout.volumes.iter().find(is_part).unwrap_or(volume);
+            return Ok(OpenVolume {
+                name: first.name.clone(),
+                filesystem,
+                bytes: Arc::new(Joined::new(all, 0)),
+                parts: together.iter().map(|member| member.volume.clone()).collect(),
+                left_out: Vec::new(),
+            });
+        }
         let bytes = volume::open(&self.disk, volume)?;
         let filesystem = fs::open(&bytes).map_err(|error| match &volume.content {
             Some(content) if error.kind() == ErrorKind::Unsupported => {
                 error.within(format!("volume {} holds {}", volume.name, content.kind))
             }
-            _ => error.within(format!("volume {}", volume.name)),
+            _ => within(error),
         })?;
-        Ok(OpenVolume { name: volume.name.clone(), filesystem, bytes })
+        let (name, parts) = (volume.name.clone(), vec![volume.clone()]);
+        let named = self.left_out.iter().filter(|files| files.volume == volume.name);
+        let (filesystem, left_out) =
+            named.fold((filesystem, Vec::new()), |(inner, mut all), files| {
+                let withheld = Withheld::new(inner, files);
+                all.extend(withheld.files());
+                (Box::new(withheld), all)
+            });
+        Ok(OpenVolume { name, filesystem, bytes, parts, left_out })
     }
 
     fn open_only(&self) -> Result<OpenVolume> {
@@ -154,9 +293,16 @@ impl FileDisk {
 
     /// The volumes in words.
     fn listed(&self) -> String {
-        let one = |volume: &Volume| match &volume.content {
-            Some(content) => format!("{} ({})", volume.name, content.kind),
-            None => volume.name.clone(),
+        let members = self.members();
+        let one = |volume: &Volume| {
+            let Some(content) = &volume.content else { return volume.name.clone() };
+            let together = members::together(volume, &members).unwrap_or_default();
+            let others = together.iter().skip(1).map(|member| member.volume.name.as_str());
+            let others: Vec<&str> = others.collect();
+            match others.is_empty() {
+                true => format!("{} ({})", volume.name, content.kind),
+                false => format!("{} ({} with {})", volume.name, content.kind, others.join(", ")),
+            }
         };
         let volumes: Vec<String> = self.layout.volumes.iter().map(one).collect();
         match volumes.is_empty() {

@@ -3,10 +3,13 @@
 //! [`FileDisk`] opens the filesystems of a disk's volumes; a [`FilePath`] says which file of which
 //! volume is meant, [`resolve`] finds it, and [`Walk`] shows what lies below it.
 
+mod beside;
 mod disk;
+mod members;
 mod path;
 mod resolve;
 mod walk;
+mod withheld;
 
 pub use disk::{FileDisk, OpenVolume};
 pub use path::FilePath;

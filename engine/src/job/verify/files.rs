@@ -4,10 +4,9 @@ use std::ops::ControlFlow;
 
 use crate::base::limits::MAX_DAMAGED_FILES;
 use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Result};
-use crate::fs::{Extent, FileId, FileType, Filesystem, Place};
-use crate::job::files::{Descend, FileDisk, LastLink, Visited, Walk, resolve};
+use crate::fs::{Extent, FileId, FileType, Place};
+use crate::job::files::{Descend, FileDisk, LastLink, OpenVolume, Visited, Walk, resolve};
 use crate::store::ImageReader;
-use crate::volume::Volume;
 
 /// A file of an image that cannot be read whole any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +42,7 @@ pub(super) fn damaged_files(
     for (volume, opened) in disk.open_all() {
         match opened {
             Ok(opened) => {
-                let filesystem = opened.filesystem.as_ref();
-                let mut search = Search { filesystem, volume, id, lost, observer };
+                let mut search = Search { volume: &opened, id, lost, observer };
                 search.run(&mut found)?;
             }
             // A filesystem that is not read yet is no damage.
@@ -55,10 +53,15 @@ pub(super) fn damaged_files(
     Ok(found)
 }
 
+/// Whether a file could not be read either if nothing were lost: it is in a form that is not read,
+/// or on a device that is on another disk.
+fn is_no_loss(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound)
+}
+
 /// The search of one volume.
 struct Search<'a> {
-    filesystem: &'a dyn Filesystem,
-    volume: &'a Volume,
+    volume: &'a OpenVolume,
     id: &'a str,
     lost: &'a [ByteRange],
     observer: &'a dyn Observer,
@@ -66,14 +69,15 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn run(&mut self, found: &mut Vec<DamagedFile>) -> Result<()> {
-        let root = match resolve(self.filesystem, b"/", LastLink::Keep) {
+        let filesystem = self.volume.filesystem.as_ref();
+        let root = match resolve(filesystem, b"/", LastLink::Keep) {
             Ok(root) => root,
             Err(error) => {
                 self.add(b"/", &error.to_string(), found);
                 return Ok(());
             }
         };
-        Walk::new(self.filesystem).run(&root, &mut |visited| {
+        Walk::new(filesystem).run(&root, &mut |visited| {
             if self.observer.cancelled() {
                 return Err(Error::cancelled());
             }
@@ -88,6 +92,7 @@ impl Search<'_> {
                     }
                 }
                 Visited::File { .. } => {}
+                Visited::Lost { error, .. } if is_no_loss(&error) => {}
                 Visited::Lost { path, error } => self.add(path, &error.to_string(), found),
             }
             Ok(Descend::Into)
@@ -113,10 +118,12 @@ impl Search<'_> {
 
     /// Whether any of a file's content is among what is lost.
     fn lies_in_lost(&self, file: FileId) -> Result<bool> {
-        let mut content = match self.filesystem.open(file) {
+        if self.volume.left_out.contains(&file) {
+            return Ok(false);
+        }
+        let mut content = match self.volume.filesystem.open(file) {
             Ok(content) => content,
-            // Nor could it be read if nothing were lost.
-            Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(false),
+            Err(error) if is_no_loss(&error) => return Ok(false),
             Err(error) => return Err(error),
         };
         let mut is_hit = false;
@@ -124,7 +131,9 @@ impl Search<'_> {
             let place = match extent.place {
                 Place::At(start) => ByteRange::new(start, extent.length),
                 Place::Encoded(start, length) => ByteRange::new(start, length),
-                Place::Inline | Place::Hole | Place::Unwritten => return ControlFlow::Continue(()),
+                Place::Inline | Place::Hole | Place::Unwritten(_) => {
+                    return ControlFlow::Continue(());
+                }
             };
             self.volume.each_place(place, &mut |place| is_hit |= self.is_lost(place));
             if is_hit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

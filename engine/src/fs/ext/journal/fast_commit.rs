@@ -199,9 +199,7 @@ fn run_of_extent(extent: &[u8]) -> Option<Run> {
     let (ee_start_hi, ee_start_lo) = (le16(extent, 0x6)?, le32(extent, 0x8)?);
     let is_unwritten = ee_len > MAX_WRITTEN;
     let count = if is_unwritten { ee_len.wrapping_sub(MAX_WRITTEN) } else { ee_len };
-    let place = match is_unwritten {
-        true => RunPlace::Unwritten,
-        false => RunPlace::At(BlockNumber(join(ee_start_lo, u32::from(ee_start_hi)))),
-    };
+    let start = BlockNumber(join(ee_start_lo, u32::from(ee_start_hi)));
+    let place = if is_unwritten { RunPlace::Unwritten(start) } else { RunPlace::At(start) };
     Some(Run { first: FileBlock(u64::from(ee_block)), count: u64::from(count), place })
 }

@@ -3,26 +3,29 @@
 //!
 //! A filesystem's free space counts only where it is certain, and where nothing else lies on the
 //! same bytes of the disk. In any doubt a volume is read whole. What lies outside of volumes is
-//! always read: boot loaders live there. [`proof`] walks the image afterwards. Of a disk in use
-//! it is certain only of its image at one instant; until then, what is likely will do.
+//! always read: boot loaders live there. With `skip_swap`, the contents of [`swap`] files are no
+//! more used than free space. [`proof`] walks the image afterwards. Of a disk in use it is certain
+//! only of its image at one instant what is free; until then, what is likely will do.
 
+mod fstab;
 pub mod proof;
+mod swap;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use self::swap::{SWAP_HEADER, SwapFile};
+use super::changes::whole_blocks;
 use crate::base::limits::MAX_UNUSED_PIECES;
-use crate::base::ranges::{common, joined, whole_units};
+use crate::base::ranges::{common, joined, whole_units, without};
 use crate::base::{BlockSize, ByteRange, Error, ErrorKind, Result};
 use crate::block::ReadAt;
-use crate::fs;
-use crate::store::manifest::VolumeUse;
+use crate::fs::{self, FileId};
+use crate::store::manifest::{SkippedFile, VolumeUse};
 use crate::volume::{self, DiskLayout, Volume};
 
 /// The kinds of volumes that hold other volumes, whose bytes are theirs too.
 const CONTAINERS: [&str; 2] = ["lvm2 physical volume", "md raid member"];
-/// Swap space begins with its header: a page, of up to 64 KiB, and room for a boot loader.
-const SWAP_HEADER: u64 = 64 * 1024;
 
 /// What is not used of a disk.
 #[derive(Debug, Default)]
@@ -31,6 +34,25 @@ pub struct Unused {
     pub ranges: Vec<ByteRange>,
     /// What this is of each volume that was looked at, or why it is nothing.
     pub volumes: Vec<VolumeUse>,
+    /// The files whose contents are among the ranges: volume and file.
+    pub skipped: Vec<(String, FileId)>,
+    /// The blocks that hold these contents.
+    pub swap: Vec<ByteRange>,
+}
+
+/// What was found on one volume.
+#[derive(Default)]
+struct Found {
+    free: Vec<ByteRange>,
+    swap: Vec<SwapFile>,
+}
+
+impl Found {
+    /// All that is not needed, sorted and apart.
+    fn pieces(&self) -> Vec<ByteRange> {
+        let swap = self.swap.iter().flat_map(|file| &file.pieces);
+        joined(self.free.iter().chain(swap).copied().collect())
+    }
 }
 
 #[cfg(feature = "fault-injection")]
@@ -53,46 +75,76 @@ pub struct Search<'a> {
     pub block: BlockSize,
     /// Whether it is written to meanwhile, so that what is found is likely, and no more.
     pub is_in_use: bool,
+    /// Whether the contents of swap files are as good as free.
+    pub skip_swap: bool,
 }
 
 impl Search<'_> {
     /// What is not used of the volumes that `is_wanted`.
     #[must_use]
     pub fn run(&self, is_wanted: impl Fn(&Volume) -> bool) -> Unused {
-        let size = self.disk.size().0;
         let mut unused = Unused::default();
-        let (mut pieces, mut found) = (Vec::new(), Vec::new());
+        let mut all = Vec::new();
         for volume in self.layout.volumes.iter().filter(|volume| is_wanted(volume)) {
-            let mut free = Vec::new();
-            let Some(outcome) = self.look_at(volume, &mut free) else { continue };
+            let mut found = Found::default();
+            let Some(outcome) = self.look_at(volume, &mut found) else { continue };
             let outcome = outcome.and_then(|kind| self.check_apart(volume).map(|()| kind));
             let (kind, doubt) = match outcome {
                 Ok(kind) => (Some(kind), None),
                 Err(error) => (None, Some(error.to_string())),
             };
-            let free = if doubt.is_none() { joined(free) } else { Vec::new() };
+            let found = if doubt.is_none() { found } else { Found::default() };
             let held = volume.content.as_ref().map(|content| content.kind.clone());
             let kind = kind.or(held).unwrap_or_default();
             let name = volume.name.clone();
-            unused.volumes.push(VolumeUse { volume: name, kind, unallocated: 0, doubt });
-            pieces.extend_from_slice(&free);
-            found.push(free);
+            let skipped = Vec::new();
+            unused.volumes.push(VolumeUse { volume: name, kind, unallocated: 0, doubt, skipped });
+            all.push(found);
         }
-        unused.ranges = whole_units(&joined(pieces), self.block.bytes(), size);
-        for (volume, free) in unused.volumes.iter_mut().zip(found) {
-            let left_out = common(&free, &unused.ranges);
-            volume.unallocated = left_out.iter().map(ByteRange::len).sum();
+        unused.ranges = self.whole_blocks(&mut all);
+        let mut swap = Vec::new();
+        for (volume, found) in unused.volumes.iter_mut().zip(all) {
+            let left_out = |pieces: &[ByteRange]| -> u64 {
+                common(pieces, &unused.ranges).iter().map(ByteRange::len).sum()
+            };
+            volume.unallocated = left_out(&found.pieces());
+            for SwapFile { path, file, pieces, note, .. } in found.swap {
+                let bytes = left_out(&pieces);
+                if bytes > 0 {
+                    unused.skipped.push((volume.volume.clone(), file));
+                    swap.extend(pieces);
+                }
+                volume.skipped.push(SkippedFile { path, bytes, note });
+            }
         }
+        let swap = whole_blocks(swap, self.block, self.disk.size());
+        unused.swap = common(&swap, &unused.ranges);
         unused
     }
 
-    /// Adds what is free of a volume to `free`, as bytes of the disk, and says what it holds;
+    /// The whole blocks of what was found. A file that has to be left out from its beginning, or
+    /// not at all, is kept where that is not possible.
+    fn whole_blocks(&self, found: &mut [Found]) -> Vec<ByteRange> {
+        loop {
+            let pieces = joined(found.iter().flat_map(Found::pieces).collect());
+            let ranges = whole_units(&pieces, self.block.bytes(), self.disk.size().0);
+            let mut files = found.iter_mut().flat_map(|found| &mut found.swap);
+            // Each round keeps one more.
+            match files.find(|file| !without(&joined(file.head.clone()), &ranges).is_empty()) {
+                Some(file) => file.keep(),
+                None => return ranges,
+            }
+        }
+    }
+
+    /// Adds what is not used of a volume to `found`, as bytes of the disk, and says what it holds;
     /// `None` if that is nothing which knows of free space.
-    fn look_at(&self, volume: &Volume, free: &mut Vec<ByteRange>) -> Option<Result<String>> {
+    fn look_at(&self, volume: &Volume, found: &mut Found) -> Option<Result<String>> {
         let content = volume.content.as_ref().map(|content| content.kind.as_str());
         if volume.unsupported.is_some() || content.is_some_and(|kind| CONTAINERS.contains(&kind)) {
             return None;
         }
+        let free = &mut found.free;
         let mut take = |range: ByteRange| {
             volume.each_place(range, &mut |place| free.push(place));
             if free.len() > MAX_UNUSED_PIECES {
@@ -108,11 +160,14 @@ impl Search<'_> {
         let opened = volume::open(self.disk, volume).and_then(|bytes| fs::open(&bytes));
         match opened {
             Ok(filesystem) => {
-                let found = match self.is_in_use {
+                let outcome = match self.is_in_use {
                     true => filesystem.likely_free_space(&mut take),
                     false => filesystem.free_space(&mut take),
                 };
-                Some(found.map(|()| filesystem.info().kind.to_owned()))
+                if self.skip_swap && outcome.is_ok() {
+                    found.swap = swap::find(filesystem.as_ref(), volume);
+                }
+                Some(outcome.map(|()| filesystem.info().kind.to_owned()))
             }
             Err(error) if error.kind() == ErrorKind::Unsupported && content.is_none() => None,
             Err(error) => Some(Err(error)),

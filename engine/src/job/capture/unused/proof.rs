@@ -11,13 +11,14 @@ use crate::base::{
     BlockIndex, ByteCount, ByteOffset, ByteRange, Error, ErrorKind, Observer, Result,
 };
 use crate::block::{Cached, ReadAt};
-use crate::fs::{self, FileType, Filesystem, Place};
+use crate::fs::{self, FileId, FileType, Filesystem, Place};
 use crate::job::files::{Descend, LastLink, Visited, Walk, resolve};
 use crate::store::tree::TreeVisitor;
 use crate::store::{Entry, ImageReader, TreeRun};
 use crate::volume::{self, DiskLayout, Volume};
 
-/// Walks the volumes called `names` of `image`, which is not committed yet.
+/// Walks the volumes called `names` of `image`, which is not committed yet. With `skip_swap` it
+/// may lack the contents of swap files, and of those only.
 ///
 /// # Errors
 /// `Corrupt`, naming volume and file, when something that is used was left out; `Io`;
@@ -25,7 +26,7 @@ use crate::volume::{self, DiskLayout, Volume};
 pub fn check(
     image: ImageReader,
     layout: &DiskLayout,
-    names: &[&str],
+    (names, skip_swap): (&[&str], bool),
     observer: &dyn Observer,
 ) -> Result<()> {
     let block = image.manifest().block_size;
@@ -38,13 +39,17 @@ pub fn check(
     }
     let guard = Guard::new(image, left_out);
     let disk: Arc<dyn ReadAt> = Arc::clone(&guard) as Arc<dyn ReadAt>;
-    let search = Search { disk: &disk, layout, block, is_in_use: false };
+    let search = Search { disk: &disk, layout, block, is_in_use: false, skip_swap };
     let unused = search.run(|volume| names.contains(&volume.name.as_str()));
     if let Some(range) = without(&guard.left_out, &unused.ranges).first() {
         let doubt = unused.volumes.iter().find_map(|volume| volume.doubt.as_deref());
         return Err(lacking(*range, doubt.unwrap_or("the image's own allocation maps differ")));
     }
-    volumes.iter().try_for_each(|volume| look_through(&guard, volume, observer))
+    volumes.iter().try_for_each(|volume| {
+        let skipped = unused.skipped.iter().filter(|(of, _)| *of == volume.name);
+        let skipped: Vec<FileId> = skipped.map(|(_, file)| *file).collect();
+        look_through((&guard, &skipped), volume, observer)
+    })
 }
 
 /// Whether a filesystem of `image` keeps anything in `ranges`, besides room for what was never
@@ -61,7 +66,7 @@ pub fn is_reached(
     let guard = Guard::new(image, ranges);
     let touched = |volume: &&Volume| places(volume).iter().any(|at| touches(&guard.left_out, at));
     for volume in layout.volumes.iter().filter(touched) {
-        match look_through(&guard, volume, observer) {
+        match look_through((&guard, &[]), volume, observer) {
             Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
             Err(_found_or_unknown) => return Ok(true),
             Ok(()) => {}
@@ -70,8 +75,12 @@ pub fn is_reached(
     Ok(false)
 }
 
-/// Walks a volume of the guarded image.
-fn look_through(guard: &Arc<Guard>, volume: &Volume, observer: &dyn Observer) -> Result<()> {
+/// Walks a volume of the guarded image, past the contents of the files `skipped`.
+fn look_through(
+    (guard, skipped): (&Arc<Guard>, &[FileId]),
+    volume: &Volume,
+    observer: &dyn Observer,
+) -> Result<()> {
     if is_swap(volume) {
         return Ok(());
     }
@@ -80,7 +89,7 @@ fn look_through(guard: &Arc<Guard>, volume: &Volume, observer: &dyn Observer) ->
     let filesystem = fs::open(&bytes)?;
     // Until here others' signatures were looked for anywhere.
     guard.is_armed.store(true, Ordering::Relaxed);
-    walk(guard, volume, filesystem.as_ref(), observer)?;
+    walk((guard, skipped), volume, filesystem.as_ref(), observer)?;
     guard.is_armed.store(false, Ordering::Relaxed);
     Ok(())
 }
@@ -126,9 +135,10 @@ fn lacking(range: ByteRange, why: &str) -> Error {
     Error::new(ErrorKind::Corrupt, context)
 }
 
-/// Looks at everything that a filesystem reaches.
+/// Looks at everything that a filesystem reaches, but for the contents of the files `skipped`, of
+/// which was found to be left out what may be.
 fn walk(
-    guard: &Guard,
+    (guard, skipped): (&Guard, &[FileId]),
     volume: &Volume,
     filesystem: &dyn Filesystem,
     observer: &dyn Observer,
@@ -145,6 +155,7 @@ fn walk(
         let _damaged = filesystem.xattrs(file);
         match metadata.file_type {
             FileType::Symlink => drop(filesystem.link_target(file)),
+            FileType::Regular if skipped.contains(&file) => {}
             FileType::Regular => look_up_extents(guard, volume, filesystem.open(file).ok()),
             _ => {}
         }
@@ -159,7 +170,7 @@ fn look_up_extents(guard: &Guard, volume: &Volume, content: Option<Box<dyn fs::F
             Place::At(start) => ByteRange::new(start, extent.length),
             Place::Encoded(start, length) => ByteRange::new(start, length),
             // What was never written is of no use to anybody.
-            Place::Inline | Place::Hole | Place::Unwritten => return ControlFlow::Continue(()),
+            Place::Inline | Place::Hole | Place::Unwritten(_) => return ControlFlow::Continue(()),
         };
         volume.each_place(range, &mut |place| guard.note(place));
         ControlFlow::Continue(())

@@ -1,0 +1,222 @@
+//! Filesystems on several volumes, of one disk or of several that are named with `--with`.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use imgx_fixtures::loopdev::{LoopDevice, Options};
+use imgx_fixtures::lvm::{self, Logical, linear};
+use imgx_fixtures::pattern::{MIB, incompressible};
+use imgx_fixtures::{mkfs, tool};
+
+use crate::support::{Shell, assert_same, flip};
+
+macro_rules! need {
+    ($($tool:literal),+) => {
+        if let Some(reason) = LoopDevice::unavailable() {
+            println!("skipped: {reason}");
+            return;
+        }
+        $(if !tool::have($tool) {
+            println!("skipped: no {}", $tool);
+            return;
+        })+
+    };
+}
+
+/// A part of a disk's file: first byte and length.
+type Part<'a> = (&'a Path, u64, u64);
+
+/// Makes a btrfs of these parts, fills it through the kernel, and copies what the kernel shows of
+/// it into `copy`.
+fn make(shell: &Shell, parts: &[Part<'_>], profiles: &[&str], copy: &Path) {
+    let attach = |(file, start, length): &Part<'_>| {
+        let options = Options { offset: *start, size_limit: Some(*length), ..Options::default() };
+        LoopDevice::attach_with(file, options).expect("attached")
+    };
+    let devices: Vec<LoopDevice> = parts.iter().map(attach).collect();
+    let names: Vec<&str> = devices.iter().map(|one| one.path().to_str().expect("plain")).collect();
+    tool::run("mkfs.btrfs", &[&["-q", "-f"], profiles, &names].concat()).expect("made");
+    let point = shell.path("mounted");
+    fs::create_dir_all(&point).expect("made");
+    let list: Vec<String> = names.iter().map(|name| format!("device={name}")).collect();
+    let mounted = point.to_str().expect("plain");
+    tool::run("mount", &["-t", "btrfs", "-o", &list.join(","), names[0], mounted])
+        .expect("mounted");
+    let filled = fill(&point);
+    let copied = tool::run("cp", &["-r", mounted, copy.to_str().expect("plain")]);
+    tool::run("umount", &[mounted]).expect("unmounted");
+    filled.and(copied.map(|_| ())).expect("filled");
+}
+
+fn fill(root: &Path) -> std::io::Result<()> {
+    fs::create_dir(root.join("folder"))?;
+    for number in 0..50 {
+        fs::write(root.join(format!("folder/small {number}")), format!("number {number}"))?;
+    }
+    fs::write(root.join("large"), noise())
+}
+
+fn noise() -> Vec<u8> {
+    incompressible(5, 7 << 20)
+}
+
+fn assert_same_folders(one: &Path, other: &Path) {
+    let [one, other] = [one, other].map(|path| path.to_str().expect("plain"));
+    tool::run("diff", &["-r", one, other]).expect("they are the same");
+}
+
+fn blank(shell: &Shell, name: &str, size: u64) -> PathBuf {
+    let path = shell.path(name);
+    mkfs::blank(&path, size).expect("made");
+    path
+}
+
+#[test]
+fn what_lies_on_two_disks_is_read_from_both_and_a_missing_one_is_named() {
+    need!("mkfs.btrfs");
+    let profiles = [("raid0", "raid0"), ("single", "raid1"), ("raid1", "raid1")];
+    for (data, metadata) in profiles {
+        let shell = Shell::with_repository();
+        let disks = ["one", "two"].map(|name| blank(&shell, name, 200 * MIB));
+        let parts = [0, 1].map(|number: usize| (disks[number].as_path(), 0, 200 * MIB));
+        let truth = shell.path("truth");
+        make(&shell, &parts, &["-d", data, "-m", metadata], &truth);
+        for name in ["one", "two"] {
+            shell.imgx(&format!("capture {name}")).exits(0);
+        }
+        let read = |image: &str, with: &str, to: &str| {
+            shell.imgx(&format!("extract {image} disk:/ --to {to}{with}"))
+        };
+        let together =
+            [("one", " --with two"), ("./two", " --with ./one"), ("two", " --with ./one")];
+        for (number, (image, with)) in together.into_iter().enumerate() {
+            let to = format!("to-{number}");
+            read(image, with, &to).exits(0);
+            assert_same_folders(&truth, &shell.path(&to));
+        }
+        shell.imgx("find one large --with two").exits(0).shows(&["disk:/large"]);
+        shell.imgx("ls one folder --with two").exits(0).shows(&["small 17"]);
+        let last = shell.imgx("cat one /folder/small:/x").exits(1);
+        assert!(last.out.is_empty());
+        let alone = ["one", "two"].map(|image| read(image, "", &format!("alone-{image}")));
+        match (data, metadata) {
+            ("raid1", _) => {
+                let _all = alone.map(|ended| ended.exits(0));
+                assert_same_folders(&truth, &shell.path("alone-two"));
+            }
+            ("single", _) => {
+                let [one, two] = alone;
+                let lost = if one.code == Some(0) { two } else { one };
+                lost.exits(1).complains(&["disk:large", "device ", "missing", "--with"]);
+            }
+            _ => {
+                let [one, two] = alone;
+                one.exits(1).complains(&["device 2 (", "missing", "--with"]);
+                two.exits(1).complains(&["device 1 (", "missing", "--with"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn disks_that_do_not_belong_to_it_are_said_to_be_of_no_use() {
+    need!("mkfs.btrfs", "mke2fs");
+    let shell = Shell::new();
+    let disks = ["one", "two"].map(|name| blank(&shell, name, 200 * MIB));
+    let parts = [0, 1].map(|number: usize| (disks[number].as_path(), 0, 200 * MIB));
+    make(&shell, &parts, &["-d", "raid0", "-m", "raid0"], &shell.path("truth"));
+    let foreign = blank(&shell, "foreign", 20 * MIB);
+    tool::run("mke2fs", &["-q", "-F", foreign.to_str().expect("plain")]).expect("made");
+    let useless = "nothing on ./foreign is a part of what is on ./one";
+    let ended = shell.imgx("ls ./one --with ./foreign").exits(1);
+    ended.complains(&["warning", useless, "device 2 ("]);
+    shell.imgx("ls ./one --with ./foreign --with ./two").exits(0).complains(&[useless]);
+    shell.imgx("ls ./one --with ./nowhere").exits(1).complains(&["--with ./nowhere"]);
+
+    fs::copy(&disks[1], shell.path("copy")).expect("copied");
+    let copies = shell.imgx("ls ./one --with ./two --with ./copy");
+    assert_eq!(copies.code, Some(2), "{copies:?}");
+    copies.complains(&["./two disk", "./copy disk", "one is a copy"]);
+    // A copy of the disk itself is of no use, but no harm either.
+    fs::copy(&disks[0], shell.path("same")).expect("copied");
+    shell.imgx("ls ./one --with ./same --with ./two").exits(0).shows(&["large"]);
+
+    let damaged = File::options().write(true).open(shell.path("copy")).expect("opened");
+    for place in [64 << 10, 64 << 20] {
+        damaged.write_all_at(&[0x5a; 4096], place).expect("written");
+    }
+    let ended = shell.imgx("ls ./one --with ./copy").exits(1);
+    ended.complains(&["nothing on ./copy", "device 2 ("]);
+}
+
+#[test]
+fn partitions_of_one_filesystem_are_one() {
+    need!("mkfs.btrfs", "sfdisk");
+    let shell = Shell::with_repository();
+    let disk = blank(&shell, "disk", 500 * MIB);
+    mkfs::sfdisk(&disk, "label: gpt\nstart=1M, size=130M\nstart=140M, size=350M\n").expect("made");
+    // The kernel puts data on the larger one.
+    let parts = [(disk.as_path(), MIB, 130 * MIB), (disk.as_path(), 140 * MIB, 350 * MIB)];
+    let truth = shell.path("truth");
+    make(&shell, &parts, &["-d", "single", "-m", "raid1"], &truth);
+    shell.imgx("capture disk").exits(0);
+    shell.imgx("show disk").exits(0).shows(&["p1, p2 are of one btrfs"]);
+    let document = shell.imgx("--json show disk").exits(0).document();
+    let uuid = document["layout"]["volumes"][1]["content"]["uuid"].as_str().expect("it has one");
+    let selectors = ["", "p1:/", "p2:/", &format!("UUID={uuid}:/")].map(str::to_owned);
+    for (number, selector) in selectors.iter().enumerate() {
+        let path = if selector.is_empty() { "/" } else { selector };
+        shell.imgx(&format!("extract disk {path} --to to-{number}")).exits(0);
+        assert_same_folders(&truth, &shell.path(&format!("to-{number}")));
+    }
+    let found = shell.imgx("find disk large").exits(0);
+    assert_eq!(found.out, "p1:/large\n");
+
+    // What is lost of the second partition costs the file that lies there.
+    let part = noise()[3 << 20..][..64].to_vec();
+    let place = |pack: &PathBuf| {
+        let bytes = fs::read(pack).expect("read");
+        let found = bytes.windows(part.len()).position(|window| window == part);
+        found.map(|at| (pack.clone(), at as u64))
+    };
+    let (pack, at) = shell.objects("packs").iter().find_map(place).expect("noise is kept as it is");
+    flip(&pack, at);
+    shell.imgx("verify").exits(3).complains(&["file p1:/large"]);
+    flip(&pack, at);
+    shell.imgx("verify").exits(0);
+}
+
+#[test]
+fn logical_volumes_of_a_group_on_two_disks_are_read_from_both() {
+    need!("vgcfgrestore", "mke2fs");
+    let shell = Shell::new();
+    let both = blank(&shell, "both", 80 * MIB);
+    let group = format!("imgxw{}", std::process::id());
+    let segments = vec![linear(0, 2, (1, 0)), linear(2, 3, (0, 1))];
+    let volume = Logical { name: "turned", segments };
+    let halves = [(0, 40 * MIB), (40 * MIB, 40 * MIB)];
+    lvm::make_group(&both, &halves, &group, &[volume]).expect("LVM's tools run");
+    let (ext, content) = (blank(&shell, "ext4", 20 * MIB), shell.path("content"));
+    fs::create_dir(&content).expect("made");
+    fs::write(content.join("file"), incompressible(3, 9 << 20)).expect("written");
+    let [ext, folder] = [&ext, &content].map(|path| path.to_str().expect("plain"));
+    tool::run("mke2fs", &["-q", "-F", "-d", folder, ext]).expect("made");
+    let (bytes, disk) = (fs::read(ext).expect("read"), fs::read(&both).expect("read"));
+    let cut = usize::try_from(2 * lvm::EXTENT).expect("small");
+    let pieces = [(0, 1, &bytes[cut..]), (1, 0, &bytes[..cut])];
+    for (number, extent, piece) in pieces {
+        let start = usize::try_from(number * 40 * MIB).expect("small");
+        let path = shell.write(&format!("half-{number}"), &disk[start..][..40 << 20]);
+        let file = File::options().write(true).open(path).expect("opened");
+        file.write_all_at(piece, lvm::DATA + extent * lvm::EXTENT).expect("written");
+    }
+    let path = format!("{group}/turned:/file");
+    for (number, other) in [(0, 1), (1, 0)] {
+        let line = format!("extract ./half-{number} {path} --with ./half-{other} --to {number}");
+        shell.imgx(&line).exits(0);
+        assert_same(&content.join("file"), &shell.path(&format!("{number}/file")));
+        let alone = shell.imgx(&format!("cat ./half-{number} {path}")).exits(1);
+        alone.complains(&["is on another disk"]);
+    }
+}

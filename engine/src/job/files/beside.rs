@@ -1,0 +1,63 @@
+//! Further disks beside the one whose files are read: volumes on them may be parts of what is on
+//! the first.
+
+use std::sync::Arc;
+
+use crate::base::ByteRange;
+use crate::base::limits::MAX_DISKS;
+use crate::base::{Error, ErrorKind, Result};
+use crate::block::{Joined, ReadAt};
+use crate::volume::{self, DiskLayout, Volume};
+
+/// Bytes between two disks that are read as one, so that no table reaches from one into the next.
+const GAP: u64 = 1 << 50;
+
+/// A further disk.
+pub(super) struct Beside {
+    /// What it is called.
+    pub name: String,
+    /// Where its bytes are among those of all disks.
+    pub range: ByteRange,
+    /// Its volumes, at their places there, each called by its disk's name and its own.
+    pub volumes: Vec<Volume>,
+}
+
+/// Several disks as one, the first at its own bytes.
+pub(super) struct Together {
+    pub disk: Arc<dyn ReadAt>,
+    pub layout: DiskLayout,
+    pub others: Vec<Beside>,
+}
+
+/// Joins `others` to a disk: arrays and logical volumes are then those of all of them.
+///
+/// # Errors
+/// `Limit` when there are too many.
+pub(super) fn join(
+    (disk, mut layout): (Arc<dyn ReadAt>, DiskLayout),
+    others: Vec<(String, Arc<dyn ReadAt>, DiskLayout)>,
+) -> Result<Together> {
+    if others.len() >= MAX_DISKS {
+        return Err(Error::new(ErrorKind::Limit, format!("more than {MAX_DISKS} disks")));
+    }
+    let all = others.iter().map(|(_, disk, _)| Arc::clone(disk));
+    let joined = Joined::new(std::iter::once(disk).chain(all), GAP);
+    let others: Vec<Beside> =
+        joined.starts().skip(1).zip(others).map(|(start, other)| beside(start, other)).collect();
+    layout.volumes.retain(|volume| !volume.is_stacked());
+    let moved = others.iter().flat_map(|other| &other.volumes);
+    let plain: Vec<Volume> = layout.volumes.iter().chain(moved).cloned().collect();
+    layout.volumes.extend(volume::stacked(&joined, &plain));
+    Ok(Together { disk: Arc::new(joined), layout, others })
+}
+
+fn beside(start: u64, (name, disk, layout): (String, Arc<dyn ReadAt>, DiskLayout)) -> Beside {
+    let plain = layout.volumes.into_iter().filter(|volume| !volume.is_stacked());
+    let moved = |volume: Volume| Volume {
+        name: format!("{name} {}", volume.name),
+        start: volume.start.saturating_add(start),
+        ..volume
+    };
+    let volumes = plain.map(moved).collect();
+    Beside { name, range: ByteRange::new(start, disk.size().0), volumes }
+}

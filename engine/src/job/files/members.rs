@@ -1,0 +1,79 @@
+//! Filesystems that lie on several volumes: which volumes belong together.
+
+use std::sync::Arc;
+
+use crate::base::{Error, ErrorKind, Result};
+use crate::block::ReadAt;
+use crate::fs::{self, DeviceOf};
+use crate::volume::{self, Volume};
+
+/// A volume that is one device of a btrfs.
+pub(super) struct Member<'a> {
+    pub volume: &'a Volume,
+    pub bytes: Arc<dyn ReadAt>,
+    /// The number of the disk that it is on, zero for the one whose files are read.
+    disk: usize,
+    device: DeviceOf,
+}
+
+/// The devices of a btrfs that are among `volumes` of `disk`, each with the number of its own
+/// disk. What cannot be read is none.
+pub(super) fn of<'a>(
+    disk: &Arc<dyn ReadAt>,
+    volumes: impl Iterator<Item = (usize, &'a Volume)>,
+) -> Vec<Member<'a>> {
+    let member = |(number, volume): (usize, &'a Volume)| {
+        // Superblocks may be left of what something else took the place of.
+        let kind = volume.content.as_ref().map(|content| content.kind.as_str());
+        if kind.is_some_and(|kind| kind != "btrfs") {
+            return None;
+        }
+        let bytes = volume::open(disk, volume).ok()?;
+        let device = fs::btrfs_device(&bytes)?;
+        Some(Member { volume, bytes, disk: number, device })
+    };
+    volumes.filter_map(member).collect()
+}
+
+/// The members of the filesystem that `volume` is a device of, itself the first; none if it is the
+/// only one. Copies of a device on further disks do not count beside one on the volume's own.
+///
+/// # Errors
+/// `Invalid` when two are the same device, and so one a copy of the other.
+pub(super) fn together<'m, 'a>(
+    volume: &Volume,
+    members: &'m [Member<'a>],
+) -> Result<Vec<&'m Member<'a>>> {
+    let own = members.iter().find(|member| std::ptr::eq(member.volume, volume));
+    let Some(own) = own.filter(|own| own.device.devices > 1) else { return Ok(Vec::new()) };
+    let mut found = vec![own];
+    let is_elsewhere =
+        |known: &Member<'_>, other: &Member<'_>| known.disk == own.disk && other.disk != own.disk;
+    for member in members.iter().filter(|member| is_of_same(own, member)) {
+        match found.iter().find(|known| known.device.device == member.device.device) {
+            None => found.push(member),
+            // A copy of the volume itself is another filesystem's, and what is found on the own
+            // disk stands before what is on others.
+            Some(known) if std::ptr::eq(*known, own) || is_elsewhere(known, member) => {}
+            Some(known) => {
+                let context = format!(
+                    "{} and {} are both device {} of btrfs {}: one is a copy",
+                    known.volume.name, member.volume.name, own.device.device, own.device.filesystem
+                );
+                return Err(Error::new(ErrorKind::Invalid, context));
+            }
+        }
+    }
+    Ok(if found.len() > 1 { found } else { Vec::new() })
+}
+
+fn is_of_same(one: &Member<'_>, other: &Member<'_>) -> bool {
+    one.device.filesystem == other.device.filesystem
+}
+
+/// Whether a further disk, of this number, has a device of a filesystem that is on the first.
+pub(super) fn has_part(members: &[Member<'_>], disk: usize) -> bool {
+    let first = members.iter().filter(|member| member.disk == 0);
+    let mut pairs = first.flat_map(|own| members.iter().map(move |other| (own, other)));
+    pairs.any(|(own, other)| other.disk == disk && is_of_same(own, other))
+}
