@@ -100,6 +100,12 @@ pub trait Filesystem: Send + Sync {
     /// `Unsupported` or `Corrupt`, saying why, when that is not certain: unknown features, damage,
     /// a state that needs a checker. What was visited before the error counts for nothing then.
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()>;
+
+    /// What of the volume reads as a dirty journal has it and not as the volume does, in ranges
+    /// that are sorted and apart: even the content of a file may be among it.
+    fn replayed(&self) -> &[ByteRange] {
+        &[]
+    }
 }
 
 /// The content of one open file.

@@ -63,6 +63,8 @@ pub(super) struct Ext {
     blocks: Blocks,
     /// What fast commits change.
     changes: Changes,
+    /// What the journal holds newer than the volume.
+    replayed: Vec<ByteRange>,
     info: FilesystemInfo,
     /// Why it is not certain what is free, if it is not.
     doubt: Option<String>,
@@ -135,6 +137,10 @@ impl Filesystem for Ext {
 
     fn xattrs(&self, file: FileId) -> Result<Vec<Xattr>> {
         self.attributes(&self.file(file)?)
+    }
+
+    fn replayed(&self) -> &[ByteRange] {
+        &self.replayed
     }
 
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {

@@ -58,6 +58,8 @@ pub(super) struct Xfs {
     is_clean: bool,
     /// Files that the log has more to do to than a reader can, and what.
     unfinished: BTreeMap<InodeNumber, String>,
+    /// What the log holds newer than the volume.
+    replayed: Vec<ByteRange>,
 }
 
 impl Xfs {
@@ -131,6 +133,10 @@ impl Filesystem for Xfs {
 
     fn xattrs(&self, file: FileId) -> Result<Vec<Xattr>> {
         self.attributes(&self.file(file)?)
+    }
+
+    fn replayed(&self) -> &[ByteRange] {
+        &self.replayed
     }
 
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {

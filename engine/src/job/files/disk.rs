@@ -39,12 +39,21 @@ impl FileDisk {
     /// # Errors
     /// `Corrupt` or `Io` when the image cannot be read.
     pub fn of_image(image: ImageReader) -> Result<Self> {
-        let layout = serde_json::from_value(image.manifest().layout.clone());
+        let layout = layout_of(&image);
         let disk: Arc<dyn ReadAt> = Arc::new(Cached::new(Arc::new(image)));
         match layout {
-            Ok(layout) => Ok(Self { disk, layout, is_probed: false }),
-            Err(_) => Self::probed(disk, USUAL_SECTOR),
+            Some(layout) => Ok(Self { disk, layout, is_probed: false }),
+            None => Self::probed(disk, USUAL_SECTOR),
         }
+    }
+
+    /// The disk that `image` holds, read by way of `disk`; its volumes are found anew.
+    ///
+    /// # Errors
+    /// As [`of_image`](Self::of_image).
+    pub(in crate::job) fn of_image_on(image: &ImageReader, disk: Arc<dyn ReadAt>) -> Result<Self> {
+        let sector_size = layout_of(image).map_or(USUAL_SECTOR, |layout| layout.sector_size);
+        Self::probed(disk, sector_size)
     }
 
     /// A device or raw file.
@@ -115,7 +124,19 @@ impl FileDisk {
         })
     }
 
-    fn open_volume(&self, volume: &Volume) -> Result<OpenVolume> {
+    /// The bytes of a volume.
+    ///
+    /// # Errors
+    /// `Unsupported`, saying why, when they cannot be had.
+    pub(in crate::job) fn bytes_of(&self, volume: &Volume) -> Result<Arc<dyn ReadAt>> {
+        volume::open(&self.disk, volume)
+    }
+
+    /// Opens the filesystem of `volume`, which is one of the layout's.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(in crate::job) fn open_volume(&self, volume: &Volume) -> Result<OpenVolume> {
         let bytes = volume::open(&self.disk, volume)?;
         let filesystem = fs::open(&bytes).map_err(|error| match &volume.content {
             Some(content) if error.kind() == ErrorKind::Unsupported => {
@@ -166,8 +187,13 @@ impl FileDisk {
     }
 }
 
+/// What an image's manifest says of its volumes, if this version understands it.
+fn layout_of(image: &ImageReader) -> Option<DiskLayout> {
+    serde_json::from_value(image.manifest().layout.clone()).ok()
+}
+
 /// Whether content of this kind has files, as far as anybody could read them.
-fn is_filesystem(kind: &str) -> bool {
+pub(in crate::job) fn is_filesystem(kind: &str) -> bool {
     const KINDS: [&str; 9] =
         ["ext", "fat", "vfat", "exfat", "ntfs", "xfs", "btrfs", "hfs", "iso9660"];
     KINDS.iter().any(|known| kind.starts_with(known))

@@ -8,6 +8,7 @@ mod path;
 mod resolve;
 mod walk;
 
+pub(in crate::job) use disk::is_filesystem;
 pub use disk::{FileDisk, OpenVolume};
 pub use path::FilePath;
 pub use resolve::{Found, LastLink, resolve};
