@@ -115,6 +115,12 @@ pub trait Filesystem: Send + Sync {
     fn likely_free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         self.free_space(visit)
     }
+
+    /// What of the volume reads as a dirty journal has it and not as the volume does, in ranges
+    /// that are sorted and apart: even the content of a file may be among it.
+    fn replayed(&self) -> &[ByteRange] {
+        &[]
+    }
 }
 
 /// The content of one open file.

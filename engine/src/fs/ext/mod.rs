@@ -63,6 +63,8 @@ pub(super) struct Ext {
     blocks: Blocks,
     /// What fast commits change.
     changes: Changes,
+    /// What the journal holds newer than the volume.
+    replayed: Vec<ByteRange>,
     info: FilesystemInfo,
     /// Why it is not certain what is free, if it is not.
     doubt: Option<String>,
@@ -139,6 +141,10 @@ impl Filesystem for Ext {
 
     fn may_share(&self, _file: FileId) -> Result<bool> {
         Ok(false)
+    }
+
+    fn replayed(&self) -> &[ByteRange] {
+        &self.replayed
     }
 
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {

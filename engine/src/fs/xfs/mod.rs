@@ -58,6 +58,8 @@ pub(super) struct Xfs {
     is_clean: bool,
     /// Files that the log has more to do to than a reader can, and what.
     unfinished: BTreeMap<InodeNumber, String>,
+    /// What the log holds newer than the volume.
+    replayed: Vec<ByteRange>,
 }
 
 impl Xfs {
@@ -135,6 +137,10 @@ impl Filesystem for Xfs {
 
     fn may_share(&self, file: FileId) -> Result<bool> {
         Ok(self.file(file)?.may_share())
+    }
+
+    fn replayed(&self) -> &[ByteRange] {
+        &self.replayed
     }
 
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
