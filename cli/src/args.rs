@@ -77,7 +77,7 @@ pub enum Command {
     Find(FindArguments),
     /// Bring files and folders back, without mounting anything
     Extract(ExtractArguments),
-    /// List the ranges of bytes in which two images differ
+    /// List the ranges of bytes in which two images differ, or the files
     Diff(DiffArguments),
     /// Draw what a disk's stretches hold, and with two images what changed
     Map(MapArguments),
@@ -173,12 +173,16 @@ pub struct ShowArguments {
 /// `diff`.
 #[derive(Debug, Args)]
 pub struct DiffArguments {
-    /// The image before
+    /// The image before; with --files, a disk's path will do (with a slash in it)
     #[arg(value_name = "IMAGE")]
     pub before: String,
     /// The image after
     #[arg(value_name = "IMAGE")]
     pub after: String,
+    /// List files instead: A added, D removed, M changed, R renamed. Of two images only metadata
+    /// is read, and contents where they may differ
+    #[arg(long)]
+    pub files: bool,
 }
 
 /// `map`.

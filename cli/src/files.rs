@@ -1,9 +1,10 @@
 //! What the commands that read files share: opening their disk, and how a run ends that lost some.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use imgx_engine::base::{Error, ErrorKind, Result};
-use imgx_engine::block::Disk;
+use imgx_engine::base::{Error, ErrorKind, Observer, Result};
+use imgx_engine::block::{Disk, NbdExport};
 use imgx_engine::job::FileDisk;
 use imgx_engine::store::lock::ReadLock;
 use imgx_engine::store::repository::Image;
@@ -19,6 +20,8 @@ type Reader = fn(&Repository, &Image) -> ImageReader;
 /// A disk whose files are read; its repository is locked as long.
 pub struct Files {
     pub disk: FileDisk,
+    /// Exports that are read, if any.
+    exports: Vec<Arc<NbdExport>>,
     /// Held, and never looked at.
     locks: Vec<ReadLock>,
 }
@@ -57,12 +60,14 @@ impl Files {
         session: &Session,
         reader: Reader,
     ) -> Result<Self> {
-        let Self { disk, mut locks } = Self::open_one(reference, what, session, reader)?;
+        let Self { disk, mut exports, mut locks } =
+            Self::open_one(reference, what, session, reader)?;
         let mut beside = Vec::new();
         for other in others {
             let opened = Self::open_one(other, what, session, reader);
             let opened = opened.map_err(|error| error.within(format!("--with {other}")))?;
             beside.push((other.clone(), opened.disk));
+            exports.extend(opened.exports);
             locks.extend(opened.locks);
         }
         let disk = disk.beside(beside)?;
@@ -71,7 +76,7 @@ impl Files {
                 format!("warning: nothing on {other} is a part of what is on {reference}");
             session.console.complain(&message);
         }
-        Ok(Self { disk, locks })
+        Ok(Self { disk, exports, locks })
     }
 
     fn open_one(
@@ -85,12 +90,30 @@ impl Files {
             for warning in disk.warnings() {
                 session.console.complain(&format!("warning: {warning}"));
             }
-            return Ok(Self { disk: FileDisk::of_disk(disk)?, locks: Vec::new() });
+            let exports = disk.export().cloned().into_iter().collect();
+            return Ok(Self { disk: FileDisk::of_disk(disk)?, exports, locks: Vec::new() });
         }
         let repository = session.repository()?;
         let locks = vec![repository.lock_to_read(what)?];
         let image = repository.resolve(reference)?;
-        Ok(Self { disk: FileDisk::of_image(reader(&repository, &image))?, locks })
+        let disk = FileDisk::of_image(reader(&repository, &image))?;
+        Ok(Self { disk, exports: Vec::new(), locks })
+    }
+
+    /// Does `work`, in which no wait for an NBD server goes on when `observer` wants to stop.
+    pub fn watched<T>(&self, observer: &dyn Observer, work: impl FnOnce() -> T) -> T {
+        watched(&self.exports, observer, Box::new(work))
+    }
+}
+
+fn watched<'a, T>(
+    exports: &[Arc<NbdExport>],
+    observer: &dyn Observer,
+    work: Box<dyn FnOnce() -> T + 'a>,
+) -> T {
+    match exports.split_first() {
+        Some((first, rest)) => first.watched(observer, || watched(rest, observer, work)),
+        None => work(),
     }
 }
 

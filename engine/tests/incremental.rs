@@ -48,9 +48,11 @@ impl ChangeTracker for Scripted {
         Ok(Findings { changes, recent, evidence: json!({"by": "script"}) })
     }
 
-    fn is_written_since(&self, range: ByteRange) -> Result<bool> {
+    fn is_written_since(&self, ranges: &[ByteRange]) -> Result<bool> {
         let script = self.0.lock().expect("no panic");
-        Ok(script.since.iter().any(|since| since.intersection(&range).is_some()))
+        let touches =
+            |range: &ByteRange| script.since.iter().any(|s| s.intersection(range).is_some());
+        Ok(ranges.iter().any(touches))
     }
 
     fn commit(&mut self) -> Result<()> {

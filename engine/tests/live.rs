@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use imgx_engine::base::{BlockSize, Event, Observer, Silent};
+use imgx_engine::base::{BlockSize, ByteRange, Event, Observer, Silent};
 use imgx_engine::job::{
     Capture, CaptureOptions, CaptureReport, LiveOptions, Restore, RestoreOptions,
 };
@@ -20,9 +20,9 @@ use imgx_engine::store::Repository;
 use imgx_engine::store::manifest::Moment;
 use imgx_engine::sys::freeze::Freezer;
 use imgx_engine::sys::mounts::mounted_from;
-use imgx_fixtures::loopdev::LoopDevice;
+use imgx_fixtures::loopdev::{LoopDevice, Options};
 use imgx_fixtures::pattern::incompressible;
-use imgx_fixtures::tool;
+use imgx_fixtures::{mkfs, tool};
 use support::{MIB, Mounted, is_long};
 
 /// One at a time: they share the machine's tracker and its disk.
@@ -42,6 +42,8 @@ macro_rules! need {
         }
     };
 }
+
+const MKE2FS: [&str; 7] = ["mke2fs", "-q", "-F", "-t", "ext4", "-E", "nodiscard"];
 
 struct Stage {
     // In the order in which they have to go.
@@ -68,14 +70,14 @@ impl Stage {
     fn new(size: usize, maker: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let disk = folder.path().join("disk");
-        let file = File::create(&disk).expect("created");
-        file.set_len(size as u64).expect("sized");
+        // Free space is no hole: what is left out is left out because nothing uses it.
+        fs::write(&disk, incompressible(5, size)).expect("written");
         let device = LoopDevice::attach(&disk).expect("attached");
         let node = device.path().to_str().expect("plain").to_owned();
         tool::run(maker[0], &[&maker[1..], &[node.as_str()]].concat()).expect("made");
         let point = folder.path().join("mounted");
         fs::create_dir(&point).expect("made");
-        let mounted = Mounted::new(&[&node], &point);
+        let mounted = Mounted::new(&["-o", "nodiscard", &node], &point);
         let repository = folder.path().join("repository");
         let repository = Repository::create(&repository, BlockSize::DEFAULT).expect("a repository");
         let warnings = Mutex::default();
@@ -87,6 +89,15 @@ impl Stage {
     }
 
     fn capture(&self, live: LiveOptions) -> imgx_engine::base::Result<CaptureReport> {
+        self.capture_without(live, Vec::new())
+    }
+
+    /// Captures it, guessing besides what is really free that `unused` is.
+    fn capture_without(
+        &self,
+        live: LiveOptions,
+        unused: Vec<ByteRange>,
+    ) -> imgx_engine::base::Result<CaptureReport> {
         let options = CaptureOptions {
             name: Some("disk".to_owned()),
             live: Some(live),
@@ -94,8 +105,8 @@ impl Stage {
             ..CaptureOptions::default()
         };
         let listener = Warnings::default();
-        let report = Capture::plan(&self.repository, self.device.path(), options, &listener)?
-            .run(&listener)?;
+        let plan = Capture::plan(&self.repository, self.device.path(), options, &listener)?;
+        let report = plan.leaving_out(unused).run(&listener)?;
         *self.warnings.lock().expect("no panic") = listener.0.into_inner().expect("no panic");
         Ok(report)
     }
@@ -113,6 +124,9 @@ impl Stage {
 /// Files of the writer that are there at a time: more than it makes while one capture lasts.
 const KEPT: u64 = 800;
 
+/// After so many files, it preallocates one anew.
+const PREALLOCATED: u64 = 25;
+
 /// Writes and syncs numbered files until it is stopped, and says up to which they are safe.
 fn churn(point: &Path, stop: &AtomicBool, synced: &AtomicU64) {
     let noise = incompressible(3, MIB);
@@ -126,11 +140,35 @@ fn churn(point: &Path, stop: &AtomicBool, synced: &AtomicU64) {
         let length = usize::try_from(number * 7919 % 400_000).expect("small");
         file.write_all(&noise[..length]).expect("written");
         file.sync_all().expect("synced");
+        if number % PREALLOCATED == 0 {
+            // Blocks that come into use and are never written.
+            let path = point.join("preallocated");
+            let _earlier = fs::remove_file(&path);
+            let path = path.to_str().expect("plain");
+            tool::run("fallocate", &["--length", "3MiB", path]).expect("preallocated");
+        }
         synced.store(number, Ordering::Release);
         if number > KEPT {
             fs::remove_file(point.join(format!("file {}", number - KEPT))).expect("removed");
         }
         thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// Most of what nothing uses is left out.
+fn assert_used_blocks_only(report: &CaptureReport) {
+    let allocation = &report.manifest.allocation;
+    let [volume] = allocation.as_slice() else { panic!("{allocation:?}") };
+    assert_eq!(volume.doubt, None, "{allocation:?}");
+    assert!(volume.unallocated > 100 * MIB as u64, "{volume:?}");
+}
+
+/// Ends the writer, also when a check fails.
+struct Stopped<'a>(&'a AtomicBool);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -151,6 +189,7 @@ fn under_load(maker: &[&str], check: &dyn Fn(&str)) {
         let point = stage.point();
         let (stop, synced) = (&stop, &synced);
         let writer = scope.spawn(move || churn(&point, stop, synced));
+        let stopped = Stopped(stop);
         for _ in 0..rounds {
             while synced.load(Ordering::Acquire) < 60 && !writer.is_finished() {
                 thread::sleep(Duration::from_millis(10));
@@ -158,6 +197,7 @@ fn under_load(maker: &[&str], check: &dyn Fn(&str)) {
             let before = synced.load(Ordering::Acquire);
             let report = stage.capture(LiveOptions::default()).expect("captured");
             let moment = instant(&report);
+            assert_used_blocks_only(&report);
             assert_eq!(*stage.warnings.lock().expect("no panic"), Vec::<String>::new());
             frozen.push(moment.frozen_milliseconds);
             println!("{}: {moment:?}", maker[0]);
@@ -181,7 +221,7 @@ fn under_load(maker: &[&str], check: &dyn Fn(&str)) {
             }
             drop(mounted);
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopped);
         writer.join().expect("it wrote");
     });
     frozen.sort_unstable();
@@ -195,7 +235,7 @@ fn under_load(maker: &[&str], check: &dyn Fn(&str)) {
 #[test]
 fn ext4_under_load_is_clean_at_one_instant() {
     need!("mke2fs", "e2fsck");
-    under_load(&["mke2fs", "-q", "-t", "ext4"], &|image| {
+    under_load(&MKE2FS, &|image| {
         tool::run("e2fsck", &["-f", "-n", image]).expect("clean without replay");
     });
 }
@@ -203,7 +243,7 @@ fn ext4_under_load_is_clean_at_one_instant() {
 #[test]
 fn xfs_under_load_is_clean_once_its_log_is_replayed() {
     need!("mkfs.xfs", "xfs_repair");
-    under_load(&["mkfs.xfs", "-q"], &|image| {
+    under_load(&["mkfs.xfs", "-q", "-f", "-K"], &|image| {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let copy = folder.path().join("copy");
         fs::copy(image, &copy).expect("copied");
@@ -218,16 +258,140 @@ fn xfs_under_load_is_clean_once_its_log_is_replayed() {
 #[test]
 fn btrfs_under_load_is_clean_at_one_instant() {
     need!("mkfs.btrfs", "btrfs", "btrfstune");
-    under_load(&["mkfs.btrfs", "-q"], &|image| {
+    under_load(&["mkfs.btrfs", "-q", "-f", "-K"], &|image| {
         tool::run("btrfs", &["check", image]).expect("clean");
     });
+}
+
+/// Partitions of one disk that are mounted, and detached again.
+struct Partitions {
+    mounted: Vec<Mounted>,
+    device: LoopDevice,
+}
+
+impl Drop for Partitions {
+    fn drop(&mut self) {
+        self.mounted.clear();
+        let path = self.device.path().to_str().expect("plain");
+        tool::run("partx", &["--delete", path]).expect("removed");
+    }
+}
+
+/// Where the partitions of the next test begin and end, in MiB.
+const TWO: [(usize, usize); 2] = [(1, 160), (161, 360)];
+const TWO_MAKERS: [&[&str]; 2] = [&MKE2FS, &["mkfs.xfs", "-q", "-f", "-K", "--unsupported"]];
+
+#[test]
+fn several_filesystems_of_one_disk_are_frozen_at_one_instant() {
+    need!("mke2fs", "mkfs.xfs", "sfdisk", "partx", "e2fsck", "xfs_repair");
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let disk = folder.path().join("disk");
+    fs::write(&disk, incompressible(8, 361 * MIB)).expect("written");
+    let line =
+        |(start, end): (usize, usize)| format!("start={start}MiB, size={}MiB\n", end - start);
+    mkfs::sfdisk(&disk, &format!("label: gpt\n{}{}", line(TWO[0]), line(TWO[1]))).expect("made");
+    let mut disk =
+        Partitions { device: LoopDevice::attach(&disk).expect("attached"), mounted: Vec::new() };
+    let device = disk.device.path().to_str().expect("plain").to_owned();
+    let _warned = tool::run("partx", &["--add", &device]);
+    let points = [folder.path().join("one"), folder.path().join("other")];
+    for ((number, maker), point) in (1..).zip(TWO_MAKERS).zip(&points) {
+        let part = disk.device.partition(number).to_str().expect("plain").to_owned();
+        tool::run(maker[0], &[&maker[1..], &[part.as_str()]].concat()).expect("made");
+        fs::create_dir(point).expect("made");
+        disk.mounted.push(Mounted::new(&[&part], point));
+    }
+    let repository = Repository::create(&folder.path().join("repository"), BlockSize::DEFAULT);
+    let repository = repository.expect("a repository");
+    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    let report = thread::scope(|scope| {
+        // Each file is safe in one filesystem before it is begun in the other.
+        let write = || {
+            for number in 1_u64.. {
+                for point in &points {
+                    let path = point.join(format!("file {number}"));
+                    fs::write(&path, incompressible(number, 20_000)).expect("written");
+                    File::open(path).and_then(|file| file.sync_all()).expect("synced");
+                }
+                written.store(number, Ordering::Release);
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        };
+        scope.spawn(write);
+        let _stopped = Stopped(&stop);
+        while written.load(Ordering::Acquire) < 20 {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let live = Some(LiveOptions::default());
+        let options = CaptureOptions { live, ..CaptureOptions::default() };
+        let plan = Capture::plan(&repository, disk.device.path(), options, &Silent);
+        plan.expect("planned").run(&Silent).expect("captured")
+    });
+    drop(disk);
+    let moment = instant(&report);
+    println!("{moment:?}");
+    assert_eq!(moment.filesystems.len(), 2, "{moment:?}");
+    let doubts = report.manifest.allocation.iter().filter_map(|volume| volume.doubt.as_ref());
+    assert_eq!(doubts.collect::<Vec<_>>(), Vec::<&String>::new());
+    let target = folder.path().join("restored");
+    let image = repository.image(report.id).expect("committed");
+    let restore = Restore::plan(&repository, &image, &target, RestoreOptions::default());
+    restore.expect("planned").run(&Silent).expect("restored");
+    let last = [0, 1].map(|number| {
+        let (start, end) = TWO[number];
+        let (offset, size_limit) = ((start * MIB) as u64, Some(((end - start) * MIB) as u64));
+        let options = Options { offset, size_limit, ..Options::default() };
+        let part = LoopDevice::attach_with(&target, options).expect("attached");
+        let part = part.path().to_str().expect("plain");
+        if number == 0 {
+            tool::run("e2fsck", &["-f", "-n", part]).expect("clean without replay");
+        }
+        let mounted = Mounted::new(&[part], &points[number]);
+        let is_there = |file: &u64| points[number].join(format!("file {file}")).exists();
+        let last = (1..).take_while(is_there).last().expect("some");
+        // The last one may be begun and no more.
+        for file in 1..last {
+            let held = fs::read(points[number].join(format!("file {file}"))).expect("read");
+            assert!(held == incompressible(file, 20_000), "file {file}");
+        }
+        drop(mounted);
+        if number == 1 {
+            tool::run("xfs_repair", &["-n", part]).expect("clean after one mount");
+        }
+        last
+    });
+    let [one, other] = last;
+    assert!(one == other || one == other + 1, "{one} in one, {other} in the other");
+    assert!(other >= 20, "{other}");
+}
+
+#[test]
+fn what_was_taken_for_free_and_is_in_use_when_frozen_is_read() {
+    need!("mke2fs");
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut stage = Stage::new(64 * MIB, &MKE2FS);
+    let noise = incompressible(4, 9 * MIB);
+    fs::write(stage.point().join("file"), &noise).expect("written");
+    let wrong = ByteRange { start: MIB as u64, end: 60 * MIB as u64 };
+    let report = stage.capture_without(LiveOptions::default(), vec![wrong]).expect("captured");
+    instant(&report);
+    let [volume] = report.manifest.allocation.as_slice() else { panic!("{report:?}") };
+    assert!(volume.doubt.is_none() && volume.unallocated > 30 * MIB as u64, "{volume:?}");
+    stage.mounted = None;
+    let point = stage.point();
+    let target = stage.restored(&report);
+    let _mounted = Mounted::new(&["-o", "loop,ro", target.to_str().expect("plain")], &point);
+    assert!(fs::read(point.join("file")).expect("it is there") == noise);
 }
 
 #[test]
 fn hooks_run_around_the_freeze_and_a_failing_one_fails_the_capture() {
     need!("mke2fs");
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let stage = Stage::new(64 * MIB, &["mke2fs", "-q", "-t", "ext4"]);
+    let stage = Stage::new(64 * MIB, &MKE2FS);
     let flushed = stage.point().join("flushed");
     let after = stage.folder.path().join("after");
     let options = LiveOptions {
@@ -248,10 +412,28 @@ fn hooks_run_around_the_freeze_and_a_failing_one_fails_the_capture() {
 }
 
 #[test]
+fn what_is_too_much_to_hold_is_followed_by_rounds_before_the_next_freeze() {
+    need!("mke2fs", "e2fsck");
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let stage = Stage::new(600 * MIB, &["mke2fs", "-q", "-t", "ext4"]);
+    let written = 300 * 1024 * 1024;
+    let much = stage.point().join("much");
+    let hook = format!("head -c {written} /dev/zero > '{}'", much.display());
+    let options = LiveOptions { hook_pre: Some(hook), ..LiveOptions::default() };
+    let report = stage.capture(options).expect("captured");
+    let rounds = &instant(&report).rounds;
+    let at = rounds.iter().position(|bytes| *bytes >= written);
+    let at = at.expect("the hook's file was too much");
+    assert!(rounds.len() >= at + 3, "a round and another freeze follow: {rounds:?}");
+    let target = stage.restored(&report);
+    tool::run("e2fsck", &["-f", "-n", target.to_str().expect("plain")]).expect("clean");
+}
+
+#[test]
 fn a_freeze_by_somebody_else_is_left_alone_and_told() {
     need!("mke2fs", "fsfreeze");
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let stage = Stage::new(64 * MIB, &["mke2fs", "-q", "-t", "ext4"]);
+    let stage = Stage::new(64 * MIB, &MKE2FS);
     let point = stage.point();
     let point = point.to_str().expect("plain");
     tool::run("fsfreeze", &["--freeze", point]).expect("frozen");
@@ -294,7 +476,7 @@ fn freeze_and_kill(device: &Path) {
 fn what_is_frozen_is_thawed_when_the_time_is_over_or_the_process_is_killed() {
     need!("mke2fs");
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let stage = Stage::new(64 * MIB, &["mke2fs", "-q", "-t", "ext4"]);
+    let stage = Stage::new(64 * MIB, &MKE2FS);
     let mounts = mounted_from(stage.device.path()).expect("listed");
     assert_eq!(mounts.len(), 1, "{mounts:?}");
     let write = || {

@@ -1,10 +1,10 @@
-//! `diff`: where two images differ, from their trees alone.
+//! `diff`: where two images differ, from their trees alone, or with `--files` which files do.
 
 use imgx_engine::base::{ByteRange, Result};
 use imgx_engine::store::difference;
 use serde_json::json;
 
-use super::refuse_paths;
+use super::{diff_files, refuse_paths};
 use crate::args::DiffArguments;
 use crate::output::{count, size};
 use crate::progress::Reporter;
@@ -15,6 +15,9 @@ use crate::session::{Outcome, Session};
 /// # Errors
 /// `NotFound` for an unknown image; `Corrupt` or `Io` when a tree cannot be read.
 pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
+    if arguments.files {
+        return diff_files::run(arguments, session);
+    }
     refuse_paths([arguments.before.as_str(), arguments.after.as_str()])?;
     let repository = session.repository()?;
     let _lock = repository.lock_to_read("diff")?;

@@ -40,7 +40,8 @@ pub fn run(arguments: &ExtractArguments, session: &Session) -> Result<Outcome> {
     let wanted = find_all(arguments, &mut disk)?;
     let stop = session.stop_on_signals()?;
     if arguments.tar {
-        return tar(&wanted, session, stop);
+        let observer = stop.clone();
+        return disk.watched(&observer, || tar(&wanted, session, stop));
     }
     let threads = arguments.threads.and_then(NonZeroUsize::new);
     let options = ExtractOptions {
@@ -54,8 +55,8 @@ pub fn run(arguments: &ExtractArguments, session: &Session) -> Result<Outcome> {
     for one in &wanted {
         let reporter = Reporter::new(console, stop.clone());
         tell_notes(&one.volume.name, one.volume.filesystem.as_ref(), console);
-        let plan = plan(one, &reporter)?;
-        let report = plan.run(&arguments.to, &options, &reporter)?;
+        let report = disk
+            .watched(&reporter, || plan(one, &reporter)?.run(&arguments.to, &options, &reporter))?;
         drop(reporter);
         failed.extend(told(&one.volume.name, &report.failures, &mut losses, console));
         add(&mut total, &report);

@@ -6,6 +6,7 @@ mod capture;
 mod cat;
 mod demo;
 mod diff;
+mod diff_files;
 mod extract;
 mod find;
 mod images;

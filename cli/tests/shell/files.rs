@@ -292,6 +292,50 @@ fn a_large_file_in_many_pieces_and_with_holes_comes_out_as_it_was() {
 }
 
 #[test]
+fn a_large_file_goes_to_a_filesystem_that_is_unmounted_at_once_or_full() {
+    need!("mke2fs");
+    if !tool::is_root() || LoopDevice::unavailable().is_some() {
+        println!("skipped: mounting needs root and loop devices");
+        return;
+    }
+    let shell = Shell::with_repository();
+    fs::create_dir(shell.path("content")).expect("made");
+    let content = incompressible(1, (24 << 20) + 777);
+    fs::write(shell.path("content/large"), &content).expect("written");
+    disk_of(&shell, "disk.img", &shell.path("content"), &[]);
+    shell.imgx("capture disk.img").exits(0);
+    for (size, fits) in [(40_u64, true), (20, false)] {
+        let disk = shell.path(&format!("ext4-{size}.img"));
+        mkfs::blank(&disk, size << 20).expect("made");
+        let made = ["-q", "-F", "-t", "ext4", disk.to_str().expect("plain")];
+        tool::run("mke2fs", &made).expect("mke2fs runs");
+        // Unmounting fails where anything still holds the file.
+        mounted(&shell, &disk, |_| assert_extracted(&shell, &content, fits));
+        let folder = shell.path("mounted");
+        let option = format!("size={size}m");
+        let folder = folder.to_str().expect("plain");
+        let words = ["-t", "tmpfs", "-o", &option, "none", folder];
+        tool::run("mount", &words).expect("mounted");
+        let ended = std::panic::catch_unwind(|| assert_extracted(&shell, &content, fits));
+        tool::run("umount", &[folder]).expect("unmounted");
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+}
+
+/// Extracts a file of this content to the folder `mounted`, where it fits or not.
+fn assert_extracted(shell: &Shell, content: &[u8], fits: bool) {
+    let ended = shell.imgx("extract latest /large --to mounted");
+    let large = shell.path("mounted/large");
+    if fits {
+        ended.exits(0);
+        assert!(fs::read(&large).expect("read") == content);
+    } else {
+        ended.exits(1).complains(&["mounted/large at byte", "No space left"]);
+        assert!(!large.exists(), "half a file stayed");
+    }
+}
+
+#[test]
 fn an_archive_unpacks_to_the_same_tree() {
     need!("mke2fs", "tar", "diff", "find");
     let shell = Shell::new();

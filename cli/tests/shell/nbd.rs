@@ -1,13 +1,14 @@
 //! Exports of QEMU's servers, and image files of its formats, against the bytes behind them.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Lines};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use imgx_fixtures::pattern::incompressible;
+use imgx_fixtures::pattern::{incompressible, text};
 use serde_json::Value;
 
 use crate::support::{Shell, assert_same, flip, overwrite};
@@ -329,6 +330,65 @@ fn sectors_that_a_server_cannot_read_are_recorded() {
     shell.imgx("restore web out.raw").exits(4);
     overwrite(&disk, 2050 * 512, &[0; 512]);
     assert_same(&shell.path("out.raw"), &disk);
+}
+
+/// Starts a slow capture of the export, and returns it when it has begun to read.
+fn slow_capture(shell: &Shell) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let line = "capture nbd+unix:///?socket=socket --name web --compress 9 --threads 1 --json";
+    let mut command = shell.command(line);
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("imgx can be run");
+    let mut events = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let has_begun = events.by_ref().map_while(Result::ok).any(|line| line.contains("\"progress\""));
+    assert!(has_begun, "the capture told no progress");
+    (child, events)
+}
+
+fn signal(process: &Child, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &process.id().to_string()]).status();
+    assert!(sent.expect("kill can be run").success());
+}
+
+#[test]
+fn a_server_that_is_started_again_midway_costs_nothing() {
+    if !have(&["qemu-nbd"]) {
+        return;
+    }
+    let shell = Shell::with_repository();
+    // More than is read ahead of the compression.
+    let disk = shell.write("disk.raw", &text(1, 260 << 20));
+    let words = "--read-only --format=raw disk.raw";
+    let server = serve(&shell, words);
+    let (child, events) = slow_capture(&shell);
+    drop(server);
+    sleep(Duration::from_millis(300));
+    let _server = serve(&shell, words);
+    let told: Vec<String> = events.map_while(Result::ok).collect();
+    let ended = child.wait_with_output().expect("it ends");
+    assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert!(told.iter().any(|line| line.contains("made again")), "{told:?}");
+    assert_image_is(&shell, &"web".into(), &disk);
+}
+
+#[test]
+fn a_capture_of_a_server_that_hangs_is_interrupted_at_once() {
+    if !have(&["qemu-nbd"]) {
+        return;
+    }
+    let shell = Shell::with_repository();
+    shell.write("disk.raw", &text(1, 260 << 20));
+    let server = serve(&shell, "--read-only --format=raw disk.raw");
+    let (child, events) = slow_capture(&shell);
+    signal(&server.0, "STOP");
+    let clock = Instant::now();
+    signal(&child, "INT");
+    let last = events.map_while(Result::ok).last().expect("a last event");
+    let ended = child.wait_with_output().expect("it ends");
+    let took = clock.elapsed();
+    assert_eq!(ended.status.code(), Some(130));
+    assert!(last.contains("\"cancelled\""), "{last}");
+    // What is being compressed is finished first.
+    assert!(took < Duration::from_secs(10), "it took {took:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the fuzz targets share: a sound image with the fuzzer's bytes put over it, and everything
+//! What the fuzz targets share: a sound image (or what a server says) with the fuzzer's bytes put over it, and everything
 //! that can be done with a filesystem.
 //!
 //! The sound images are made by `engine/fuzz/run`, which says where they are in `IMGX_FUZZ_SEEDS`.
@@ -38,6 +38,12 @@ impl Seed {
         let folder = env::var_os("IMGX_FUZZ_SEEDS").expect("run this by engine/fuzz/run");
         let bytes = fs::read(PathBuf::from(folder).join(name)).expect("the seed was made");
         let used = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+        Self { bytes: Arc::new(bytes), used, summed: Vec::new() }
+    }
+
+    /// These bytes, of which those at `used` are worth changing.
+    #[must_use]
+    pub fn of(bytes: Vec<u8>, used: Vec<usize>) -> Self {
         Self { bytes: Arc::new(bytes), used, summed: Vec::new() }
     }
 

@@ -101,6 +101,11 @@ pub const MAX_LINKS_FOLLOWED: usize = 40;
 pub const MAX_FOLDER_DEPTH: usize = 2048;
 /// Files and folders that one extraction plans at most.
 pub const MAX_EXTRACTED: usize = 1 << 26;
+/// Paths that one comparison of disks finds in only one of them at most.
+pub const MAX_DIFFERENCES: usize = 1 << 24;
+/// Stretches of one file that are compared by where they are at most; of a file with more, the
+/// whole content is read.
+pub const MAX_COMPARED_EXTENTS: usize = 1 << 22;
 /// Bytes of one LVM2 volume group's text at most.
 pub const MAX_LVM_TEXT: u64 = 16 * 1024 * 1024;
 /// Sections and lists within one another that such a text has at most.

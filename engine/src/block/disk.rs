@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use super::extents::Extent;
 use super::files::{Access, Files};
-use super::nbd::{ImageFormat, NbdExport, NbdUri};
+use super::nbd::{ImageFormat, NbdExport, NbdUri, Patience};
 use super::origin::Origin;
 use super::queue::{self, IoMode};
 use super::{ReadAt, SourceInfo};
-use crate::base::{ByteCount, ByteOffset, Result};
+use crate::base::{ByteCount, ByteOffset, Observer, Result};
 use crate::sys::{DeviceFacts, device};
 
 /// How a disk is opened.
@@ -23,11 +23,14 @@ pub struct OpenOptions {
     /// Whether to take a file's bytes for the disk's, even if they look like an image of another
     /// format.
     pub raw: bool,
+    /// How long an NBD server is waited for.
+    pub patience: Patience,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { io: IoMode::Auto, direct: true, raw: false }
+        let patience = Patience::default();
+        Self { io: IoMode::Auto, direct: true, raw: false, patience }
     }
 }
 
@@ -53,11 +56,11 @@ impl Disk {
     /// `Unsupported` for an image file that `qemu-nbd` is missing for, or that refers to others.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
         if NbdUri::is_one(path) {
-            return Ok(Self::of_export(NbdExport::open(path)?));
+            return Ok(Self::of_export(NbdExport::open(path, options.patience)?));
         }
         let files = Files::open(path, Access::Read, options.direct)?;
         if let Some(format) = image_format(&files).filter(|_| !options.raw) {
-            return Ok(Self::of_export(NbdExport::open_image(path, format)?));
+            return Ok(Self::of_export(NbdExport::open_image(path, format, options.patience)?));
         }
         let mut warnings = Vec::new();
         if let Err(error) = files.buffered.sync_all() {
@@ -126,6 +129,15 @@ impl Disk {
         match &self.origin {
             Origin::Files(_) => None,
             Origin::Nbd(export) => Some(export),
+        }
+    }
+
+    /// Does `work`. Where the disk is an export, no wait for its server goes on within it when
+    /// `observer` wants to stop.
+    pub fn watched<T>(&self, observer: &dyn Observer, work: impl FnOnce() -> T) -> T {
+        match &self.origin {
+            Origin::Files(_) => work(),
+            Origin::Nbd(export) => export.watched(observer, work),
         }
     }
 

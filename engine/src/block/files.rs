@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -88,8 +89,17 @@ impl Files {
         let path = path.to_owned();
         let mut this = Self { path, info, facts, buffered, direct: None, bounce: OnceLock::new() };
         if direct {
-            this.direct = this.open_direct(access);
+            this.direct = this.open_direct(&this.path, access);
         }
+        Ok(this)
+    }
+
+    /// Takes over a regular file to write that was reached by way of handles, and is called
+    /// `shown`. Nothing is opened by that name, which may lead elsewhere by now.
+    pub fn of_handle(shown: &Path, buffered: File) -> Result<Self> {
+        let own = format!("/proc/self/fd/{}", buffered.as_raw_fd());
+        let mut this = Self::of_open(shown, buffered, Access::Write, false)?;
+        this.direct = this.open_direct(Path::new(&own), Access::Write);
         Ok(this)
     }
 
@@ -230,9 +240,9 @@ impl Files {
     }
 
     /// The disk again, without the page cache; `None` where that does not work.
-    fn open_direct(&self, access: Access) -> Option<File> {
+    fn open_direct(&self, path: &Path, access: Access) -> Option<File> {
         // Not exclusively: `buffered` holds that claim, and a second one would fail.
-        let direct = options(access, libc::O_DIRECT).open(&self.path).ok()?;
+        let direct = options(access, libc::O_DIRECT).open(path).ok()?;
         let same = |file: &File| {
             use std::os::unix::fs::MetadataExt;
             file.metadata().map(|found| (found.dev(), found.ino(), found.rdev())).ok()

@@ -24,7 +24,7 @@ pub use disk::{Disk, OpenOptions};
 pub use extents::{Extent, ExtentKind};
 pub use info::{SourceInfo, SourceKind};
 pub use joined::Joined;
-pub use nbd::{ImageFormat, NbdExport, NbdServer, NbdUri};
+pub use nbd::{ImageFormat, NbdExport, NbdServer, NbdUri, Patience};
 pub use queue::IoMode;
 pub use stream::{Chunk, ReadRequest};
 pub use target::{FileMode, Target};

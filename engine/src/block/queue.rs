@@ -3,8 +3,9 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::files::Files;
 use super::nbd::NbdExport;
@@ -13,6 +14,8 @@ use crate::sys::{Buffer, BufferPool, Completion, Ring};
 
 /// Most threads of a queue.
 const MAX_THREADS: usize = 32;
+/// How long a wait goes on before it is looked whether it is still wanted.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// How reads and writes are kept in flight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -96,7 +99,11 @@ impl Queue {
                 ended.append(&mut ring.submit_and_wait(want).context(|| "wait for io_uring")?);
             }
             Engine::Threads(threads) => threads.ended.wait(want, &mut ended)?,
-            Engine::Nbd(_, _, flight) => flight.wait(want, &mut ended)?,
+            Engine::Nbd(export, _, flight) => {
+                while !flight.wait_briefly(want, &mut ended)? {
+                    export.check()?;
+                }
+            }
         }
         Ok(ended)
     }
@@ -197,20 +204,32 @@ impl Threads {
 impl Ended {
     /// Waits for `want` of those in flight, and takes all that have ended.
     fn wait(&mut self, want: usize, ended: &mut Vec<Completion>) -> Result<()> {
-        let enough = ended.len() + want.min(self.in_flight);
-        while ended.len() < enough {
-            let next = self
-                .inbox
-                .recv()
-                .map_err(|_| Error::new(ErrorKind::Io, "the threads that do the I/O have ended"))?;
-            self.in_flight -= 1;
-            ended.push(next);
+        while !self.wait_briefly(want, ended)? {}
+        Ok(())
+    }
+
+    /// The same, but for a moment only; returns whether `want` are in `ended`, or nothing is in
+    /// flight.
+    fn wait_briefly(&mut self, want: usize, ended: &mut Vec<Completion>) -> Result<bool> {
+        while ended.len() < want && self.in_flight > 0 {
+            match self.inbox.recv_timeout(MOMENT) {
+                Ok(next) => self.take(next, ended),
+                Err(RecvTimeoutError::Timeout) => return Ok(false),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let context = "the threads that do the I/O have ended";
+                    return Err(Error::new(ErrorKind::Io, context));
+                }
+            }
         }
         while let Ok(next) = self.inbox.try_recv() {
-            self.in_flight -= 1;
-            ended.push(next);
+            self.take(next, ended);
         }
-        Ok(())
+        Ok(true)
+    }
+
+    fn take(&mut self, next: Completion, ended: &mut Vec<Completion>) {
+        self.in_flight -= 1;
+        ended.push(next);
     }
 }
 

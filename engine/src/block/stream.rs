@@ -72,7 +72,7 @@ impl Disk {
             Origin::Files(files) => Queue::new(files, self.queue_mode(files), depth, pool)?,
             Origin::Nbd(export) => Queue::of_export(export),
         };
-        Reader {
+        let reader = Reader {
             origin: &self.origin,
             pool,
             observer,
@@ -81,8 +81,8 @@ impl Disk {
             plan: Plan::new(request),
             reading: BTreeMap::new(),
             in_flight: 0,
-        }
-        .run(sink)
+        };
+        self.watched(observer, || reader.run(sink))
     }
 
     /// A ring that worked on opening may still be refused by a limit, which `Auto` gets around.

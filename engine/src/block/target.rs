@@ -92,6 +92,16 @@ impl Target {
         }
     }
 
+    /// Takes over a new regular file, open to write, that has its size already. Messages call it
+    /// `shown`; nothing is opened by that name.
+    ///
+    /// # Errors
+    /// `Limit` if it is too large; `Io`.
+    pub fn of_new_file(file: fs::File, shown: &Path) -> Result<Self> {
+        let files = Arc::new(Files::of_handle(shown, file)?);
+        Ok(Self { files, keeps_space: false, is_new: true })
+    }
+
     /// What it is.
     #[must_use]
     pub fn info(&self) -> &SourceInfo {

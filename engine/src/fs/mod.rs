@@ -106,6 +106,21 @@ pub trait Filesystem: Send + Sync {
     /// `Unsupported` or `Corrupt`, saying why, when that is not certain: unknown features, damage,
     /// a state that needs a checker. What was visited before the error counts for nothing then.
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()>;
+
+    /// The same of a filesystem in use: what its allocation maps say now, as far as they can be
+    /// read, certain or not. Whoever leaves something out by it has to make sure afterwards.
+    ///
+    /// # Errors
+    /// As for [`free_space`](Self::free_space), where nothing is known at all.
+    fn likely_free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+        self.free_space(visit)
+    }
+
+    /// What of the volume reads as a dirty journal has it and not as the volume does, in ranges
+    /// that are sorted and apart: even the content of a file may be among it.
+    fn replayed(&self) -> &[ByteRange] {
+        &[]
+    }
 }
 
 /// The content of one open file.

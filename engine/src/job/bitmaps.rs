@@ -77,10 +77,12 @@ impl ChangeTracker for Bitmaps {
         Ok(Findings { recent: changes.clone(), changes, evidence: self.evidence()? })
     }
 
-    fn is_written_since(&self, range: ByteRange) -> Result<bool> {
+    fn is_written_since(&self, ranges: &[ByteRange]) -> Result<bool> {
         let mut is_marked = false;
         if let Some(wanted) = &self.wanted {
-            self.export.dirty_within(wanted, range, &mut |_marked| is_marked = true)?;
+            for range in ranges {
+                self.export.dirty_within(wanted, *range, &mut |_marked| is_marked = true)?;
+            }
         }
         Ok(is_marked)
     }

@@ -2,6 +2,7 @@
 
 mod bitmaps;
 pub mod capture;
+pub mod diff_files;
 pub mod extract;
 pub mod files;
 pub mod map;
@@ -15,6 +16,7 @@ pub use capture::{
     Capture, CaptureOptions, CaptureReport, ChangeTracker, Effort, Findings, LiveOptions, OnError,
     ParentChoice, TrackerChoice,
 };
+pub use diff_files::DiffFiles;
 pub use extract::{Extract, ExtractOptions, ExtractReport};
 pub use files::{FileDisk, FilePath};
 pub use map::{DiskMap, Holding, MapSection};

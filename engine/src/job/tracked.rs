@@ -55,8 +55,8 @@ impl ChangeTracker for Ebpf {
         Ok(Findings { changes, recent, evidence })
     }
 
-    fn is_written_since(&self, range: ByteRange) -> Result<bool> {
-        self.tracker.is_marked(range)
+    fn is_written_since(&self, ranges: &[ByteRange]) -> Result<bool> {
+        self.tracker.is_marked(ranges)
     }
 
     fn commit(&mut self) -> Result<()> {

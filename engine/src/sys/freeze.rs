@@ -6,8 +6,11 @@
 #![allow(unsafe_code)]
 
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -25,6 +28,8 @@ const MOST: usize = 100;
 const NOT_OURS: u8 = 100;
 /// Tells the watchdog that everything is thawed.
 const OVER: u8 = u8::MAX;
+/// Milliseconds between the watchdog's attempts once the time is over.
+const AGAIN: i64 = 10;
 
 mod raw {
     nix::ioctl_write_int_bad!(fifreeze, nix::request_code_readwrite!(b'X', 119, size_of::<i32>()));
@@ -38,13 +43,12 @@ pub struct Freezer {
 
 /// Filesystems that are frozen, until this is thawed or dropped.
 pub struct Frozen<'a> {
-    freezer: &'a Freezer,
-    count: usize,
-    watchdog: Option<Watchdog>,
+    files: Vec<&'a File>,
+    watchdog: Watchdog,
 }
 
 impl Freezer {
-    /// Opens the filesystems mounted at `mounts`, to be frozen in this order.
+    /// Opens the filesystems mounted at `mounts`.
     ///
     /// # Errors
     /// `Limit` for too many; `Conflict` where another filesystem hides one; `Io`.
@@ -79,7 +83,8 @@ impl Freezer {
         })
     }
 
-    /// Freezes all of them, for `limit` at most.
+    /// Freezes all of them, for `limit` at most: at the same time, since each takes several of the
+    /// kernel's grace periods.
     ///
     /// # Errors
     /// `Conflict` when another freezes one already; `Io`. Nothing stays frozen then.
@@ -87,34 +92,47 @@ impl Freezer {
         let descriptors: Vec<RawFd> =
             self.points.iter().map(|(_, file)| file.as_raw_fd()).collect();
         let watchdog = Watchdog::start(&descriptors, limit)?;
-        let mut frozen = Frozen { freezer: self, count: 0, watchdog: Some(watchdog) };
-        for (number, (point, file)) in (0_u8..).zip(&self.points) {
-            frozen.tell(number)?;
-            // SAFETY: the descriptor is open, and the argument is not looked at.
-            if let Err(error) = unsafe { raw::fifreeze(file.as_raw_fd(), 0) } {
-                frozen.tell(number + NOT_OURS)?;
-                let shown = point.display();
-                return Err(match error {
-                    Errno::EBUSY => {
-                        let context = format!("{shown} is frozen by somebody else");
-                        Error::new(ErrorKind::Conflict, context)
-                    }
-                    error => Error::io(format!("freeze {shown}"), error.into()),
-                });
-            }
-            frozen.count += 1;
+        let mut frozen = Frozen { files: Vec::new(), watchdog };
+        let numbers = || 0_u8..;
+        for (number, _) in numbers().zip(&self.points) {
+            frozen.watchdog.tell(number)?;
         }
-        Ok(frozen)
+        let outcomes: Vec<Result<()>> = thread::scope(|scope| {
+            let start = |point| thread::Builder::new().spawn_scoped(scope, move || freeze(point));
+            let threads: Vec<_> = self.points.iter().map(start).collect();
+            let join = |thread: io::Result<ScopedJoinHandle<'_, Result<()>>>| {
+                let thread = thread.context(|| "a thread that freezes a filesystem")?;
+                thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+            };
+            threads.into_iter().map(join).collect()
+        });
+        let mut failure = None;
+        for ((number, (_, file)), outcome) in numbers().zip(&self.points).zip(outcomes) {
+            match outcome {
+                Ok(()) => frozen.files.push(file),
+                Err(error) => {
+                    frozen.watchdog.tell(number + NOT_OURS)?;
+                    failure = failure.or(Some(error));
+                }
+            }
+        }
+        failure.map_or(Ok(frozen), Err)
     }
 }
 
-impl Frozen<'_> {
-    fn tell(&self, byte: u8) -> Result<()> {
-        let Some(watchdog) = &self.watchdog else { return Ok(()) };
-        let written = nix::unistd::write(&watchdog.pipe, &[byte]);
-        written.map(drop).context(|| "the watchdog of the freeze is gone")
-    }
+fn freeze((point, file): &(PathBuf, File)) -> Result<()> {
+    // SAFETY: the descriptor is open, and the argument is not looked at.
+    let frozen = unsafe { raw::fifreeze(file.as_raw_fd(), 0) };
+    let shown = point.display();
+    frozen.map(drop).map_err(|error| match error {
+        Errno::EBUSY => {
+            Error::new(ErrorKind::Conflict, format!("{shown} is frozen by somebody else"))
+        }
+        error => Error::io(format!("freeze {shown}"), error.into()),
+    })
+}
 
+impl Frozen<'_> {
     /// Thaws everything; says whether all of it was frozen until now.
     #[must_use]
     pub fn thaw(mut self) -> bool {
@@ -123,14 +141,11 @@ impl Frozen<'_> {
 
     fn end(&mut self) -> bool {
         let mut is_whole = true;
-        for (_, file) in self.freezer.points.iter().take(self.count).rev() {
+        for file in self.files.drain(..) {
             // SAFETY: as for freezing. What the watchdog thawed is no longer frozen (EINVAL).
             is_whole &= unsafe { raw::fithaw(file.as_raw_fd(), 0) }.is_ok();
         }
-        self.count = 0;
-        if let Some(watchdog) = self.watchdog.take() {
-            watchdog.end();
-        }
+        self.watchdog.end();
         is_whole
     }
 }
@@ -144,7 +159,8 @@ impl Drop for Frozen<'_> {
 /// The process that waits beside this one.
 struct Watchdog {
     pipe: OwnedFd,
-    process: Pid,
+    /// Until it has ended.
+    process: Option<Pid>,
 }
 
 impl Watchdog {
@@ -157,21 +173,27 @@ impl Watchdog {
         // SAFETY: the child does nothing but async-signal-safe calls on memory that it has, and
         // ends by _exit: no lock that another thread held, and no allocation, is met there.
         match unsafe { fork() }.context(|| "fork a watchdog")? {
-            ForkResult::Parent { child } => Ok(Self { pipe: write, process: child }),
+            ForkResult::Parent { child } => Ok(Self { pipe: write, process: Some(child) }),
             ForkResult::Child => watch(read.as_raw_fd(), descriptors, &keep, limit),
         }
     }
 
-    fn end(self) {
+    fn tell(&self, byte: u8) -> Result<()> {
+        let written = nix::unistd::write(&self.pipe, &[byte]);
+        written.map(drop).context(|| "the watchdog of the freeze is gone")
+    }
+
+    fn end(&mut self) {
+        let Some(process) = self.process.take() else { return };
         // If it is gone, it has nothing more to do either.
-        let _told = nix::unistd::write(&self.pipe, &[OVER]);
-        drop(self.pipe);
-        let _reaped = waitpid(self.process, None);
+        let _told = self.tell(OVER);
+        let _reaped = waitpid(process, None);
     }
 }
 
 /// What the watchdog does: waits for the pipe to say that all is over, or to end, or for the time
-/// to be over, and thaws what is frozen.
+/// to be over, and thaws what is frozen. What is only about to be frozen when the time is over it
+/// thaws as soon as it is.
 fn watch(pipe: RawFd, descriptors: &[RawFd], keep: &[RawFd], limit: i64) -> ! {
     // SAFETY: system calls on this process's own descriptors and memory; each is
     // async-signal-safe, and what fails makes the watchdog no worse.
@@ -193,25 +215,30 @@ fn watch(pipe: RawFd, descriptors: &[RawFd], keep: &[RawFd], limit: i64) -> ! {
         let end = milliseconds() + limit;
         let mut is_frozen = [false; MOST];
         loop {
-            let left = (end - milliseconds()).clamp(0, i64::from(i32::MAX));
+            let left = (end - milliseconds()).max(0);
+            let wait = if left == 0 { AGAIN } else { left.min(i64::from(i32::MAX)) };
             let mut poll = libc::pollfd { fd: pipe, events: libc::POLLIN, revents: 0 };
-            let ready = libc::poll(&raw mut poll, 1, libc::c_int::try_from(left).unwrap_or(0));
+            let ready = libc::poll(&raw mut poll, 1, libc::c_int::try_from(wait).unwrap_or(0));
             let mut byte = 0_u8;
-            if ready <= 0 || libc::read(pipe, (&raw mut byte).cast(), 1) <= 0 {
-                break;
-            }
-            if byte == OVER {
+            let is_told = ready > 0 && libc::read(pipe, (&raw mut byte).cast(), 1) > 0;
+            if is_told && byte == OVER {
                 libc::_exit(0);
             }
-            let number = usize::from(byte % NOT_OURS);
-            if let Some(frozen) = is_frozen.get_mut(number) {
+            if let Some(frozen) = is_frozen.get_mut(usize::from(byte % NOT_OURS))
+                && is_told
+            {
                 *frozen = byte < NOT_OURS;
             }
+            let is_alone = ready > 0 && !is_told;
+            if is_alone || milliseconds() >= end {
+                for (descriptor, frozen) in descriptors.iter().zip(&mut is_frozen) {
+                    *frozen = *frozen && raw::fithaw(*descriptor, 0).is_err();
+                }
+            }
+            if is_alone {
+                libc::_exit(0)
+            }
         }
-        for (descriptor, _) in descriptors.iter().zip(&is_frozen).filter(|(_, frozen)| **frozen) {
-            let _not_frozen_any_more = raw::fithaw(*descriptor, 0);
-        }
-        libc::_exit(0)
     }
 }
 

@@ -230,6 +230,9 @@ impl Drop for Ring {
                 return;
             }
         }
+        // The kernel takes a ring apart in its own time, after this process has ended even. Until
+        // then it would keep the file open, and its filesystem from being unmounted.
+        let _ = self.ring.submitter().unregister_files();
     }
 }
 

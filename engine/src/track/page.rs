@@ -30,6 +30,13 @@ impl Sectors {
             discarded: self.discarded.wrapping_sub(other.discarded),
         }
     }
+
+    /// Whether it counts more of either than `other`, as counts that wrap around.
+    #[must_use]
+    pub fn is_ahead_of(self, other: Self) -> bool {
+        let is_more = |one: u64, other: u64| one.wrapping_sub(other).cast_signed() > 0;
+        is_more(self.written, other.written) || is_more(self.discarded, other.discarded)
+    }
 }
 
 /// Words that the processes keep on a page.

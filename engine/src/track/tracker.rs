@@ -219,18 +219,21 @@ impl Tracker {
         Ok(())
     }
 
-    /// Whether anything in `range` was marked since the last checkpoint of this tracker; also
+    /// Whether anything in one of `ranges` was marked since the last checkpoint of this tracker; also
     /// where that cannot be told any more, because others ended epochs meanwhile.
     ///
     /// # Errors
     /// As [`checkpoint`](Self::checkpoint).
-    pub fn is_marked(&self, range: ByteRange) -> Result<bool> {
+    pub fn is_marked(&self, ranges: &[ByteRange]) -> Result<bool> {
         let (installation, _lock) = self.installation()?;
         let running = installation.page(self.slot).get(Own::Epoch);
         for epoch in self.last.saturating_add(1)..=running {
-            match self.bitmap(&installation, &epoch_pin(self.slot, epoch))? {
-                Some(bitmap) if !bitmap.read()?.touches(range) => {}
-                _ => return Ok(true),
+            let Some(bitmap) = self.bitmap(&installation, &epoch_pin(self.slot, epoch))? else {
+                return Ok(true);
+            };
+            let marked = bitmap.read()?;
+            if ranges.iter().any(|range| marked.touches(*range)) {
+                return Ok(true);
             }
         }
         Ok(false)

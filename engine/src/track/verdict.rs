@@ -171,13 +171,18 @@ impl Judge<'_> {
         };
         let agree = counts.is_stable && counts.kernel.without(base) == counts.completed;
         let is_known = self.page.is(Own::BaseKnown);
+        let is_exact = agree && !self.misses_completions();
+        if is_exact && self.is_ahead_of_queue(counts.kernel) {
+            // It was learnt while something was queued, but not in flight yet.
+            self.page.set(Own::QueueKnown, 0);
+        }
         if agree && is_known {
             self.learn_queue()?;
         }
         let mut is_quiet = self.is_quiet(counts.kernel, counts.in_flight);
         let verdict = match self.taint(&counts, base) {
             Some(reason) => Verdict::Tainted(reason),
-            None if agree && !self.misses_completions() => Verdict::Exact,
+            None if is_exact => Verdict::Exact,
             None if is_quiet || self.wait_for_quiet()? => {
                 is_quiet = true;
                 Verdict::Carried
@@ -226,22 +231,16 @@ impl Judge<'_> {
             );
         }
         let kernel = counts.kernel.without(base);
-        let is_ahead =
-            |completed: u64, kernel: u64| completed.wrapping_sub(kernel).cast_signed() > 0;
-        if counts.is_stable
-            && (is_ahead(counts.completed.written, kernel.written)
-                || is_ahead(counts.completed.discarded, kernel.discarded))
-        {
+        if counts.is_stable && counts.completed.is_ahead_of(kernel) {
             return Some("the kernel does not count all that is written (iostats)".to_owned());
         }
-        let unqueued = self.page.sectors(Own::QueueWritten, Own::QueueDiscarded);
-        let (queued, complete) = (self.page.queued(), counts.kernel.without(unqueued));
-        if self.page.is(Own::QueueKnown)
-            && (is_ahead(complete.written, queued.written)
-                || is_ahead(complete.discarded, queued.discarded))
-        {
-            return Some("writes were completed that were never seen to be queued".to_owned());
-        }
-        None
+        let unseen = "writes were completed that were never seen to be queued";
+        self.is_ahead_of_queue(counts.kernel).then(|| unseen.to_owned())
+    }
+
+    /// Whether more was completed than was queued, when the kernel counted `kernel`.
+    fn is_ahead_of_queue(&self, kernel: Sectors) -> bool {
+        let offset = self.page.sectors(Own::QueueWritten, Own::QueueDiscarded);
+        self.page.is(Own::QueueKnown) && kernel.without(offset).is_ahead_of(self.page.queued())
     }
 }

@@ -32,7 +32,7 @@ fn fio(device: &LoopDevice, way: &str) -> f64 {
 }
 
 fn read(device: &LoopDevice, io: IoMode) -> f64 {
-    let disk = Disk::open(&device.path, &OpenOptions { io, direct: true, raw: false }).unwrap();
+    let disk = Disk::open(&device.path, &OpenOptions { io, ..OpenOptions::default() }).unwrap();
     let pool = BufferPool::new(32, MIB).unwrap();
     let request = ReadRequest::new(vec![ByteRange { start: 0, end: SIZE as u64 }]);
     let started = Instant::now();

@@ -24,7 +24,7 @@ pub fn modes() -> Vec<IoMode> {
 
 /// The ways to read a disk, which must all give the same.
 pub fn ways() -> Vec<OpenOptions> {
-    let of = |io| [true, false].map(|direct| OpenOptions { io, direct, raw: false });
+    let of = |io| [true, false].map(|direct| OpenOptions { io, direct, ..OpenOptions::default() });
     modes().into_iter().flat_map(of).collect()
 }
 

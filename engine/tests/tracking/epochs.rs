@@ -59,8 +59,8 @@ fn what_no_image_was_stored_of_is_told_again_and_what_was_is_not() {
     // What another process's checkpoint took over is still known to this one.
     write_page(path, 9);
     disk.tracker().checkpoint().expect("checkpoint");
-    assert!(tracker.is_marked(ByteRange::new(9 * 4096, 1)).expect("asked"));
-    assert!(!tracker.is_marked(ByteRange::new(10 * 4096, 1)).expect("asked"));
+    assert!(tracker.is_marked(&[ByteRange::new(9 * 4096, 1)]).expect("asked"));
+    assert!(!tracker.is_marked(&[ByteRange::new(10 * 4096, 1)]).expect("asked"));
     // Failing again and again costs no more than so many maps.
     for page in 0..40 {
         write_page(path, page);
@@ -101,7 +101,7 @@ fn a_write_in_flight_across_the_switch_is_told_after_it() {
     let writer = thread::spawn(move || write_page(&path, 77));
     let start = Instant::now();
     let marked = ByteRange::new(77 * 4096, 4096);
-    while !tracker.is_marked(marked).expect("asked") {
+    while !tracker.is_marked(&[marked]).expect("asked") {
         assert!(start.elapsed() < Duration::from_secs(10), "the queueing was not marked");
         thread::sleep(Duration::from_millis(5));
     }
@@ -111,7 +111,7 @@ fn a_write_in_flight_across_the_switch_is_told_after_it() {
     assert_eq!(content[77 * 4096], 0, "the write was not in flight");
     tracker.commit(during.evidence.epoch).expect("committed");
     // Whoever marks at the queueing only knows nothing of it any more.
-    assert!(!tracker.is_marked(marked).expect("asked"));
+    assert!(!tracker.is_marked(&[marked]).expect("asked"));
     drop(frozen);
     writer.join().expect("written");
     let after = tracker.checkpoint().expect("checkpoint");

@@ -67,7 +67,7 @@ impl ChangeTracker for Told {
         Ok(Findings { changes: Ok(map), recent, evidence: json!({"by": "test"}) })
     }
 
-    fn is_written_since(&self, _range: ByteRange) -> Result<bool> {
+    fn is_written_since(&self, _ranges: &[ByteRange]) -> Result<bool> {
         Ok(false)
     }
 

@@ -1,26 +1,26 @@
 //! A connection at work: a thread that sends requests and takes replies in, several in flight.
 //!
 //! Requests come from one queue that all connections of an export take from, and each goes back
-//! with its buffer to whoever asked. After a failure nothing on the wire can be understood any
-//! more: what is in flight fails, and so does all that comes later.
+//! with its buffer to whoever asked. A connection that is lost is made again, and what was in
+//! flight is asked for once more. After a violation of the protocol nothing on the wire can be
+//! understood any more: what is in flight fails, and so does all that comes later.
 
 use std::collections::HashMap;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 
 use super::handshake::{Agreement, Context};
-use super::socket::{Socket, explained};
+use super::shared::Shared;
+use super::socket::{Line, explained};
 use super::wire::{self, ChunkHeader, SimpleReply, be16, error_of, violation};
 use crate::base::fields::{be32, be64};
 use crate::base::limits;
 use crate::block::files::index;
 use crate::sys::{Buffer, Completion};
 
-/// How long a reply may keep a reader waiting.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Reads in flight on one connection at most: their requests fit any socket's buffer, so that
 /// sending never waits for a server that is sending itself.
 const IN_FLIGHT: usize = 16;
@@ -29,6 +29,10 @@ const MAX_PARTS: u64 = 64;
 /// Bytes of such a request, where that is enough: servers take a buffer for each, and fill and
 /// send those much faster that fit the processor's caches (measured: 2.5 against 1.3 GiB/s).
 const PART: usize = 256 * 1024;
+/// How long a lost connection is left alone before it is made again; twice as long each further
+/// time that comes to nothing, up to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(10);
 /// Bytes of an error's text at most.
 const MAX_TEXT: usize = 4096;
 
@@ -60,8 +64,8 @@ pub enum Request {
 
 /// A connection's thread.
 pub struct Connection {
-    socket: Arc<Socket>,
-    input: BufReader<Incoming>,
+    shared: Arc<Shared>,
+    input: BufReader<Line>,
     contexts: Vec<Context>,
     is_structured: bool,
     read_flags: u16,
@@ -69,15 +73,13 @@ pub struct Connection {
     /// [`MAX_PARTS`], and the part.
     last: u64,
     pending: HashMap<u64, Pending>,
+    outage: Option<Outage>,
 }
 
-/// Reads a shared socket.
-struct Incoming(Arc<Socket>);
-
-impl Read for Incoming {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*self.0).read(buffer)
-    }
+/// The time since a connection was lost in which nothing that was asked for came as a whole.
+struct Outage {
+    since: Instant,
+    pause: Duration,
 }
 
 /// What was asked for, and what came of it so far.
@@ -94,51 +96,110 @@ struct Pending {
 }
 
 impl Connection {
-    /// A connection over `socket`, on which all was agreed.
-    pub fn new(socket: Arc<Socket>, agreement: &Agreement) -> Self {
+    /// A connection over `line`, on which all was agreed.
+    pub fn new(shared: &Arc<Shared>, line: Line, agreement: &Agreement) -> Self {
         let (contexts, is_structured) = (agreement.contexts.clone(), agreement.is_structured);
         // QEMU gives the connection up where it fails to read for a reply that may come in pieces;
         // where it may not, it sends the error.
         let in_one = is_structured && agreement.flags & wire::EXPORT_SEND_DF != 0;
         let read_flags = if in_one { wire::FLAG_DF } else { 0 };
-        // Small, so that all but the first bytes of data go straight to where they belong.
-        let input = BufReader::with_capacity(512, Incoming(Arc::clone(&socket)));
-        let (last, pending) = (0, HashMap::new());
-        Self { socket, input, contexts, is_structured, read_flags, last, pending }
+        let (shared, input) = (Arc::clone(shared), input(shared, line));
+        let (last, pending, outage) = (0, HashMap::new(), None);
+        Self { shared, input, contexts, is_structured, read_flags, last, pending, outage }
     }
 
-    /// Serves requests until nobody can send any more.
-    pub fn run(mut self, requests: &Receiver<Request>) {
-        let Err(error) = self.serve(requests) else { return };
-        self.socket.shut_down();
-        // Their kind and text only: no number that might pass for a disk's error.
-        let again = || io::Error::new(error.kind(), error.to_string());
-        for pending in self.pending.into_values() {
-            pending.request.end(Err(again()), Vec::new());
-        }
-        for request in requests {
-            request.end(Err(again()), Vec::new());
+    /// Serves requests until it is told to end.
+    pub fn run(mut self) {
+        self.shared.begin();
+        loop {
+            let Err(lost) = self.serve() else {
+                self.input.get_ref().part();
+                return;
+            };
+            let Err(error) = self.renew(lost) else { continue };
+            // Others may still have theirs.
+            let passes_on = is_loss(&error) && !self.shared.stop.is_set();
+            if self.shared.leave() && passes_on {
+                let pending = self.pending.into_values();
+                pending.for_each(|pending| self.shared.send(pending.request));
+                return;
+            }
+            self.shared.fail(&error);
+            for pending in self.pending.into_values() {
+                pending.request.fail(self.shared.failure().unwrap_or_else(super::socket::ended));
+            }
+            // It fails all that comes.
+            let _ended = self.shared.next();
+            return;
         }
     }
 
-    fn serve(&mut self, requests: &Receiver<Request>) -> io::Result<()> {
+    fn serve(&mut self) -> io::Result<()> {
         loop {
             while self.pending.len() < IN_FLIGHT {
                 let next = match self.pending.is_empty() {
-                    true => requests.recv().ok(),
-                    false => requests.try_recv().ok(),
+                    true => Some(self.shared.next()),
+                    false => self.shared.try_next(),
                 };
                 match next {
-                    Some(request) => self.send(request)?,
-                    None if self.pending.is_empty() => return Ok(()),
+                    Some(Some(request)) => self.send(request)?,
+                    // Whoever ends it does not wait for what is in flight.
+                    Some(None) => return Ok(()),
                     None => break,
                 }
             }
-            self.receive().map_err(|error| match error.kind() {
-                io::ErrorKind::InvalidData => error,
-                _ => explained(&error, PATIENCE),
-            })?;
+            self.receive().map_err(|error| explained(&error))?;
         }
+    }
+
+    /// Makes the connection again that ended with `lost`, and asks for all that is pending.
+    ///
+    /// # Errors
+    /// Why that is not possible.
+    fn renew(&mut self, lost: io::Error) -> io::Result<()> {
+        let is_late = lost.kind() == io::ErrorKind::TimedOut;
+        // One that is made again and kept waiting again would be for ever.
+        if !is_loss(&lost) || !self.shared.is_lasting() || is_late && self.outage.is_some() {
+            return Err(lost);
+        }
+        let mut last = None;
+        loop {
+            let start = Outage { since: Instant::now(), pause: FIRST_PAUSE };
+            let outage = self.outage.get_or_insert(start);
+            if outage.since.elapsed() + outage.pause > self.shared.patience.outage {
+                return Err(match last {
+                    Some(last) => io::Error::new(lost.kind(), format!("{lost}; then: {last}")),
+                    None => lost,
+                });
+            }
+            let pause = outage.pause;
+            outage.pause = (pause * 2).min(LAST_PAUSE);
+            self.shared.pause(pause)?;
+            match self.shared.connect_again() {
+                Ok((line, agreement)) => {
+                    self.input = input(&self.shared, line);
+                    self.contexts = agreement.contexts;
+                    match self.send_again() {
+                        Ok(()) => return Ok(()),
+                        Err(error) => last = Some(error),
+                    }
+                }
+                Err(error) if !is_loss(&error) => return Err(error),
+                Err(error) => last = Some(error),
+            }
+        }
+    }
+
+    /// Asks for all that is pending, as if nothing of it had come.
+    fn send_again(&mut self) -> io::Result<()> {
+        let mut requests: Vec<_> = self.pending.drain().collect();
+        requests.sort_unstable_by_key(|(number, _)| *number);
+        let mut outcome = Ok(());
+        for (_, pending) in requests {
+            let sent = self.send(pending.request);
+            outcome = outcome.and(sent);
+        }
+        outcome
     }
 
     fn send(&mut self, request: Request) -> io::Result<()> {
@@ -166,8 +227,11 @@ impl Connection {
         }
         let (filled, extents, error, chunks) = (Vec::new(), None, None, 0);
         let pending = Pending { request, open, filled, extents, error, chunks };
+        if self.pending.is_empty() {
+            self.input.get_ref().restart();
+        }
         self.pending.insert(self.last, pending);
-        (&*self.socket).write_all(&bytes).map_err(|error| explained(&error, PATIENCE))
+        self.input.get_ref().write(&bytes)
     }
 
     /// Takes in one simple reply, or one chunk of a structured one.
@@ -224,8 +288,11 @@ impl Connection {
     fn put_back(&mut self, mut pending: Pending, cookie: u64, is_last: bool) {
         if is_last {
             pending.open &= !(1 << (cookie % MAX_PARTS));
+            // While replies come, however slowly, there is hope.
+            self.input.get_ref().restart();
         }
         if pending.open == 0 {
+            self.outage = None;
             pending.end();
         } else {
             self.pending.insert(cookie / MAX_PARTS, pending);
@@ -374,6 +441,16 @@ impl Pending {
     }
 }
 
+/// Small, so that all but the first bytes of data go straight to where they belong.
+fn input(shared: &Shared, line: Line) -> BufReader<Line> {
+    BufReader::with_capacity(512, line.with_limit(shared.patience.reply))
+}
+
+/// Whether a connection ended without any fault in what was said on it.
+fn is_loss(error: &io::Error) -> bool {
+    error.kind() != io::ErrorKind::InvalidData
+}
+
 /// Bytes of each request but the last that a read of `length` bytes is divided into.
 fn part_size(length: usize) -> usize {
     length.div_ceil(index(MAX_PARTS)).next_multiple_of(PART)
@@ -384,6 +461,11 @@ fn overlapping(offset: u64, length: u32) -> io::Result<()> {
 }
 
 impl Request {
+    /// It cannot be had.
+    pub fn fail(self, error: io::Error) {
+        self.end(Err(error), Vec::new());
+    }
+
     /// Gives the outcome to whoever asked, if it still listens.
     fn end(self, result: io::Result<()>, extents: Vec<(u32, u32)>) {
         match self {

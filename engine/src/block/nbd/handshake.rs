@@ -1,9 +1,9 @@
 //! What is agreed on before the first request: NBD's fixed newstyle negotiation.
 
+use std::fmt::Display;
 use std::io;
-use std::time::Duration;
 
-use super::socket::{Deadline, Socket};
+use super::socket::Line;
 use super::uri::NbdUri;
 use super::wire::{self, ALLOCATION, DIRTY_BITMAP, be16, violation};
 use crate::base::fields::{be32, be64};
@@ -42,18 +42,13 @@ pub struct Context {
     pub id: u32,
 }
 
-/// Agrees with the server behind `socket` on reading an export. Every dirty bitmap whose name
+/// Agrees with the server at the end of `line` on reading an export. Every dirty bitmap whose name
 /// begins with `bitmaps` is asked for.
 ///
 /// # Errors
 /// `Io`; `NotFound` for an unknown export; `Unsupported` for what is needed and not to be had.
-pub fn negotiate(
-    socket: &Socket,
-    uri: &NbdUri,
-    bitmaps: &str,
-    limit: Duration,
-) -> Result<Agreement> {
-    let this = Negotiation { io: Deadline::new(socket, limit), uri };
+pub fn negotiate(line: &Line, uri: &NbdUri, bitmaps: &str) -> Result<Agreement> {
+    let this = Negotiation { io: line, uri };
     this.greet()?;
     let is_structured = this.ask_for_structure()?;
     let mut contexts = Vec::new();
@@ -80,6 +75,24 @@ impl Agreement {
         self.flags & wire::EXPORT_CAN_MULTI_CONN != 0
     }
 
+    /// What is not the same as in `other`, if anything is but the contexts' numbers, which hold on
+    /// one connection only.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let names = |agreement: &Self| -> Vec<String> {
+            agreement.contexts.iter().map(|context| context.name.clone()).collect()
+        };
+        let requests = |agreement: &Self| format!("{} to {}", agreement.minimum, agreement.maximum);
+        let differ = |what: &str, one: &dyn Display, two: &dyn Display| {
+            let (one, two) = (one.to_string(), two.to_string());
+            (one != two).then(|| format!("{what} {one} before and {two} now"))
+        };
+        differ("a size of", &self.size, &other.size)
+            .or_else(|| differ("flags of", &self.flags, &other.flags))
+            .or_else(|| differ("requests of", &requests(self), &requests(other)))
+            .or_else(|| differ("chunks:", &self.is_structured, &other.is_structured))
+            .or_else(|| differ("contexts", &names(self).join(","), &names(other).join(",")))
+    }
+
     fn check(&self) -> io::Result<()> {
         if self.flags & wire::EXPORT_HAS_FLAGS == 0 {
             return Err(violation(format!("flags {:#x} of the export", self.flags)));
@@ -97,7 +110,7 @@ impl Agreement {
 }
 
 struct Negotiation<'a> {
-    io: Deadline<'a>,
+    io: &'a Line,
     uri: &'a NbdUri,
 }
 
@@ -232,7 +245,7 @@ impl Negotiation<'_> {
             return Err(violation(format!("an answer of {length} bytes"))).context(what);
         }
         let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
-        self.io.read(&mut bytes).context(what)?;
+        self.io.read_exact(&mut bytes).context(what)?;
         Ok(Reply { kind, bytes })
     }
 

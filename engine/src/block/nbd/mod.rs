@@ -12,6 +12,7 @@
 mod connection;
 mod handshake;
 mod server;
+mod shared;
 mod socket;
 mod status;
 mod uri;
@@ -20,45 +21,45 @@ mod wire;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, Once, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, Once, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::Sender;
 use nix::libc::EOVERFLOW;
 
-use self::connection::{Connection, PATIENCE, Request};
+use self::connection::{Connection, Request};
 use self::handshake::Agreement;
 use self::server::LocalServer;
-use self::socket::Socket;
+use self::shared::{BITMAPS, CONNECT_LIMIT, Shared, connected};
+use self::socket::{Line, Stop, TICK};
 use self::wire::LEAST_PIECE;
 use super::SourceInfo;
 use super::files::index;
 use super::window::check_range;
-use crate::base::{ByteOffset, Error, ErrorContext, ErrorKind, Result, limits};
+use crate::base::{ByteOffset, Error, ErrorContext, ErrorKind, Observer, Result, limits};
 use crate::sys::{Buffer, BufferPool, Completion};
 
 pub use server::ImageFormat;
+pub use shared::Patience;
 pub use uri::{NbdServer, NbdUri};
 
-/// How long it may take to connect, and to agree on what is read.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// The same for connections beyond the first, which are not needed.
+/// How long connections beyond the first may take, which are not needed.
 const MORE_LIMIT: Duration = Duration::from_secs(2);
-/// What the names of dirty bitmaps begin with that are of interest.
-const BITMAPS: &str = "imgx-";
 /// Bytes that a read for somebody else's memory goes through at a time.
 const BOUNCE_SIZE: usize = limits::MAX_IO_SIZE;
 
+impl Default for Patience {
+    /// A minute each.
+    fn default() -> Self {
+        Self { reply: Duration::from_secs(60), outage: Duration::from_secs(60) }
+    }
+}
+
 /// An open export.
 pub struct NbdExport {
-    uri: NbdUri,
     info: SourceInfo,
-    agreement: Agreement,
-    /// Taken on drop, which ends the connections.
-    requests: Option<Sender<Request>>,
-    queue: Receiver<Request>,
-    sockets: Mutex<Vec<Arc<Socket>>>,
+    shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     widened: Once,
     bounce: BufferPool,
@@ -72,51 +73,53 @@ impl NbdExport {
     /// # Errors
     /// `Invalid` for a wrong URI; `NotFound` for an unknown export; `Unsupported` for a server that
     /// demands what is not spoken here; `Io`; `Limit` if it is too large.
-    pub(super) fn open(source: &Path) -> Result<Self> {
+    pub(super) fn open(source: &Path, patience: Patience) -> Result<Self> {
         let text = source.to_str().unwrap_or_default();
         let uri: NbdUri = text.parse()?;
-        Self::connect(uri, |size| SourceInfo::of_export(source, size))
+        Self::connect(uri, patience, |size| SourceInfo::of_export(source, size))
     }
 
     /// The disk in an image file of QEMU's or somebody else's, by a `qemu-nbd` of our own.
     ///
     /// # Errors
     /// `Unsupported` where there is no `qemu-nbd`, or the file refers to others; what that says.
-    pub(super) fn open_image(path: &Path, format: ImageFormat) -> Result<Self> {
+    pub(super) fn open_image(path: &Path, format: ImageFormat, patience: Patience) -> Result<Self> {
         let mut server = LocalServer::start(path, format, BITMAPS)?;
-        let export = Self::connect(server.uri(), |size| SourceInfo::of_file(path, size));
+        let describe = |size| SourceInfo::of_file(path, size);
+        let export = Self::connect(server.uri(), patience, describe);
         // It listens before it opens the file.
         let mut export = export.map_err(|error| server.failure().unwrap_or(error))?;
         // From here on nobody else is to connect, and nothing is left when we are killed: the
         // server ends with its last client.
         export.widen();
+        export.shared.set_fleeting();
         server.hide();
         export.server = Some(server);
         Ok(export)
     }
 
-    fn connect(uri: NbdUri, describe: impl Fn(u64) -> SourceInfo) -> Result<Self> {
-        let (socket, agreement) = connected(&uri, CONNECT_LIMIT)?;
+    fn connect(
+        uri: NbdUri,
+        patience: Patience,
+        describe: impl Fn(u64) -> SourceInfo,
+    ) -> Result<Self> {
+        let stop = Stop::default();
+        let (line, agreement) = connected(&uri, CONNECT_LIMIT, &stop)?;
         let minimum = u64::from(agreement.minimum);
         let size = agreement.size - agreement.size % minimum;
         if agreement.size > limits::MAX_DISK_SIZE {
             let context = format!("{uri}: {} bytes are too many", agreement.size);
             return Err(Error::new(ErrorKind::Limit, context));
         }
-        let (requests, queue) = unbounded();
         let export = Self {
-            uri,
             info: describe(size),
-            agreement,
-            requests: Some(requests),
-            queue,
-            sockets: Mutex::default(),
+            shared: Arc::new(Shared::new(uri, agreement, patience, stop)),
             threads: Mutex::default(),
             widened: Once::new(),
             bounce: BufferPool::new(4, BOUNCE_SIZE)?,
             server: None,
         };
-        export.start(socket, &export.agreement)?;
+        export.start(line, &export.shared.agreement)?;
         Ok(export)
     }
 
@@ -129,7 +132,30 @@ impl NbdExport {
     /// Where it is.
     #[must_use]
     pub fn uri(&self) -> &NbdUri {
-        &self.uri
+        &self.shared.uri
+    }
+
+    /// How often a connection that was lost was made again.
+    #[must_use]
+    pub fn renewed(&self) -> usize {
+        self.shared.renewed()
+    }
+
+    /// Does `work`, in which no wait for the server goes on when `observer` wants to stop.
+    pub fn watched<T>(&self, observer: &dyn Observer, work: impl FnOnce() -> T) -> T {
+        let (end, ended) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                while ended.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    if observer.cancelled() {
+                        self.shared.stop.set();
+                    }
+                }
+            });
+            let done = work();
+            drop(end);
+            done
+        })
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -138,31 +164,28 @@ impl NbdExport {
 
     /// Bytes that are given up together where reads fail.
     pub(super) fn sector(&self) -> usize {
-        self.agreement.minimum.max(512) as usize
+        self.shared.agreement.minimum.max(512) as usize
     }
 
     /// What was left out of an export whose size is no multiple of its smallest request.
     pub(super) fn warning(&self) -> Option<String> {
-        let (whole, all) = (self.size(), self.agreement.size);
+        let (whole, all) = (self.size(), self.shared.agreement.size);
         (whole != all).then(|| {
-            format!("{}: has {all} bytes, of which only {whole} can be asked for", self.uri)
+            format!("{}: has {all} bytes, of which only {whole} can be asked for", self.uri())
         })
     }
 
     /// Opens more connections, where they are allowed to see the same. Done once.
     pub(super) fn widen(&self) {
+        let Shared { uri, agreement, stop, .. } = &*self.shared;
         self.widened.call_once(|| {
-            if !self.agreement.allows_more_connections() {
+            if !agreement.allows_more_connections() {
                 return;
             }
             for _ in 1..limits::NBD_CONNECTIONS {
                 // Fewer will do.
-                let Ok((socket, agreement)) = connected(&self.uri, MORE_LIMIT) else { return };
-                let is_same = agreement.size == self.agreement.size
-                    && agreement.minimum == self.agreement.minimum
-                    && agreement.is_structured == self.agreement.is_structured
-                    && agreement.contexts.iter().map(|context| &context.name).eq(self.contexts());
-                if !is_same || self.start(socket, &agreement).is_err() {
+                let Ok((line, found)) = connected(uri, MORE_LIMIT, stop) else { return };
+                if agreement.difference(&found).is_some() || self.start(line, &found).is_err() {
                     return;
                 }
             }
@@ -170,28 +193,24 @@ impl NbdExport {
     }
 
     /// Has a thread serve a connection.
-    fn start(&self, socket: Socket, agreement: &Agreement) -> Result<()> {
-        socket.limit(PATIENCE).context(|| format!("set up the connection to {}", self.uri))?;
-        let socket = Arc::new(socket);
-        let connection = Connection::new(Arc::clone(&socket), agreement);
-        let queue = self.queue.clone();
-        let thread = std::thread::Builder::new().name("nbd".to_owned());
-        let thread = thread.spawn(move || connection.run(&queue));
+    fn start(&self, line: Line, agreement: &Agreement) -> Result<()> {
+        let connection = Connection::new(&self.shared, line, agreement);
+        let thread = thread::Builder::new().name("nbd".to_owned());
+        let thread = thread.spawn(move || connection.run());
         let thread = thread.context(|| "start a thread for a connection")?;
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
     }
 
     fn contexts(&self) -> impl Iterator<Item = &String> {
-        self.agreement.contexts.iter().map(|context| &context.name)
+        self.shared.agreement.contexts.iter().map(|context| &context.name)
     }
 
     /// Whether one request can ask for this.
     fn is_one_request(&self, offset: u64, length: usize) -> bool {
-        let minimum = u64::from(self.agreement.minimum);
+        let minimum = u64::from(self.shared.agreement.minimum);
         length > 0
-            && length <= self.agreement.maximum as usize
+            && length <= self.shared.agreement.maximum as usize
             && offset.is_multiple_of(minimum)
             && (length as u64).is_multiple_of(minimum)
     }
@@ -206,24 +225,17 @@ impl NbdExport {
     ) {
         if self.is_one_request(offset, buffer.len()) {
             let outbox = outbox.clone();
-            self.send(Request::Read { offset, buffer, tag, outbox });
+            self.shared.send(Request::Read { offset, buffer, tag, outbox });
         } else {
             let result = self.read(offset, &mut buffer);
             let _ = outbox.send(Completion { tag, buffer, result });
         }
     }
 
-    fn send(&self, request: Request) {
-        if let Some(requests) = &self.requests {
-            // We hold a receiver ourselves.
-            let _ = requests.send(request);
-        }
-    }
-
     /// Fills `memory` from `offset`, both of any alignment.
     pub(super) fn read(&self, offset: u64, memory: &mut [u8]) -> io::Result<usize> {
-        let minimum = u64::from(self.agreement.minimum);
-        let mut most = BOUNCE_SIZE.min(self.agreement.maximum as usize);
+        let minimum = u64::from(self.shared.agreement.minimum);
+        let mut most = BOUNCE_SIZE.min(self.shared.agreement.maximum as usize);
         let mut done = 0;
         while done < memory.len() {
             let at = offset + done as u64;
@@ -250,8 +262,8 @@ impl NbdExport {
         let mut buffer = buffer.map_err(|error| io::Error::other(error.to_string()))?;
         buffer.set_len(length);
         let (outbox, inbox) = crossbeam_channel::bounded(1);
-        self.send(Request::Read { offset, buffer, tag: 0, outbox });
-        let Completion { buffer, result, .. } = inbox.recv().map_err(io::Error::other)?;
+        self.shared.send(Request::Read { offset, buffer, tag: 0, outbox });
+        let Completion { buffer, result, .. } = self.shared.await_on(&inbox)?;
         result.map(|_| buffer)
     }
 
@@ -264,34 +276,36 @@ impl NbdExport {
 
     /// The error of a read at `offset`.
     pub(super) fn reading(&self, offset: u64, error: io::Error) -> Error {
-        Error::io(format!("read {} at byte {offset}", self.uri), error)
+        self.failed(|| format!("read {} at byte {offset}", self.uri()), error)
+    }
+
+    /// The error of what was asked for, which the user may have wanted to stop.
+    fn failed(&self, describe: impl FnOnce() -> String, error: io::Error) -> Error {
+        match self.shared.stop.is_set() {
+            true => Error::cancelled(),
+            false => Error::io(describe(), error),
+        }
+    }
+
+    /// Fails once nobody waits for the server any more.
+    pub(super) fn check(&self) -> Result<()> {
+        self.shared.stop.check().map_err(|_| Error::cancelled())
     }
 }
 
 impl Drop for NbdExport {
     fn drop(&mut self) {
-        self.requests = None;
-        for socket in self.sockets.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            let goodbye = wire::request((0, wire::CMD_DISC), 0, 0, 0);
-            let _ = io::Write::write_all(&mut &**socket, &goodbye);
-            socket.shut_down();
-        }
-        for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            let _ = thread.join();
-        }
+        let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+        threads.iter().for_each(|_| self.shared.end_one());
+        // For those that wait for what nobody wants any more.
+        self.shared.stop.set();
+        threads.drain(..).for_each(|thread| drop(thread.join()));
         self.server = None;
     }
 }
 
 impl fmt::Debug for NbdExport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "NbdExport({}, {} bytes)", self.uri, self.size())
+        write!(f, "NbdExport({}, {} bytes)", self.uri(), self.size())
     }
-}
-
-/// A connection on which all is agreed.
-fn connected(uri: &NbdUri, limit: Duration) -> Result<(Socket, Agreement)> {
-    let socket = Socket::connect(&uri.server, limit).context(|| format!("connect to {uri}"))?;
-    let agreement = handshake::negotiate(&socket, uri, BITMAPS, limit)?;
-    Ok((socket, agreement))
 }

@@ -1,17 +1,44 @@
 //! A connection's socket, with limits on how long anything may take.
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::uri::NbdServer;
+use super::wire;
+
+/// How often a wait looks whether it is still wanted.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// Whether nobody waits for a server any more.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// From now on, and for all.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is so.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Fails if it is so.
+    pub fn check(&self) -> io::Result<()> {
+        if self.is_set() { Err(io::Error::other("cancelled")) } else { Ok(()) }
+    }
+}
 
 /// A connected socket.
 #[derive(Debug)]
-pub enum Socket {
+enum Socket {
     /// Over a network.
     Tcp(TcpStream),
     /// On this machine.
@@ -19,36 +46,17 @@ pub enum Socket {
 }
 
 impl Socket {
-    /// Connects to `server`, or gives up after `limit`.
-    pub fn connect(server: &NbdServer, limit: Duration) -> io::Result<Self> {
-        let server = server.clone();
-        // Names that are looked up and sockets whose queue is full know no limit of their own.
-        let (outbox, inbox) = mpsc::channel();
-        thread::Builder::new().name("nbd-connect".to_owned()).spawn(move || {
-            let _ = outbox.send(connect(&server, limit));
-        })?;
-        inbox.recv_timeout(limit).unwrap_or_else(|_| Err(late(limit)))
-    }
-
-    /// Limits each read and write from now on.
-    pub fn limit(&self, limit: Duration) -> io::Result<()> {
-        let limit = Some(limit);
+    /// Has each read and write wait no longer than until somebody looks whether it is wanted.
+    fn set_tick(&self) -> io::Result<()> {
+        let tick = Some(TICK);
         match self {
             Self::Tcp(socket) => {
-                socket.set_read_timeout(limit).and_then(|()| socket.set_write_timeout(limit))
+                socket.set_read_timeout(tick).and_then(|()| socket.set_write_timeout(tick))
             }
             Self::Unix(socket) => {
-                socket.set_read_timeout(limit).and_then(|()| socket.set_write_timeout(limit))
+                socket.set_read_timeout(tick).and_then(|()| socket.set_write_timeout(tick))
             }
         }
-    }
-
-    /// Ends it for both sides.
-    pub fn shut_down(&self) {
-        let _ = match self {
-            Self::Tcp(socket) => socket.shutdown(Shutdown::Both),
-            Self::Unix(socket) => socket.shutdown(Shutdown::Both),
-        };
     }
 }
 
@@ -92,52 +100,109 @@ fn connect(server: &NbdServer, limit: Duration) -> io::Result<Socket> {
     Err(failure)
 }
 
-/// A socket that is read up to a certain time.
-pub struct Deadline<'a> {
-    socket: &'a Socket,
-    start: Instant,
+/// A socket whose reads and writes end when they are late, or nobody wants them any more.
+#[derive(Debug)]
+pub struct Line {
+    socket: Socket,
+    stop: Stop,
     limit: Duration,
+    since: Cell<Instant>,
 }
 
-impl<'a> Deadline<'a> {
-    /// Reads and writes until `limit` from now.
-    pub fn new(socket: &'a Socket, limit: Duration) -> Self {
-        Self { socket, start: Instant::now(), limit }
+impl Line {
+    /// Connects to `server`. That and all that follows has to be done within `limit`.
+    pub fn connect(server: &NbdServer, limit: Duration, stop: &Stop) -> io::Result<Self> {
+        let since = Instant::now();
+        let server = server.clone();
+        // Names that are looked up and sockets whose queue is full know no limit of their own.
+        let (outbox, inbox) = mpsc::channel();
+        thread::Builder::new().name("nbd-connect".to_owned()).spawn(move || {
+            let _ = outbox.send(connect(&server, limit));
+        })?;
+        let socket = loop {
+            match inbox.recv_timeout(TICK) {
+                Ok(socket) => break socket?,
+                Err(_) if since.elapsed() > limit => return Err(late(limit)),
+                Err(_) => stop.check()?,
+            }
+        };
+        socket.set_tick()?;
+        Ok(Self { socket, stop: stop.clone(), limit, since: Cell::new(since) })
+    }
+
+    /// The same, on which from now on `limit` holds between one [`restart`](Self::restart) and the
+    /// next.
+    pub fn with_limit(self, limit: Duration) -> Self {
+        let since = Cell::new(Instant::now());
+        Self { limit, since, ..self }
+    }
+
+    /// Begins a new wait.
+    pub fn restart(&self) {
+        self.since.set(Instant::now());
     }
 
     /// Fills `bytes`.
-    pub fn read(&self, bytes: &mut [u8]) -> io::Result<()> {
-        let mut socket = self.socket;
-        let mut done = 0;
-        while done < bytes.len() {
-            self.set_limit()?;
-            match socket.read(&mut bytes[done..]) {
-                Ok(0) => return Err(ended()),
-                Ok(count) => done += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(explained(&error, self.limit)),
-            }
-        }
-        Ok(())
+    pub fn read_exact(&self, bytes: &mut [u8]) -> io::Result<()> {
+        let mut this = self;
+        Read::read_exact(&mut this, bytes).map_err(|error| explained(&error))
     }
 
     /// The next `N` bytes.
     pub fn array<const N: usize>(&self) -> io::Result<[u8; N]> {
         let mut bytes = [0; N];
-        self.read(&mut bytes).map(|()| bytes)
+        self.read_exact(&mut bytes).map(|()| bytes)
     }
 
     /// Writes `bytes`.
     pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        self.set_limit()?;
-        let mut socket = self.socket;
-        socket.write_all(bytes).map_err(|error| explained(&error, self.limit))
+        let mut done = 0;
+        while done < bytes.len() {
+            done += self.patiently(|mut socket| socket.write(&bytes[done..]))?;
+        }
+        Ok(())
     }
 
-    fn set_limit(&self) -> io::Result<()> {
-        let left = self.limit.saturating_sub(self.start.elapsed());
-        if left.is_zero() { Err(late(self.limit)) } else { self.socket.limit(left) }
+    /// Tells the server goodbye, as far as it listens.
+    pub fn part(&self) {
+        let goodbye = wire::request((0, wire::CMD_DISC), 0, 0, 0);
+        let _ = (&self.socket).write(&goodbye);
     }
+
+    fn patiently(
+        &self,
+        mut operation: impl FnMut(&Socket) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        loop {
+            let outcome = operation(&self.socket);
+            self.stop.check()?;
+            if self.since.get().elapsed() > self.limit {
+                return Err(late(self.limit));
+            }
+            match outcome {
+                Err(error) if is_tick(&error) => {}
+                Err(error) => return Err(explained(&error)),
+                Ok(count) => return Ok(count),
+            }
+        }
+    }
+}
+
+impl Read for &Line {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.patiently(|mut socket| socket.read(buffer))
+    }
+}
+
+impl Read for Line {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buffer)
+    }
+}
+
+/// A wait's share was over, or a signal came.
+fn is_tick(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// The peer went away.
@@ -147,12 +212,14 @@ pub fn ended() -> io::Error {
 
 /// What a socket's error means. None of them is a disk's, so none keeps a number that might pass
 /// for one.
-pub fn explained(error: &io::Error, limit: Duration) -> io::Error {
+pub fn explained(error: &io::Error) -> io::Error {
     match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => late(limit),
         io::ErrorKind::UnexpectedEof
         | io::ErrorKind::ConnectionReset
         | io::ErrorKind::BrokenPipe => ended(),
+        kind if error.raw_os_error().is_none() => io::Error::new(kind, error.to_string()),
+        // A time limit of the kernel's is the loss of a connection, not a late answer.
+        io::ErrorKind::TimedOut => io::Error::other(format!("the connection failed: {error}")),
         kind => io::Error::new(kind, format!("the connection failed: {error}")),
     }
 }

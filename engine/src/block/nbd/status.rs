@@ -75,7 +75,7 @@ impl NbdExport {
             _ => Err(violation(format!("flags {flags:#x} in a dirty bitmap"))),
         });
         let describe = || format!("read the bitmap {name} of {}", self.uri());
-        walked.map_err(|error| Error::io(describe(), error))
+        walked.map_err(|error| self.failed(describe, error))
     }
 
     /// Hands the extents of `range` to `sink`, in order and without gaps, until it says `false`.
@@ -85,7 +85,7 @@ impl NbdExport {
         range: ByteRange,
         sink: &mut dyn FnMut(ByteRange, u32) -> io::Result<bool>,
     ) -> io::Result<()> {
-        let minimum = u64::from(self.agreement.minimum);
+        let minimum = u64::from(self.shared.agreement.minimum);
         let end = range.end.next_multiple_of(minimum).min(self.size());
         let mut at = range.start - range.start % minimum;
         for _ in 0..limits::MAX_NBD_STATUS_REQUESTS {
@@ -95,8 +95,8 @@ impl NbdExport {
             let asked = (end - at).min(QUESTION);
             let length = u32::try_from(asked).map_err(io::Error::other)?;
             let (outbox, inbox) = crossbeam_channel::bounded(1);
-            self.send(Request::Status { offset: at, length, context, outbox });
-            let extents = inbox.recv().map_err(io::Error::other)??;
+            self.shared.send(Request::Status { offset: at, length, context, outbox });
+            let extents = self.shared.await_on(&inbox)??;
             let stop = at + asked;
             for (length, flags) in extents {
                 // The last may go beyond what was asked for.

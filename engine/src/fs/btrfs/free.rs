@@ -49,14 +49,33 @@ impl Btrfs {
         self.check_device_tree(&allocated)?;
         let trees = Trees { extents: self.tree(objects::EXTENT_TREE)?, groups: self.group_tree()? };
         self.check_groups(&trees)?;
+        self.free_by_stripe(&allocated, &trees, visit)
+    }
+
+    /// The same, however the filesystem is, and whether or not all that is said about it agrees.
+    ///
+    /// # Errors
+    /// `Corrupt` when a tree is damaged, or was changed meanwhile.
+    pub(super) fn likely_free_ranges(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+        let allocated = self.allocated()?;
+        let trees = Trees { extents: self.tree(objects::EXTENT_TREE)?, groups: self.group_tree()? };
+        self.free_by_stripe(&allocated, &trees, visit)
+    }
+
+    fn free_by_stripe(
+        &self,
+        allocated: &[Allocated<'_>],
+        trees: &Trees,
+        visit: Visit<'_, ByteRange>,
+    ) -> Result<()> {
         let mut free = Merged { pending: None, visit };
         let mut at = RESERVED;
-        for stripe in &allocated {
+        for stripe in allocated {
             if free.add(ByteRange { start: at, end: stripe.range.start }).is_break() {
                 return Ok(());
             }
             at = at.max(stripe.range.end);
-            for logical in self.free_in(stripe.chunk, &trees)?.1 {
+            for logical in self.free_in(stripe.chunk, trees)?.1 {
                 let offset = logical.start.saturating_sub(stripe.chunk.start.0);
                 let length = logical.end.saturating_sub(logical.start);
                 let range = ByteRange::new(stripe.range.start.saturating_add(offset), length);

@@ -157,6 +157,10 @@ impl Filesystem for Btrfs {
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         self.free_ranges(visit)
     }
+
+    fn likely_free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+        self.likely_free_ranges(visit)
+    }
 }
 
 /// The top-level subvolume, which every filesystem has.

@@ -30,10 +30,29 @@ impl Ext {
             let context = format!("it is not certain what is free: {doubt}");
             return Err(Error::new(ErrorKind::Unsupported, context));
         }
+        self.free_by_group(&mut Err, visit)
+    }
+
+    /// The same, however the filesystem is, without the groups whose bitmaps make no sense.
+    ///
+    /// # Errors
+    /// `Corrupt` when the groups' own places make none.
+    pub(super) fn likely_free_ranges(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+        self.free_by_group(&mut |_damage| Ok(()), visit)
+    }
+
+    /// Goes on after a damaged group if `on_damage` does.
+    fn free_by_group(
+        &self,
+        on_damage: &mut dyn FnMut(Error) -> Result<()>,
+        visit: Visit<'_, ByteRange>,
+    ) -> Result<()> {
         let metadata = self.metadata_ranges()?;
         let mut pending: Option<Blocks> = None;
         for group in self.all_groups() {
-            for free in self.free_in(group, &metadata)? {
+            let found = self.free_in(group, &metadata);
+            let found = found.or_else(|damage| on_damage(damage).map(|()| Vec::new()))?;
+            for free in found {
                 match &mut pending {
                     Some(last) if last.end == free.start => last.end = free.end,
                     _ => {

@@ -63,6 +63,8 @@ pub(super) struct Ext {
     blocks: Blocks,
     /// What fast commits change.
     changes: Changes,
+    /// What the journal holds newer than the volume.
+    replayed: Vec<ByteRange>,
     info: FilesystemInfo,
     /// Why it is not certain what is free, if it is not.
     doubt: Option<String>,
@@ -141,7 +143,15 @@ impl Filesystem for Ext {
         Ok(false)
     }
 
+    fn replayed(&self) -> &[ByteRange] {
+        &self.replayed
+    }
+
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         self.free_ranges(visit)
+    }
+
+    fn likely_free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+        self.likely_free_ranges(visit)
     }
 }

@@ -107,6 +107,7 @@ fn assemble(volume: &Arc<dyn ReadAt>, sound: Sound) -> Result<Ext> {
     };
     let mut ext = unreplayed(&replay.volume, sound);
     ext.changes = replay.changes;
+    ext.replayed = replay.replayed;
     ext.info.notes.push(replay.note);
     // Somebody may be using it, and then what is free changes from one moment to the next.
     let dirty = Some("it was not unmounted cleanly".to_owned());
@@ -128,6 +129,7 @@ fn unreplayed(volume: &Arc<dyn ReadAt>, sound: Sound) -> Ext {
         superblock_at: sound.block,
         blocks: Blocks::new(Arc::clone(volume), sound.geometry),
         changes: Changes::default(),
+        replayed: Vec::new(),
         info,
         doubt,
     }

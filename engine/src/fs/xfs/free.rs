@@ -56,6 +56,25 @@ impl Xfs {
             let context = format!("it is not certain what is free: {doubt}");
             return Err(Error::new(ErrorKind::Unsupported, context));
         }
+        let counted = self.free_by_group(&mut Err, visit)?;
+        counted.map_or(Ok(()), |counted| self.check_count(counted))
+    }
+
+    /// The same, however the filesystem is, without what makes no sense.
+    ///
+    /// # Errors
+    /// None; damage only costs what is damaged.
+    pub(super) fn likely_free_ranges(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+        self.free_by_group(&mut |_damage| Ok(()), visit).map(|_counted| ())
+    }
+
+    /// Goes on after a damaged group if `on_damage` does. Returns how many free blocks the
+    /// superblock should count, or `None` when the visitor wants no more.
+    fn free_by_group(
+        &self,
+        on_damage: &mut dyn FnMut(Error) -> Result<()>,
+        visit: Visit<'_, ByteRange>,
+    ) -> Result<Option<u64>> {
         let mut pending: Option<(u64, u64)> = None;
         let mut counted = 0_u64;
         for group in (0..self.geometry().group_count).map(GroupNumber) {
@@ -71,16 +90,17 @@ impl Xfs {
                 }
                 ControlFlow::Continue(())
             };
-            let walked = self.free_in(group, &mut add).map_err(|error| error.within(group))?;
-            let Some(free) = walked else { return Ok(()) };
-            counted = counted.saturating_add(free);
+            match self.free_in(group, &mut add) {
+                Ok(Some(free)) => counted = counted.saturating_add(free),
+                Ok(None) => return Ok(None),
+                Err(error) => on_damage(error.within(group))?,
+            }
         }
-        self.check_count(counted)?;
         if let Some((start, end)) = pending {
             // There is nothing after it, whatever the visitor says.
             let _ = visit(self.blocks_range(start, end));
         }
-        Ok(())
+        Ok(Some(counted))
     }
 
     fn blocks_range(&self, start: u64, end: u64) -> ByteRange {

@@ -58,6 +58,8 @@ pub(super) struct Xfs {
     is_clean: bool,
     /// Files that the log has more to do to than a reader can, and what.
     unfinished: BTreeMap<InodeNumber, String>,
+    /// What the log holds newer than the volume.
+    replayed: Vec<ByteRange>,
 }
 
 impl Xfs {
@@ -137,7 +139,15 @@ impl Filesystem for Xfs {
         Ok(self.file(file)?.may_share())
     }
 
+    fn replayed(&self) -> &[ByteRange] {
+        &self.replayed
+    }
+
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         self.free_ranges(visit)
+    }
+
+    fn likely_free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+        self.likely_free_ranges(visit)
     }
 }

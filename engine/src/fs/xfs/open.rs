@@ -152,6 +152,7 @@ fn assemble(volume: &Arc<dyn ReadAt>, sound: &Sound) -> Result<Xfs> {
     xfs.doubt = xfs.doubt.or(replay.doubt);
     xfs.is_clean = false;
     xfs.unfinished = replay.unfinished;
+    xfs.replayed = replay.replayed;
     Ok(xfs)
 }
 
@@ -171,6 +172,7 @@ fn unreplayed(volume: &Arc<dyn ReadAt>, sound: &Sound) -> Xfs {
         doubt,
         is_clean: true,
         unfinished: BTreeMap::new(),
+        replayed: Vec::new(),
     }
 }
 

@@ -51,7 +51,7 @@ impl Audited {
         };
         for range in differing {
             // What was written after the checkpoint is told with the next.
-            if !tracker.is_written_since(*range)? {
+            if !tracker.is_written_since(&[*range])? {
                 tracker.distrust()?;
                 let doubt = "the audit found a change that it missed".to_owned();
                 let alarm = Some(format!(

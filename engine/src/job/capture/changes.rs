@@ -22,11 +22,11 @@ pub trait ChangeTracker: Send + Sync {
     /// `Io`; what it does not know is no error.
     fn checkpoint(&mut self, parent: Option<&Value>) -> Result<Findings>;
 
-    /// Whether anything there was written since the checkpoint.
+    /// Whether anything in one of `ranges` was written since the checkpoint.
     ///
     /// # Errors
     /// `Io`.
-    fn is_written_since(&self, range: ByteRange) -> Result<bool>;
+    fn is_written_since(&self, ranges: &[ByteRange]) -> Result<bool>;
 
     /// The image is stored: its successor starts from the checkpoint.
     ///

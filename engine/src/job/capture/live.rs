@@ -72,12 +72,10 @@ impl Live {
         options: LiveOptions,
         tracker: &mut Option<Box<dyn ChangeTracker>>,
     ) -> Result<Option<Self>> {
-        let mut mounts = mounts::mounted_from(source)?;
+        let mounts = mounts::mounted_from(source)?;
         if mounts.is_empty() {
             return Ok(None);
         }
-        // What was mounted later may lie in what was mounted before.
-        mounts.reverse();
         Freezer::open(&mounts)?;
         let mut started = None;
         if tracker.is_none() {
@@ -85,7 +83,8 @@ impl Live {
                 started = Some(Started(source.to_owned()));
             }
             let opened = Ebpf::open(source)?;
-            *tracker = opened.map(|tracker| Box::new(tracker) as Box<dyn ChangeTracker>);
+            let gone = || Error::new(ErrorKind::NotFound, "its tracking ended meanwhile");
+            *tracker = Some(Box::new(opened.ok_or_else(gone)?));
         }
         Ok(Some(Self { options, mounts, _started: started }))
     }
@@ -93,7 +92,15 @@ impl Live {
     /// The filesystems that are frozen, with their types.
     pub fn filesystems(&self) -> impl Iterator<Item = String> {
         let name = |mount: &Mount| format!("{} ({})", mount.point.display(), mount.kind);
-        self.mounts.iter().rev().map(name)
+        self.mounts.iter().map(name)
+    }
+
+    /// Writes back what is cached of the filesystems.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn sync(&self) -> Result<()> {
+        Freezer::open(&self.mounts)?.sync()
     }
 
     /// Goes on from what a whole copy gave: `copy` reads ranges of a disk, or what is held of it,
@@ -104,22 +111,9 @@ impl Live {
     /// from being one instant is no error, but a doubt that is recorded.
     pub fn run(&self, rounds: &mut dyn Rounds, disk: &Disk) -> Result<Moment> {
         let mut told = Moment::default();
-        let mut before = u64::MAX;
         let freezer = Freezer::open(&self.mounts)?;
-        for _ in 0..MAX_ROUNDS {
-            freezer.sync()?;
-            let ranges = match rounds.changes()? {
-                Ok(ranges) => ranges,
-                Err(doubt) => return Ok(Moment { doubt: Some(doubt), ..told }),
-            };
-            let left = ranges.iter().map(ByteRange::len).sum();
-            rounds.copy(disk, ranges)?;
-            told.rounds.push(left);
-            // What is written while a round lasts does not get less any more.
-            if left <= LITTLE || left > before / 4 * 3 {
-                break;
-            }
-            before = left;
+        if let Err(doubt) = catch_up(&freezer, rounds, disk, &mut told)? {
+            return Ok(Moment { doubt: Some(doubt), ..told });
         }
         let outcome = self.with_hooks(|| self.freeze(&freezer, rounds, disk, &mut told))?;
         told.doubt = outcome.err();
@@ -162,10 +156,17 @@ impl Live {
             } else {
                 rounds.copy(disk, ranges)?;
                 doubt = format!("more than {MAX_HELD} bytes were written in the last round");
+                if let Err(lost) = catch_up(freezer, rounds, disk, told)? {
+                    return Ok(Err(lost));
+                }
                 continue;
             }
             if is_whole {
-                return Ok(Ok(()));
+                match rounds.settle(disk)? {
+                    Ok(()) => return Ok(Ok(())),
+                    Err(late) => doubt = late,
+                }
+                continue;
             }
             let limit = self.options.limit.as_millis();
             doubt = format!("the filesystems were frozen for {limit} ms, and that did not suffice");
@@ -180,6 +181,33 @@ impl Live {
         let outcome = outcome?;
         after.map(|()| outcome)
     }
+}
+
+/// Copies in rounds what was written meanwhile, until little is left or it does not get less; or
+/// says why that cannot be told.
+fn catch_up(
+    freezer: &Freezer,
+    rounds: &mut dyn Rounds,
+    disk: &Disk,
+    told: &mut Moment,
+) -> Result<std::result::Result<(), String>> {
+    let mut before = u64::MAX;
+    for _ in 0..MAX_ROUNDS {
+        freezer.sync()?;
+        let ranges = match rounds.changes()? {
+            Ok(ranges) => ranges,
+            Err(doubt) => return Ok(Err(doubt)),
+        };
+        let left = ranges.iter().map(ByteRange::len).sum();
+        rounds.copy(disk, ranges)?;
+        told.rounds.push(left);
+        // What is written while a round lasts does not get less any more.
+        if left <= LITTLE || left > before / 4 * 3 {
+            break;
+        }
+        before = left;
+    }
+    Ok(Ok(()))
 }
 
 fn run_hook(command: Option<&str>) -> Result<()> {
@@ -208,6 +236,13 @@ pub trait Rounds {
     /// # Errors
     /// `Io`; `Cancelled`.
     fn copy(&mut self, source: &dyn ChunkSource, ranges: Vec<ByteRange>) -> Result<()>;
+
+    /// Reads what was left out so far though the state that was frozen uses it; or says why what
+    /// is there now need not be what was there then.
+    ///
+    /// # Errors
+    /// `Io`; `Cancelled`.
+    fn settle(&mut self, disk: &Disk) -> Result<std::result::Result<(), String>>;
 }
 
 /// What a tracker's findings say was written since its checkpoint before, in blocks, and what of

@@ -12,6 +12,7 @@ mod effort;
 mod history;
 mod lanes;
 mod live;
+mod rounds;
 mod unused;
 mod worker;
 
@@ -28,7 +29,7 @@ use self::delta::{DeltaLuck, Deltas};
 use self::effort::Governor;
 use self::history::changes_of_disk;
 use self::lanes::Lanes;
-use self::live::{Live, Rounds};
+use self::live::Live;
 use self::unused::{Search, Unused};
 use self::worker::Worker;
 use super::bitmaps::Bitmaps;
@@ -40,7 +41,7 @@ use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Phase, Result};
 use crate::block::{Cached, Chunk, Disk, ExtentKind, IoMode, OpenOptions, ReadAt, SourceInfo};
 use crate::store::index::Index;
 use crate::store::lock::host_name;
-use crate::store::manifest::{Moment, TreeRoot, VolumeUse};
+use crate::store::manifest::{TreeRoot, VolumeUse};
 use crate::store::repository::Image;
 use crate::store::tree::disk_digest;
 use crate::store::{ImageId, LockKind, Manifest, Parent, Repository, StoreWriter, salvage};
@@ -163,6 +164,17 @@ impl<'a> Capture<'a> {
         repository.config().check_writable()?;
         let open = OpenOptions { io: options.io, raw: options.raw, ..OpenOptions::default() };
         let disk = Arc::new(Disk::open(source, &open)?);
+        let plan = || Self::plan_of(repository, source, Arc::clone(&disk), options, observer);
+        disk.watched(observer, plan)
+    }
+
+    fn plan_of(
+        repository: &'a Repository,
+        source: &Path,
+        disk: Arc<Disk>,
+        options: CaptureOptions,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
         let info = disk.info();
         if info.size.0 > MAX_DISK_SIZE {
             return Err(Error::new(
@@ -244,7 +256,19 @@ impl<'a> Capture<'a> {
     /// # Errors
     /// `Conflict` when the repository is locked; `Cancelled`; `Io` of source or repository. There
     /// is no image then.
-    pub fn run(mut self, observer: &dyn Observer) -> Result<CaptureReport> {
+    pub fn run(self, observer: &dyn Observer) -> Result<CaptureReport> {
+        let disk = Arc::clone(&self.disk);
+        let report = disk.watched(observer, || self.run_watched(observer))?;
+        let renewed = disk.export().map_or(0, |export| export.renewed());
+        if renewed > 0 {
+            let source = disk.info().path.display();
+            let message = format!("{source}: {renewed} lost connections were made again");
+            observer.event(&Event::Warning { message: &message });
+        }
+        Ok(report)
+    }
+
+    fn run_watched(mut self, observer: &dyn Observer) -> Result<CaptureReport> {
         let created = jiff::Timestamp::now();
         let clock = Instant::now();
         let lock = self.repository.lock(LockKind::Shared, "capture")?;
@@ -274,7 +298,7 @@ impl<'a> Capture<'a> {
         let live = self.live.take();
         if let Some(live) = &live {
             writer.end()?;
-            manifest = self.in_rounds(live, manifest, &reading, (&index, observer))?;
+            manifest = self.in_rounds(live, manifest, &mut reading, (&index, observer))?;
             writer = self.writer(&index, None)?;
         }
         let sealed = writer.seal(&manifest)?;
@@ -300,39 +324,6 @@ impl<'a> Capture<'a> {
         })
     }
 
-    /// Goes on in rounds from what `manifest` says, to the disk at one instant.
-    fn in_rounds(
-        &mut self,
-        live: &Live,
-        manifest: Manifest,
-        reading: &Reading,
-        (index, observer): (&Arc<Index>, &dyn Observer),
-    ) -> Result<Manifest> {
-        let Some(mut tracker) = self.tracker.take() else { return Ok(manifest) };
-        let before = Image { id: self.repository.keys().image_id(&manifest.encode()), manifest };
-        let clock = Instant::now();
-        let mut copying =
-            Copying { capture: self, tracker: &mut *tracker, before, index, observer };
-        let disk = Arc::clone(&copying.capture.disk);
-        let moment = live.run(&mut copying, &disk);
-        let mut manifest = copying.before.manifest;
-        self.tracker = Some(tracker);
-        let moment = Moment { filesystems: live.filesystems().collect(), ..moment? };
-        if let Some(doubt) = &moment.doubt {
-            let message = format!(
-                "the image is not one instant ({doubt}): what was written meanwhile may be half \
-                 in it, half not"
-            );
-            observer.event(&Event::Warning { message: &message });
-        }
-        manifest.live = Some(moment);
-        manifest.tracker = reading.tracker.to_owned();
-        manifest.tracker_doubt.clone_from(&reading.doubt);
-        manifest.parent = self.parent.as_ref().map(|parent| parent.id);
-        manifest.cost.milliseconds += u64::try_from(clock.elapsed().as_millis()).unwrap_or(0);
-        Ok(manifest)
-    }
-
     /// An image to start from, with a reader of its own.
     fn as_parent(&self, image: &Image) -> Parent {
         Parent::new(self.repository.reader(image))
@@ -349,22 +340,32 @@ impl<'a> Capture<'a> {
         Ok(Reading { left_out: unused.ranges, volumes: unused.volumes, ..Reading::all(ranges) })
     }
 
+    /// Whether what no filesystem uses is left out: of a disk in use if it can be made sure of
+    /// once all is frozen.
+    fn may_leave_out(&self) -> bool {
+        !self.options.all_blocks && (!self.is_in_use || self.live.is_some())
+    }
+
     /// What no filesystem uses of the volumes that `is_wanted`.
     fn unused(&self, is_wanted: impl Fn(&Volume) -> bool) -> Unused {
-        if self.options.all_blocks || self.is_in_use {
+        if !self.may_leave_out() {
             return Unused::default();
         }
         let disk: Arc<dyn ReadAt> = Arc::clone(&self.disk) as Arc<dyn ReadAt>;
         let disk: Arc<dyn ReadAt> = Arc::new(Cached::new(disk));
         let block = self.repository.config().block_size;
-        let (layout, skip_swap) = (&self.layout, self.options.skip_swap);
-        let unused = Search { disk: &disk, layout, block, skip_swap }.run(is_wanted);
+        let (layout, is_in_use) = (&self.layout, self.is_in_use);
+        let skip_swap = self.options.skip_swap;
+        let unused = Search { disk: &disk, layout, block, is_in_use, skip_swap }.run(is_wanted);
         #[cfg(feature = "fault-injection")]
         let unused = unused.leaving_out(&self.leave_out);
         unused
     }
 
     fn decide(&mut self) -> Result<Reading> {
+        if let Some(live) = &self.live {
+            live.sync()?;
+        }
         let findings = self.tracker.as_mut().map(|tracker| tracker.checkpoint(known(&self.parent)));
         let (changes, evidence) = match findings {
             None => (Err(self.doubt.clone()), None),
@@ -402,10 +403,10 @@ impl<'a> Capture<'a> {
     fn read_of_changes(&self, parent: &Image, changes: &[ByteRange]) -> Result<Reading> {
         let before = serde_json::from_value::<DiskLayout>(parent.manifest.layout.clone()).ok();
         let is_same_layout = before.is_some_and(|before| before.volumes == self.layout.volumes);
-        let is_alike = is_same_layout && !self.options.all_blocks && !self.is_in_use;
         // What the parent lacks is wanted now.
         let mut had_skipped = parent.manifest.allocation.iter().flat_map(|before| &before.skipped);
-        let is_alike = is_alike && (self.options.skip_swap || had_skipped.next().is_none());
+        let lacks_nothing = self.options.skip_swap || had_skipped.next().is_none();
+        let is_alike = is_same_layout && self.may_leave_out() && lacks_nothing;
         // What a volume uses is as it was where nothing of it was written.
         let is_touched = |volume: &Volume| {
             !is_alike || unused::places(volume).iter().any(|place| touches(changes, place))
@@ -532,7 +533,8 @@ impl<'a> Capture<'a> {
 
     /// What volumes do not use, those that were not looked at again as in the parent.
     fn allocation(&self, reading: &Reading) -> Vec<VolumeUse> {
-        let before = self.parent.iter().filter(|_| reading.is_incremental);
+        let is_inherited = reading.is_incremental && !self.options.all_blocks;
+        let before = self.parent.iter().filter(|_| is_inherited);
         let before = before.flat_map(|parent| &parent.manifest.allocation).filter(|before| {
             let is_it = |volume: &VolumeUse| volume.volume == before.volume;
             !reading.volumes.iter().any(is_it) && self.layout.volume(&before.volume).is_some()
@@ -583,39 +585,6 @@ impl<'a> Capture<'a> {
 struct From<'a> {
     source: &'a dyn ChunkSource,
     before: Option<&'a Image>,
-}
-
-/// A capture that goes on in rounds: each is an image that starts from the one before, and of
-/// which only the last is published.
-struct Copying<'a, 'b> {
-    capture: &'a Capture<'b>,
-    tracker: &'a mut dyn ChangeTracker,
-    before: Image,
-    index: &'a Arc<Index>,
-    observer: &'a dyn Observer,
-}
-
-impl Rounds for Copying<'_, '_> {
-    fn changes(&mut self) -> Result<std::result::Result<Vec<ByteRange>, String>> {
-        let findings = self.tracker.checkpoint(None)?;
-        self.before.manifest.tracking = Some(findings.evidence.clone());
-        Ok(live::recent(&self.before, findings))
-    }
-
-    fn copy(&mut self, source: &dyn ChunkSource, ranges: Vec<ByteRange>) -> Result<()> {
-        let Self { capture, before, index, observer, .. } = self;
-        let reading = Reading { ranges, is_incremental: true, ..Reading::all(Vec::new()) };
-        let mut writer = capture.writer(index, Some(before))?;
-        let from = From { source, before: Some(before) };
-        let assembled = capture.read(from, &reading, index, &mut writer, *observer)?;
-        writer.end()?;
-        let earlier = &before.manifest;
-        let manifest = capture.manifest(&earlier.created, Instant::now(), &assembled, &reading);
-        let cost = earlier.cost.and(&manifest.cost);
-        let (tracking, allocation) = (earlier.tracking.clone(), earlier.allocation.clone());
-        self.before.manifest = Manifest { cost, tracking, allocation, ..manifest };
-        Ok(())
-    }
 }
 
 /// What a tracker said of itself when the parent was captured.

@@ -8,6 +8,7 @@
 
 mod attributes;
 mod copy;
+mod large;
 mod pieces;
 mod plan;
 mod run;

@@ -2,11 +2,13 @@
 
 use std::ops::ControlFlow;
 
-use super::copy::ALIGNMENT;
 use crate::base::limits::MAX_IO_SIZE;
 use crate::base::{ByteOffset, ByteRange, Result};
 use crate::block::ReadAt;
 use crate::fs::{Extent, FileContent, Place};
+
+/// Bytes that direct writes are multiples of, in place, length and memory: enough for all sectors.
+const ALIGNMENT: u64 = 4096;
 
 /// Takes a range of a file, and says whether to go on.
 pub(super) type Take<'a> = &'a mut dyn FnMut(ByteRange) -> ControlFlow<()>;
@@ -73,7 +75,7 @@ impl Cutter<'_> {
     /// Where the piece has to end, if the byte `at` of the file, which is at `place` of the
     /// volume, follows what was gathered.
     fn cut_behind(&self, at: u64, place: Option<u64>) -> u64 {
-        let aligned = |end: u64| end - end % ALIGNMENT as u64;
+        let aligned = |end: u64| end - end % ALIGNMENT;
         let full = self.piece.start.checked_add(MAX_IO_SIZE as u64);
         // Where numbers end, the data does too.
         let full = full.map_or(u64::MAX, aligned).max(at);

@@ -8,29 +8,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crossbeam_channel::{Receiver, bounded};
 use nix::sys::stat::SFlag;
 
 use super::ExtractOptions;
 use super::attributes::{Attributes, Withheld, costs_one_file};
-use super::copy::{NotCopied, Output, copy};
+use super::copy::copy;
 use super::pieces::cut;
 use super::plan::{Extract, Failure, Item};
 use super::tree::{Spot, Tree};
 use crate::base::limits::MAX_IO_SIZE;
-use crate::base::{ByteRange, Error, Event, Observer, Phase, Progress, Result};
-use crate::block::BufferPool;
+use crate::base::{Error, ErrorContext, Event, Observer, Phase, Progress, Result};
 use crate::fs::FileType;
 
 /// Files beyond this are copied by all threads together.
 const LARGE: u64 = 16 * 1024 * 1024;
-/// Threads a processor that copy a large file.
-const IN_FLIGHT: usize = 4;
-/// Pieces of a large file that wait for a thread.
-const QUEUE: usize = 4;
-/// Bytes of a large file that are reserved at once, or as many pieces.
-const WINDOW: u64 = 8 * 1024 * 1024;
-const WINDOW_PIECES: usize = 256;
 
 /// What an extraction did.
 #[derive(Debug, Default)]
@@ -52,11 +43,11 @@ pub struct ExtractReport {
 }
 
 /// One run.
-struct Run<'a> {
-    plan: &'a Extract<'a>,
+pub(super) struct Run<'a> {
+    pub(super) plan: &'a Extract<'a>,
     tree: Tree,
     attributes: Attributes<'a>,
-    options: &'a ExtractOptions,
+    pub(super) options: &'a ExtractOptions,
     observer: &'a dyn Observer,
     report: Mutex<ExtractReport>,
     done: AtomicU64,
@@ -109,7 +100,7 @@ fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Run<'_> {
-    fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         if self.observer.cancelled() {
             self.fail(Error::cancelled());
         }
@@ -192,14 +183,14 @@ impl Run<'_> {
         Self::in_threads(self.options.threads.get(), &|| {
             let mut buffer = vec![0; MAX_IO_SIZE];
             while let Some(index) = small.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.content(*index, &mut |item, file| self.small(item, file, &mut buffer));
+                self.content(*index, &mut |item, _, file| self.small(item, file, &mut buffer));
                 if self.is_stopped() {
                     break;
                 }
             }
         });
         for index in large {
-            self.content(index, &mut |item, file| self.large(item, file));
+            self.content(index, &mut |item, spot, file| self.large(item, spot, file));
         }
     }
 
@@ -211,18 +202,11 @@ impl Run<'_> {
     }
 
     /// Makes a regular file with what `fill` writes, or none.
-    fn content(&self, index: usize, fill: &mut dyn FnMut(&Item, &File) -> Result<(), NotCopied>) {
+    fn content(&self, index: usize, fill: &mut dyn FnMut(&Item, &Spot<'_>, &File) -> Result<()>) {
         let is_made = self.each(index, |item, spot| {
             let file = spot.make_file()?;
-            let filled = file
-                .set_len(item.size)
-                .map_err(NotCopied::Write)
-                .and_then(|()| fill(item, &file))
-                .map_err(|error| match error {
-                    NotCopied::Read(error) => error,
-                    NotCopied::Write(error) => Error::io("write the content", error),
-                    NotCopied::Stopped => Error::cancelled(),
-                });
+            let sized = file.set_len(item.size).context(|| "write the content");
+            let filled = sized.and_then(|()| fill(item, spot, &file));
             let given = filled.and_then(|()| self.attributes.give(item.file, &file, spot));
             if given.is_err() {
                 // Half a file must not be taken for the whole one.
@@ -235,17 +219,15 @@ impl Run<'_> {
         }
     }
 
-    fn small(&self, item: &Item, file: &File, buffer: &mut [u8]) -> Result<(), NotCopied> {
-        let mut content = self.plan.filesystem.open(item.file).map_err(NotCopied::Read)?;
+    fn small(&self, item: &Item, file: &File, buffer: &mut [u8]) -> Result<()> {
+        let mut content = self.plan.filesystem.open(item.file)?;
         let mut pieces = Vec::new();
-        let cut = cut(content.as_mut(), self.plan.volume, &mut |piece| {
+        cut(content.as_mut(), self.plan.volume, &mut |piece| {
             pieces.push(piece);
             ControlFlow::Continue(())
-        });
-        cut.map_err(NotCopied::Read)?;
-        let output = Output::new(file);
+        })?;
         let outcome = pieces.iter().try_for_each(|piece| {
-            copy(content.as_mut(), *piece, &output, buffer)?;
+            copy(content.as_mut(), *piece, file, buffer)?;
             self.written(piece.len())
         });
         self.tell(item.size);
@@ -253,89 +235,17 @@ impl Run<'_> {
     }
 
     /// Counts what was written; says when to stop.
-    fn written(&self, count: u64) -> Result<(), NotCopied> {
+    pub(super) fn written(&self, count: u64) -> Result<()> {
         self.with_report(|report| report.written += count);
-        if self.is_stopped() { Err(NotCopied::Stopped) } else { Ok(()) }
+        if self.is_stopped() { Err(Error::cancelled()) } else { Ok(()) }
     }
 
     /// Tells that `count` bytes more are dealt with.
-    fn tell(&self, count: u64) {
+    pub(super) fn tell(&self, count: u64) {
         let done = self.done.fetch_add(count, Ordering::Relaxed) + count;
         let total = self.plan.bytes;
         let progress = Progress { done, total, moved: done, ..Progress::default() };
         self.observer.event(&Event::Progress(progress));
-    }
-
-    /// Copies a large file with [`IN_FLIGHT`] threads a processor, so that some decode while
-    /// others wait for the disk. This one cuts the file into pieces. It is never far ahead: the
-    /// frames that it finds the file's map in are those that the others need next.
-    fn large(&self, item: &Item, file: &File) -> Result<(), NotCopied> {
-        let threads = self.options.threads.get().saturating_mul(IN_FLIGHT);
-        let pool = BufferPool::new(threads, MAX_IO_SIZE).map_err(NotCopied::Read)?;
-        let output = Output::direct(file);
-        let mut content = self.plan.filesystem.open(item.file).map_err(NotCopied::Read)?;
-        let (pieces_in, pieces_out) = bounded::<ByteRange>(QUEUE);
-        let failure: Mutex<Option<NotCopied>> = Mutex::default();
-        let told = AtomicU64::new(0);
-        let cut = thread::scope(|scope| {
-            for _ in 0..threads {
-                let (pieces, pool, output, failure) =
-                    (pieces_out.clone(), &pool, &output, &failure);
-                scope.spawn(move || {
-                    if let Err(error) = self.copy_pieces(item, &pieces, pool, output) {
-                        // No further piece is cut then.
-                        lock(failure).get_or_insert(error);
-                    }
-                });
-            }
-            drop(pieces_out);
-            let mut window = Vec::new();
-            let send = |window: &mut Vec<ByteRange>| {
-                if let Err(error) = output.reserve(window) {
-                    lock(&failure).get_or_insert(NotCopied::Write(error));
-                }
-                for piece in window.drain(..) {
-                    told.fetch_add(piece.len(), Ordering::Relaxed);
-                    if lock(&failure).is_some() || pieces_in.send(piece).is_err() {
-                        return ControlFlow::Break(());
-                    }
-                }
-                ControlFlow::Continue(())
-            };
-            let cut = cut(content.as_mut(), self.plan.volume, &mut |piece| {
-                window.push(piece);
-                let bytes: u64 = window.iter().map(ByteRange::len).sum();
-                if bytes < WINDOW && window.len() < WINDOW_PIECES {
-                    return ControlFlow::Continue(());
-                }
-                send(&mut window)
-            });
-            let _ends_the_same = send(&mut window);
-            // Which ends the threads.
-            drop(pieces_in);
-            cut
-        });
-        let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // All that was no data.
-        self.tell(item.size.saturating_sub(told.into_inner()));
-        failure.map_or(cut.map_err(NotCopied::Read), Err)
-    }
-
-    fn copy_pieces(
-        &self,
-        item: &Item,
-        pieces: &Receiver<ByteRange>,
-        pool: &BufferPool,
-        output: &Output<'_>,
-    ) -> Result<(), NotCopied> {
-        let mut content = self.plan.filesystem.open(item.file).map_err(NotCopied::Read)?;
-        let mut buffer = pool.take(&|| self.is_stopped()).map_err(NotCopied::Read)?;
-        for piece in pieces {
-            copy(content.as_mut(), piece, output, buffer.whole_mut())?;
-            self.tell(piece.len());
-            self.written(piece.len())?;
-        }
-        Ok(())
     }
 
     /// Further names, symbolic links, devices, pipes.

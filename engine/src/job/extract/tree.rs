@@ -140,6 +140,11 @@ impl Spot<'_> {
         Error::new(ErrorKind::Conflict, format!("{}: it exists already{hint}", self.shown))
     }
 
+    /// What messages call it.
+    pub(super) fn shown(&self) -> &Path {
+        Path::new(&self.shown)
+    }
+
     /// A failure of the target's filesystem.
     pub(super) fn failed(&self, what: &str, errno: Errno) -> Error {
         Error::io(format!("{what} {}", self.shown), errno.into())

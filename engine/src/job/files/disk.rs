@@ -47,14 +47,23 @@ impl OpenVolume {
     /// Calls `visit` for each stretch of the disk that holds some of the filesystem's bytes
     /// `within`.
     pub fn each_place(&self, within: ByteRange, visit: &mut dyn FnMut(ByteRange)) {
-        let mut start = 0_u64;
-        for part in &self.parts {
-            let own = ByteRange::new(start, part.length);
-            if let Some(common) = own.intersection(&within) {
-                part.each_place(ByteRange::new(common.start - start, common.len()), visit);
-            }
-            start = own.end;
+        each_place(&self.parts, within, visit);
+    }
+}
+
+/// The same of `parts`, one behind the other.
+pub(in crate::job) fn each_place(
+    parts: &[Volume],
+    within: ByteRange,
+    visit: &mut dyn FnMut(ByteRange),
+) {
+    let mut start = 0_u64;
+    for part in parts {
+        let own = ByteRange::new(start, part.length);
+        if let Some(common) = own.intersection(&within) {
+            part.each_place(ByteRange::new(common.start - start, common.len()), visit);
         }
+        start = own.end;
     }
 }
 
@@ -65,14 +74,24 @@ impl FileDisk {
     /// # Errors
     /// `Corrupt` or `Io` when the image cannot be read.
     pub fn of_image(image: ImageReader) -> Result<Self> {
-        let layout = serde_json::from_value(image.manifest().layout.clone());
+        let layout = layout_of(&image);
         let left_out = LeftOut::all(&image.manifest().allocation);
         let disk: Arc<dyn ReadAt> = Arc::new(Cached::new(Arc::new(image)));
         let disk = match layout {
-            Ok(layout) => Self::new(disk, layout, false),
-            Err(_) => Self::probed(disk, USUAL_SECTOR)?,
+            Some(layout) => Self::new(disk, layout, false),
+            None => Self::probed(disk, USUAL_SECTOR)?,
         };
         Ok(Self { left_out, ..disk })
+    }
+
+    /// The disk that `image` holds, read by way of `disk`; its volumes are found anew.
+    ///
+    /// # Errors
+    /// As [`of_image`](Self::of_image).
+    pub(in crate::job) fn of_image_on(image: &ImageReader, disk: Arc<dyn ReadAt>) -> Result<Self> {
+        let sector_size = layout_of(image).map_or(USUAL_SECTOR, |layout| layout.sector_size);
+        let left_out = LeftOut::all(&image.manifest().allocation);
+        Ok(Self { left_out, ..Self::probed(disk, sector_size)? })
     }
 
     /// A device or raw file.
@@ -203,7 +222,7 @@ impl FileDisk {
             }
         }
         match volumes.first() {
-            Some(volume) => self.open_volume(volume, &members),
+            Some(volume) => self.open_with(volume, &members),
             None => Err(self.several()),
         }
     }
@@ -218,7 +237,7 @@ impl FileDisk {
             if parts.iter().any(|part| std::ptr::eq(*part, volume)) {
                 return None;
             }
-            let opened = self.open_volume(volume, &members);
+            let opened = self.open_with(volume, &members);
             let together = members::together(volume, &members).unwrap_or_default();
             // If it is none of them, they may do without it.
             let is_foreign = |error: &Error| error.kind() == ErrorKind::Invalid;
@@ -232,7 +251,24 @@ impl FileDisk {
         self.layout.volumes.iter().filter_map(open)
     }
 
-    fn open_volume(&self, volume: &Volume, members: &[Member<'_>]) -> Result<OpenVolume> {
+    /// The bytes of a volume.
+    ///
+    /// # Errors
+    /// `Unsupported`, saying why, when they cannot be had.
+    pub(in crate::job) fn bytes_of(&self, volume: &Volume) -> Result<Arc<dyn ReadAt>> {
+        volume::open(&self.disk, volume)
+    }
+
+    /// Opens the filesystem of `volume`, which is one of the layout's, or the one that it is a
+    /// part of.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(in crate::job) fn open_volume(&self, volume: &Volume) -> Result<OpenVolume> {
+        self.open_with(volume, &self.members())
+    }
+
+    fn open_with(&self, volume: &Volume, members: &[Member<'_>]) -> Result<OpenVolume> {
         let within = |error: Error| error.within(format!("volume {}", volume.name));
         let together = members::together(volume, members).map_err(within)?;
         if !together.is_empty() {
@@ -314,8 +350,13 @@ impl FileDisk {
     }
 }
 
+/// What an image's manifest says of its volumes, if this version understands it.
+fn layout_of(image: &ImageReader) -> Option<DiskLayout> {
+    serde_json::from_value(image.manifest().layout.clone()).ok()
+}
+
 /// Whether content of this kind has files, as far as anybody could read them.
-fn is_filesystem(kind: &str) -> bool {
+pub(in crate::job) fn is_filesystem(kind: &str) -> bool {
     const KINDS: [&str; 9] =
         ["ext", "fat", "vfat", "exfat", "ntfs", "xfs", "btrfs", "hfs", "iso9660"];
     KINDS.iter().any(|known| kind.starts_with(known))

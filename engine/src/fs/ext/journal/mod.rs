@@ -20,7 +20,7 @@ use super::changes::Changes;
 use super::features::{compat, incompat};
 use super::inode::Inode;
 use super::units::InodeNumber;
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{ByteRange, Error, ErrorKind, Result};
 use crate::block::ReadAt;
 use log::Log;
 
@@ -34,6 +34,8 @@ pub(super) struct Replay {
     pub note: String,
     /// Why the result is not to be trusted with what is free, if it is not.
     pub doubt: Option<String>,
+    /// What of the volume the journal has newer.
+    pub replayed: Vec<ByteRange>,
 }
 
 impl Ext {
@@ -80,8 +82,10 @@ impl Ext {
         };
         // The bitmaps say nothing of what fast commits allocate.
         let fast_doubt = (fast.count > 0).then(|| "fast commits were replayed".to_owned());
+        let block_size = self.geometry().block_size;
         Ok(Some(Replay {
-            volume: overlay::over(volume, self.geometry().block_size, found.copies),
+            replayed: overlay::covered(block_size, &found.copies),
+            volume: overlay::over(volume, block_size, found.copies),
             changes: Changes::new(fast.changes),
             note,
             doubt: doubt.or(fast_doubt),

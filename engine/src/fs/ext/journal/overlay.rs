@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::units::{BlockNumber, bytes, index};
+use crate::base::ranges::joined;
 use crate::base::{ByteCount, ByteOffset, ByteRange, Error, ErrorKind, Result};
 use crate::block::ReadAt;
 
@@ -26,6 +27,12 @@ pub(super) fn over(
     copies: BTreeMap<BlockNumber, Copy>,
 ) -> Arc<dyn ReadAt> {
     Arc::new(Overlay { volume: Arc::clone(volume), block_size: u64::from(block_size), copies })
+}
+
+/// What `copies` are laid over, in bytes of the volume, sorted and apart.
+pub(super) fn covered(block_size: u32, copies: &BTreeMap<BlockNumber, Copy>) -> Vec<ByteRange> {
+    let size = u64::from(block_size);
+    joined(copies.keys().map(|block| ByteRange::new(block.0.saturating_mul(size), size)).collect())
 }
 
 struct Overlay {

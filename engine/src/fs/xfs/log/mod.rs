@@ -24,7 +24,7 @@ use std::sync::Arc;
 use super::Xfs;
 use super::features;
 use super::units::InodeNumber;
-use crate::base::{Error, Result};
+use crate::base::{ByteRange, Error, Result};
 use crate::block::ReadAt;
 use head::Dirty;
 use overlay::Overlay;
@@ -41,6 +41,8 @@ pub(super) struct Replay {
     pub doubt: Option<String>,
     /// Files that cannot be read as they would be, and why.
     pub unfinished: BTreeMap<InodeNumber, String>,
+    /// What of the volume the log has newer.
+    pub replayed: Vec<ByteRange>,
 }
 
 impl Xfs {
@@ -67,6 +69,7 @@ impl Xfs {
                 )],
                 doubt: Some("the log cannot be read".to_owned()),
                 unfinished: BTreeMap::new(),
+                replayed: Vec::new(),
             })),
         }
     }
@@ -145,6 +148,7 @@ impl Xfs {
             let count = unfinished.len();
             notes.push(format!("{count} files cannot be read before the log's operations end."));
         }
-        Ok(Replay { volume: Arc::new(overlay), notes, doubt, unfinished })
+        let replayed = overlay.covered();
+        Ok(Replay { volume: Arc::new(overlay), notes, doubt, unfinished, replayed })
     }
 }

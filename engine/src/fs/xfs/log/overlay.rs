@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::units::{bytes, index};
-use crate::base::{ByteCount, ByteOffset, Error, ErrorKind, Result, limits};
+use crate::base::ranges::joined;
+use crate::base::{ByteCount, ByteOffset, ByteRange, Error, ErrorKind, Result, limits};
 use crate::block::ReadAt;
 
 /// Bytes of a sector.
@@ -24,6 +25,12 @@ impl Overlay {
     /// Sectors that are not as the volume has them.
     pub(super) fn len(&self) -> usize {
         self.sectors.len()
+    }
+
+    /// Those sectors, in bytes of the volume, sorted and apart.
+    pub(super) fn covered(&self) -> Vec<ByteRange> {
+        let sectors = self.sectors.keys();
+        joined(sectors.map(|sector| ByteRange::new(sector.saturating_mul(512), 512)).collect())
     }
 
     /// Whether any of `length` bytes from `sector` on were replaced.

@@ -4,7 +4,8 @@
 //! A filesystem's free space counts only where it is certain, and where nothing else lies on the
 //! same bytes of the disk. In any doubt a volume is read whole. What lies outside of volumes is
 //! always read: boot loaders live there. With `skip_swap`, the contents of [`swap`] files are no
-//! more used than free space. [`proof`] walks the image afterwards.
+//! more used than free space. [`proof`] walks the image afterwards. Of a disk in use it is certain
+//! only of its image at one instant what is free; until then, what is likely will do.
 
 mod fstab;
 pub mod proof;
@@ -72,6 +73,8 @@ pub struct Search<'a> {
     pub layout: &'a DiskLayout,
     /// Its blocks.
     pub block: BlockSize,
+    /// Whether it is written to meanwhile, so that what is found is likely, and no more.
+    pub is_in_use: bool,
     /// Whether the contents of swap files are as good as free.
     pub skip_swap: bool,
 }
@@ -143,12 +146,14 @@ impl Search<'_> {
         let opened = volume::open(self.disk, volume).and_then(|bytes| fs::open(&bytes));
         match opened {
             Ok(filesystem) => {
-                let kind = filesystem.info().kind.to_owned();
-                let outcome = filesystem.free_space(&mut take).map(|()| kind);
+                let outcome = match self.is_in_use {
+                    true => filesystem.likely_free_space(&mut take),
+                    false => filesystem.free_space(&mut take),
+                };
                 if self.skip_swap && outcome.is_ok() {
                     found.swap = swap::find(filesystem.as_ref(), volume);
                 }
-                Some(outcome)
+                Some(outcome.map(|()| filesystem.info().kind.to_owned()))
             }
             Err(error) if error.kind() == ErrorKind::Unsupported && content.is_none() => None,
             Err(error) => Some(Err(error)),

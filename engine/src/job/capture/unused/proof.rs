@@ -37,29 +37,60 @@ pub fn check(
     if left_out.is_empty() {
         return Ok(());
     }
-    let guard = Arc::new(Guard {
-        image: Cached::new(Arc::new(image)),
-        left_out,
-        is_armed: AtomicBool::new(false),
-        missing: Mutex::default(),
-    });
+    let guard = Guard::new(image, left_out);
     let disk: Arc<dyn ReadAt> = Arc::clone(&guard) as Arc<dyn ReadAt>;
-    let search = Search { disk: &disk, layout, block, skip_swap };
+    let search = Search { disk: &disk, layout, block, is_in_use: false, skip_swap };
     let unused = search.run(|volume| names.contains(&volume.name.as_str()));
     if let Some(range) = without(&guard.left_out, &unused.ranges).first() {
         let doubt = unused.volumes.iter().find_map(|volume| volume.doubt.as_deref());
         return Err(lacking(*range, doubt.unwrap_or("the image's own allocation maps differ")));
     }
-    for volume in volumes.iter().filter(|volume| !is_swap(volume)) {
-        let bytes = volume::open(&disk, volume)?;
-        let filesystem = fs::open(&bytes)?;
-        // Until here others' signatures were looked for anywhere.
-        guard.is_armed.store(true, Ordering::Relaxed);
+    volumes.iter().try_for_each(|volume| {
         let skipped = unused.skipped.iter().filter(|(of, _)| *of == volume.name);
         let skipped: Vec<FileId> = skipped.map(|(_, file)| *file).collect();
-        walk((&guard, &skipped), volume, filesystem.as_ref(), observer)?;
-        guard.is_armed.store(false, Ordering::Relaxed);
+        look_through((&guard, &skipped), volume, observer)
+    })
+}
+
+/// Whether a filesystem of `image` keeps anything in `ranges`, besides room for what was never
+/// written; also where that cannot be told.
+///
+/// # Errors
+/// `Cancelled`.
+pub fn is_reached(
+    image: ImageReader,
+    layout: &DiskLayout,
+    ranges: Vec<ByteRange>,
+    observer: &dyn Observer,
+) -> Result<bool> {
+    let guard = Guard::new(image, ranges);
+    let touched = |volume: &&Volume| places(volume).iter().any(|at| touches(&guard.left_out, at));
+    for volume in layout.volumes.iter().filter(touched) {
+        match look_through((&guard, &[]), volume, observer) {
+            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+            Err(_found_or_unknown) => return Ok(true),
+            Ok(()) => {}
+        }
     }
+    Ok(false)
+}
+
+/// Walks a volume of the guarded image, past the contents of the files `skipped`.
+fn look_through(
+    (guard, skipped): (&Arc<Guard>, &[FileId]),
+    volume: &Volume,
+    observer: &dyn Observer,
+) -> Result<()> {
+    if is_swap(volume) {
+        return Ok(());
+    }
+    let disk: Arc<dyn ReadAt> = Arc::clone(guard) as Arc<dyn ReadAt>;
+    let bytes = volume::open(&disk, volume)?;
+    let filesystem = fs::open(&bytes)?;
+    // Until here others' signatures were looked for anywhere.
+    guard.is_armed.store(true, Ordering::Relaxed);
+    walk((guard, skipped), volume, filesystem.as_ref(), observer)?;
+    guard.is_armed.store(false, Ordering::Relaxed);
     Ok(())
 }
 
@@ -155,6 +186,12 @@ struct Guard {
 }
 
 impl Guard {
+    fn new(image: ImageReader, left_out: Vec<ByteRange>) -> Arc<Self> {
+        let image = Cached::new(Arc::new(image));
+        let (is_armed, missing) = (AtomicBool::new(false), Mutex::default());
+        Arc::new(Self { image, left_out, is_armed, missing })
+    }
+
     fn note(&self, range: ByteRange) {
         if touches(&self.left_out, &range) {
             let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);

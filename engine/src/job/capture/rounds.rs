@@ -1,0 +1,175 @@
+//! The rounds of a capture of a disk in use: each is an image that starts from the one before, and
+//! of which only the last is published.
+//!
+//! What no filesystem uses is left out by a guess, since a filesystem in use cannot say it for
+//! certain. The image of the frozen disk can: what it uses and the image lacks was not written
+//! since before the first round, or it would have been copied, and is read once all is thawed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::changes::{ChangeTracker, Reading};
+use super::live::{self, Live, Rounds};
+use super::unused::{Search, places, proof};
+use super::{Capture, From};
+use crate::base::ranges::{joined, touches, without};
+use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Result};
+use crate::block::{Cached, Disk, ReadAt};
+use crate::job::pipeline::ChunkSource;
+use crate::store::Manifest;
+use crate::store::index::Index;
+use crate::store::manifest::{Moment, VolumeUse};
+use crate::store::repository::Image;
+use crate::volume::Volume;
+
+/// A capture that goes on in rounds.
+struct Copying<'a, 'b> {
+    capture: &'a Capture<'b>,
+    tracker: &'a mut dyn ChangeTracker,
+    before: Image,
+    /// All that was read or left out since the parent.
+    seen: Vec<ByteRange>,
+    /// Volumes that were looked at for what they do not use, as they were when frozen.
+    volumes: Vec<VolumeUse>,
+    index: &'a Arc<Index>,
+    observer: &'a dyn Observer,
+}
+
+impl Capture<'_> {
+    /// Goes on in rounds from what `manifest` says, to the disk at one instant.
+    ///
+    /// # Errors
+    /// Those of [`Live::run`].
+    pub(super) fn in_rounds(
+        &mut self,
+        live: &Live,
+        manifest: Manifest,
+        reading: &mut Reading,
+        (index, observer): (&Arc<Index>, &dyn Observer),
+    ) -> Result<Manifest> {
+        let none = || Error::new(ErrorKind::Invalid, "a capture in rounds, without a tracker");
+        let mut tracker = self.tracker.take().ok_or_else(none)?;
+        let before = Image { id: self.repository.keys().image_id(&manifest.encode()), manifest };
+        let clock = Instant::now();
+        let disk = Arc::clone(&self.disk);
+        let seen = match reading.is_incremental {
+            true => reading.ranges.iter().chain(&reading.left_out).copied().collect(),
+            false => vec![ByteRange { start: 0, end: disk.info().size.0 }],
+        };
+        let volumes = Vec::new();
+        let mut copying = Copying {
+            capture: self,
+            tracker: &mut *tracker,
+            before,
+            seen,
+            volumes,
+            index,
+            observer,
+        };
+        let moment = copying.run(live, &disk);
+        let Copying { before: Image { mut manifest, .. }, volumes, .. } = copying;
+        self.tracker = Some(tracker);
+        let moment = Moment { filesystems: live.filesystems().collect(), ..moment? };
+        reading.volumes = volumes;
+        manifest.allocation = self.allocation(reading);
+        if let Some(doubt) = &moment.doubt {
+            for volume in &mut manifest.allocation {
+                (volume.unallocated, volume.doubt) = (0, Some(doubt.clone()));
+                volume.skipped.clear();
+            }
+            reading.volumes.clear();
+            let message = format!(
+                "the image is not one instant ({doubt}): what was written meanwhile may be half \
+                 in it, half not"
+            );
+            observer.event(&Event::Warning { message: &message });
+        }
+        manifest.live = Some(moment);
+        manifest.tracker = reading.tracker.to_owned();
+        manifest.tracker_doubt.clone_from(&reading.doubt);
+        manifest.parent = self.parent.as_ref().map(|parent| parent.id);
+        manifest.cost.milliseconds += u64::try_from(clock.elapsed().as_millis()).unwrap_or(0);
+        Ok(manifest)
+    }
+}
+
+impl Copying<'_, '_> {
+    fn run(&mut self, live: &Live, disk: &Disk) -> Result<Moment> {
+        let moment = live.run(self, disk)?;
+        if moment.doubt.is_some() {
+            self.read_all(disk)?;
+        }
+        Ok(moment)
+    }
+
+    /// Reads whatever was left out: of a disk at no instant it is not certain what is in use.
+    fn read_all(&mut self, disk: &Disk) -> Result<()> {
+        let whole = ByteRange { start: 0, end: disk.info().size.0 };
+        let reader = self.capture.repository.reader(&self.before);
+        let left_out = proof::unallocated(&reader, &[whole])?;
+        match left_out.is_empty() {
+            true => Ok(()),
+            false => self.copy(disk, left_out),
+        }
+    }
+
+    /// What the image so far lacks, though its own filesystems use it.
+    fn lacking(&mut self) -> Result<Vec<ByteRange>> {
+        let Capture { repository, layout, options, .. } = self.capture;
+        let seen = joined(std::mem::take(&mut self.seen));
+        let is_touched = |volume: &Volume| places(volume).iter().any(|place| touches(&seen, place));
+        let touched = layout.volumes.iter().filter(|volume| is_touched(volume));
+        let touched = joined(touched.flat_map(places).collect());
+        let reader = repository.reader(&self.before);
+        let left_out = proof::unallocated(&reader, &touched)?;
+        let disk: Arc<dyn ReadAt> = Arc::new(Cached::new(Arc::new(reader)));
+        let block = self.before.manifest.block_size;
+        let skip_swap = options.skip_swap;
+        let search = Search { disk: &disk, layout, block, is_in_use: false, skip_swap };
+        let unused = search.run(is_touched);
+        let lacking = without(&left_out, &unused.ranges);
+        self.volumes = unused.volumes;
+        self.seen = seen;
+        Ok(lacking)
+    }
+}
+
+impl Rounds for Copying<'_, '_> {
+    fn changes(&mut self) -> Result<std::result::Result<Vec<ByteRange>, String>> {
+        let findings = self.tracker.checkpoint(None)?;
+        self.before.manifest.tracking = Some(findings.evidence.clone());
+        Ok(live::recent(&self.before, findings))
+    }
+
+    fn copy(&mut self, source: &dyn ChunkSource, ranges: Vec<ByteRange>) -> Result<()> {
+        self.seen.extend_from_slice(&ranges);
+        let Self { capture, before, index, observer, .. } = self;
+        let reading = Reading { ranges, is_incremental: true, ..Reading::all(Vec::new()) };
+        let mut writer = capture.writer(index, Some(before))?;
+        let from = From { source, before: Some(before) };
+        let assembled = capture.read(from, &reading, index, &mut writer, *observer)?;
+        writer.end()?;
+        let earlier = &before.manifest;
+        let manifest = capture.manifest(&earlier.created, Instant::now(), &assembled, &reading);
+        let (cost, tracking) = (earlier.cost.and(&manifest.cost), earlier.tracking.clone());
+        self.before.manifest = Manifest { cost, tracking, ..manifest };
+        Ok(())
+    }
+
+    fn settle(&mut self, disk: &Disk) -> Result<std::result::Result<(), String>> {
+        if self.capture.options.all_blocks {
+            return Ok(Ok(()));
+        }
+        let lacking = self.lacking()?;
+        if lacking.is_empty() {
+            return Ok(Ok(()));
+        }
+        self.copy(disk, lacking.clone())?;
+        // Room that was reserved then may be written to by now.
+        let Capture { repository, layout, .. } = self.capture;
+        let is_late = self.tracker.is_written_since(&lacking)?
+            && proof::is_reached(repository.reader(&self.before), layout, lacking, self.observer)?;
+        let late = "what came into use unwritten was written as soon as all was thawed";
+        Ok(if is_late { Err(late.to_owned()) } else { Ok(()) })
+    }
+}

@@ -1,0 +1,314 @@
+//! Both trees of a volume at once: folders of one path side by side, so that only what is on one
+//! side has to be held in memory.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+
+use rayon::prelude::*;
+
+use super::change::{Brief, FileChange, Side};
+use super::compare::{Comparer, Pair};
+use crate::base::limits::{MAX_DIFFERENCES, MAX_FOLDER_DEPTH};
+use crate::base::{Error, ErrorKind, Result};
+use crate::fs::{DirEntry, FileId, FileType, Filesystem, Metadata, Timestamp};
+use crate::job::files::{Descend, Found, Visited, Walk, list_sorted};
+
+/// Pairs that are gathered before they are compared by all threads.
+const GATHERED: usize = 4096;
+
+/// Told of what cannot be read.
+pub(super) type TellLost<'a> = &'a mut dyn FnMut(Side, &[u8], Error) -> Result<()>;
+
+/// A path that only one side has.
+#[derive(Debug)]
+pub(super) struct Orphan {
+    pub path: Vec<u8>,
+    pub file: FileId,
+    pub brief: Brief,
+    pub modified: Option<Timestamp>,
+    pub created: Option<Timestamp>,
+}
+
+impl Orphan {
+    fn new(path: &[u8], file: FileId, metadata: &Metadata) -> Self {
+        Self {
+            path: path.to_vec(),
+            file,
+            brief: Brief { file_type: metadata.file_type, size: metadata.size },
+            modified: metadata.modified,
+            created: metadata.created,
+        }
+    }
+
+    pub fn is_folder(&self) -> bool {
+        self.brief.file_type == FileType::Directory
+    }
+}
+
+/// The walk of one volume.
+pub(super) struct Joint<'a, 'b> {
+    comparer: &'a Comparer<'a>,
+    tell_lost: TellLost<'b>,
+    pairs: Vec<Pair>,
+    seen: [HashSet<FileId>; 2],
+    /// What came of it so far.
+    pub changes: Vec<FileChange>,
+    /// Paths of one side only.
+    pub orphans: [Vec<Orphan>; 2],
+    /// Encrypted files of which the content could not be compared.
+    pub sealed: u64,
+}
+
+/// A folder's entries in order, and whether that is all of them.
+type Listed = (Vec<DirEntry>, bool);
+
+/// Two folders of one path.
+struct Folders {
+    path: Vec<u8>,
+    files: [FileId; 2],
+    depth: usize,
+}
+
+impl<'a, 'b> Joint<'a, 'b> {
+    /// A walk that compares with `comparer`.
+    pub fn new(comparer: &'a Comparer<'a>, tell_lost: TellLost<'b>) -> Self {
+        Self {
+            comparer,
+            tell_lost,
+            pairs: Vec::new(),
+            seen: [HashSet::new(), HashSet::new()],
+            changes: Vec::new(),
+            orphans: [Vec::new(), Vec::new()],
+            sealed: 0,
+        }
+    }
+
+    fn filesystem(&self, side: Side) -> &'a dyn Filesystem {
+        self.comparer.contents.filesystems[side.index()]
+    }
+
+    /// Goes through both trees.
+    ///
+    /// # Errors
+    /// `Cancelled`; `Limit` for more than [`MAX_DIFFERENCES`]; those of telling. Damage is told.
+    pub fn run(&mut self) -> Result<()> {
+        let files = Side::BOTH.map(|side| self.filesystem(side).root());
+        let mut folders = vec![Folders { path: b"/".to_vec(), files, depth: 0 }];
+        while let Some(next) = folders.pop() {
+            if self.comparer.contents.observer.cancelled() {
+                return Err(Error::cancelled());
+            }
+            self.folder(next, &mut folders)?;
+        }
+        self.compare_gathered()
+    }
+
+    /// Compares a pair, now or later.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn add(&mut self, pair: Pair) -> Result<()> {
+        self.pairs.push(pair);
+        if self.pairs.len() >= GATHERED { self.compare_gathered() } else { Ok(()) }
+    }
+
+    /// Compares the pairs that wait.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn compare_gathered(&mut self) -> Result<()> {
+        let pairs = std::mem::take(&mut self.pairs);
+        let comparer = self.comparer;
+        let compared: Vec<_> = pairs.par_iter().map(|pair| comparer.compare(pair)).collect();
+        for (pair, compared) in pairs.iter().zip(compared) {
+            self.sealed += u64::from(compared.is_sealed);
+            self.changes.extend(compared.change);
+            for (side, error) in compared.lost {
+                let path = match side {
+                    Side::Before => pair.old_path.as_deref().unwrap_or(&pair.path),
+                    Side::After => &pair.path,
+                };
+                self.lose(side, path, error)?;
+            }
+        }
+        self.check_limit()
+    }
+
+    fn check_limit(&self) -> Result<()> {
+        let count = self.changes.len() + self.orphans[0].len() + self.orphans[1].len();
+        if count > MAX_DIFFERENCES {
+            let context = format!("more than {MAX_DIFFERENCES} differences");
+            return Err(Error::new(ErrorKind::Limit, context));
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, side: Side, path: &[u8], error: Error) -> Result<()> {
+        match error.kind() {
+            ErrorKind::Cancelled => Err(error),
+            _ => (self.tell_lost)(side, path, error),
+        }
+    }
+
+    /// Compares two folders' entries by name.
+    fn folder(&mut self, folders: Folders, next: &mut Vec<Folders>) -> Result<()> {
+        let Folders { path, files, depth } = folders;
+        let mut has_new_entries = false;
+        if let Some([before, after]) = self.list(&path, files, depth)? {
+            has_new_entries =
+                self.merge(&path, [&before.0, &after.0], [before.1, after.1], &mut |pair| {
+                    next.push(Folders { depth: depth + 1, ..pair });
+                })?;
+        }
+        self.add(Pair { path, old_path: None, files, is_renamed: false, has_new_entries })
+    }
+
+    /// Both folders' entries in order, and whether all of them are there; `None` where they are
+    /// not to be gone into.
+    fn list(
+        &mut self,
+        path: &[u8],
+        files: [FileId; 2],
+        depth: usize,
+    ) -> Result<Option<[Listed; 2]>> {
+        if depth >= MAX_FOLDER_DEPTH {
+            let context = format!("more than {MAX_FOLDER_DEPTH} folders within one another");
+            self.lose(Side::After, path, Error::new(ErrorKind::Limit, context))?;
+            return Ok(None);
+        }
+        for side in Side::BOTH {
+            if !self.seen[side.index()].insert(files[side.index()]) {
+                let error = Error::corrupt("folder", "one place that it is in", "a second one");
+                self.lose(side, path, error)?;
+                return Ok(None);
+            }
+        }
+        let [before, after] = Side::BOTH.map(|side| self.filesystem(side));
+        let (before, after) =
+            rayon::join(|| list_sorted(before, files[0]), || list_sorted(after, files[1]));
+        let mut take = |side, listed: Result<(Vec<DirEntry>, Vec<Error>)>| {
+            let (entries, errors) = match listed {
+                Ok(listed) => listed,
+                Err(error) => (Vec::new(), vec![error]),
+            };
+            let is_whole = errors.is_empty();
+            errors.into_iter().try_for_each(|error| self.lose(side, path, error))?;
+            Ok::<Listed, Error>((entries, is_whole))
+        };
+        Ok(Some([take(Side::Before, before)?, take(Side::After, after)?]))
+    }
+
+    /// Goes through two sorted lists, and says whether entries came, went or were replaced. What a
+    /// folder that is not whole lacks is not said to be gone.
+    fn merge(
+        &mut self,
+        path: &[u8],
+        [mut before, mut after]: [&[DirEntry]; 2],
+        is_whole: [bool; 2],
+        enter: &mut dyn FnMut(Folders),
+    ) -> Result<bool> {
+        let mut has_new_entries = false;
+        loop {
+            let order = match (before.first(), after.first()) {
+                (None, None) => return Ok(has_new_entries),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(one), Some(other)) => one.name.cmp(&other.name),
+            };
+            let pop = |entries: &mut &[DirEntry], is_next: bool| {
+                let (first, rest) = entries.split_first().filter(|_| is_next)?;
+                *entries = rest;
+                Some((join(path, &first.name), first.file, first.file_type))
+            };
+            let one = pop(&mut before, order != Ordering::Greater);
+            let other = pop(&mut after, order != Ordering::Less);
+            match (one, other) {
+                (Some((path, one, one_type)), Some((_, other, other_type))) => {
+                    has_new_entries |= one != other;
+                    let types = [one_type, other_type];
+                    self.meet(path, [one, other], types, enter)?;
+                }
+                (Some((path, file, _)), _) => {
+                    has_new_entries = true;
+                    if is_whole[1] {
+                        self.expand(Side::Before, &path, file, true)?;
+                    }
+                }
+                (None, Some((path, file, _))) => {
+                    has_new_entries = true;
+                    if is_whole[0] {
+                        self.expand(Side::After, &path, file, true)?;
+                    }
+                }
+                (None, None) => return Ok(has_new_entries),
+            }
+        }
+    }
+
+    /// Takes two files of one path.
+    fn meet(
+        &mut self,
+        path: Vec<u8>,
+        files: [FileId; 2],
+        types: [Option<FileType>; 2],
+        enter: &mut dyn FnMut(Folders),
+    ) -> Result<()> {
+        let mut is_folder = [false; 2];
+        for side in Side::BOTH {
+            let file_type = match types[side.index()] {
+                Some(file_type) => file_type,
+                None => match self.filesystem(side).metadata(files[side.index()]) {
+                    Ok(metadata) => metadata.file_type,
+                    Err(error) => return self.lose(side, &path, error),
+                },
+            };
+            is_folder[side.index()] = file_type == FileType::Directory;
+        }
+        if is_folder == [true; 2] {
+            enter(Folders { path, files, depth: 0 });
+            return Ok(());
+        }
+        for side in Side::BOTH {
+            if is_folder[side.index()] {
+                self.expand(side, &path, files[side.index()], false)?;
+            }
+        }
+        let (old_path, is_renamed, has_new_entries) = (None, false, false);
+        self.add(Pair { path, old_path, files, is_renamed, has_new_entries })
+    }
+
+    /// Notes `file`, if `with_itself`, and all that is below it as on one side only.
+    fn expand(&mut self, side: Side, path: &[u8], file: FileId, with_itself: bool) -> Result<()> {
+        let filesystem = self.filesystem(side);
+        let metadata = match filesystem.metadata(file) {
+            Ok(metadata) => metadata,
+            Err(error) => return self.lose(side, path, error),
+        };
+        if metadata.file_type != FileType::Directory {
+            if with_itself {
+                self.orphans[side.index()].push(Orphan::new(path, file, &metadata));
+            }
+            return self.check_limit();
+        }
+        let start = Found { file, path: path.to_vec(), metadata };
+        Walk::new(filesystem).run(&start, &mut |visited| {
+            if self.comparer.contents.observer.cancelled() {
+                return Err(Error::cancelled());
+            }
+            match visited {
+                Visited::File { depth: 0, .. } if !with_itself => {}
+                Visited::File { path, file, metadata, .. } => {
+                    self.orphans[side.index()].push(Orphan::new(path, file, &metadata));
+                    self.check_limit()?;
+                }
+                Visited::Lost { path, error } => self.lose(side, path, error)?,
+            }
+            Ok(Descend::Into)
+        })
+    }
+}
+
+fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
+    let slash: &[u8] = if folder.last() == Some(&b'/') { b"" } else { b"/" };
+    [folder, slash, name].concat()
+}

@@ -1,0 +1,117 @@
+//! A large file's content: one thread cuts it into pieces, several read and decode them, the
+//! caller's has many writes of them in flight.
+//!
+//! Writes past the page cache to a file's holes take its lock while they begin, not until they
+//! end. A thread for each write would wait within it, one after another; and reserving space
+//! before would wait for all that are in flight.
+
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::thread;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::copy::fill;
+use super::pieces::cut;
+use super::plan::Item;
+use super::run::Run;
+use super::tree::Spot;
+use crate::base::limits::MAX_IO_SIZE;
+use crate::base::{ByteOffset, ByteRange, ErrorContext, Result};
+use crate::block::{Buffer, BufferPool, IoMode, Target, TargetWriter};
+use crate::job::pipeline::{DEPTH, PATIENCE, QUEUE};
+
+/// Threads a processor that decode, because they mostly wait for reads.
+const DECODERS: usize = 4;
+/// Pieces that wait for one of them. The cutter must not be far ahead: the frames that it finds
+/// the file's map in are those that the decoders need next.
+const PIECES: usize = 4;
+
+/// A piece of the file, decoded.
+type Decoded = Result<(ByteRange, Buffer)>;
+
+impl Run<'_> {
+    /// Fills the new file at `spot`.
+    ///
+    /// # Errors
+    /// Those of the content; `Io` of the target; `Cancelled`.
+    pub(super) fn large(&self, item: &Item, spot: &Spot<'_>, file: &File) -> Result<()> {
+        let file = file.try_clone().context(|| "write the content")?;
+        let target = Target::of_new_file(file, spot.shown())?;
+        let threads = self.options.threads.get().saturating_mul(DECODERS);
+        let pool = BufferPool::new(DEPTH + QUEUE + threads, MAX_IO_SIZE)?;
+        let (pieces_in, pieces_out) = bounded::<ByteRange>(PIECES);
+        let (decoded_in, decoded_out) = bounded::<Decoded>(QUEUE);
+        let told = thread::scope(|scope| {
+            let pool = &pool;
+            let cutter = scope.spawn(move || self.cut(item, &pieces_in));
+            for _ in 0..threads {
+                let (pieces, decoded) = (pieces_out.clone(), decoded_in.clone());
+                scope.spawn(move || {
+                    if let Err(error) = self.decode(item, pool, &pieces, &decoded) {
+                        // Who does not listen has failed already.
+                        let _ = decoded.send(Err(error));
+                    }
+                });
+            }
+            drop((pieces_out, decoded_in));
+            let told = self.write(&target, pool, &decoded_out);
+            drop(decoded_out);
+            let cut = cutter.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            told.and_then(|told| cut.map(|()| told))
+        })?;
+        // All that was no data.
+        self.tell(item.size.saturating_sub(told));
+        Ok(())
+    }
+
+    fn cut(&self, item: &Item, pieces: &Sender<ByteRange>) -> Result<()> {
+        let mut content = self.plan.filesystem.open(item.file)?;
+        cut(content.as_mut(), self.plan.volume, &mut |piece| match pieces.send(piece) {
+            Ok(()) => ControlFlow::Continue(()),
+            // All decoders ended, and one has said why.
+            Err(_) => ControlFlow::Break(()),
+        })
+    }
+
+    fn decode(
+        &self,
+        item: &Item,
+        pool: &BufferPool,
+        pieces: &Receiver<ByteRange>,
+        decoded: &Sender<Decoded>,
+    ) -> Result<()> {
+        let mut content = self.plan.filesystem.open(item.file)?;
+        for piece in pieces {
+            let mut buffer = pool.take(&|| self.is_stopped())?;
+            buffer.set_len(usize::try_from(piece.len()).unwrap_or(usize::MAX));
+            fill(content.as_mut(), piece.start, &mut buffer)?;
+            if decoded.send(Ok((piece, buffer))).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns how many bytes were written and told of.
+    fn write(
+        &self,
+        target: &Target,
+        pool: &BufferPool,
+        decoded: &Receiver<Decoded>,
+    ) -> Result<u64> {
+        let mut writer = TargetWriter::new(target, pool, DEPTH, IoMode::Auto)?;
+        loop {
+            match decoded.recv_timeout(PATIENCE) {
+                Ok(piece) => {
+                    let (range, buffer) = piece?;
+                    writer.write(ByteOffset(range.start), buffer)?;
+                    self.tell(range.len());
+                    self.written(range.len())?;
+                }
+                Err(RecvTimeoutError::Timeout) => self.written(0)?,
+                Err(RecvTimeoutError::Disconnected) => return writer.finish(),
+            }
+        }
+    }
+}
