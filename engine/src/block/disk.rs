@@ -10,7 +10,7 @@ use super::nbd::{ImageFormat, NbdExport, NbdUri, Patience};
 use super::origin::Origin;
 use super::queue::{self, IoMode};
 use super::{ReadAt, SourceInfo};
-use crate::base::{ByteCount, ByteOffset, Observer, Result};
+use crate::base::{ByteCount, ByteOffset, Observer, Result, Silent};
 use crate::sys::{DeviceFacts, device};
 
 /// How a disk is opened.
@@ -55,12 +55,25 @@ impl Disk {
     /// opened, or io_uring is demanded and not to be had; `Limit` if it is too large;
     /// `Unsupported` for an image file that `qemu-nbd` is missing for, or that refers to others.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
+        Self::open_watched(path, options, &Silent)
+    }
+
+    /// The same, not waiting for an NBD server when `observer` wants to stop.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); `Cancelled`.
+    pub fn open_watched(
+        path: &Path,
+        options: &OpenOptions,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
         if NbdUri::is_one(path) {
-            return Ok(Self::of_export(NbdExport::open(path, options.patience)?));
+            return Ok(Self::of_export(NbdExport::open(path, options.patience, observer)?));
         }
         let files = Files::open(path, Access::Read, options.direct)?;
         if let Some(format) = image_format(&files).filter(|_| !options.raw) {
-            return Ok(Self::of_export(NbdExport::open_image(path, format, options.patience)?));
+            let opened = NbdExport::open_image((path, format), options.patience, observer);
+            return Ok(Self::of_export(opened?));
         }
         let mut warnings = Vec::new();
         if let Err(error) = files.buffered.sync_all() {

@@ -85,10 +85,14 @@ impl Server {
 
     /// Opens its export, waiting so long for a reply, and for a new connection.
     pub fn open_with(&self, reply: Duration, outage: Duration) -> Result<Disk> {
-        let socket = self.folder.path().join("s");
-        let uri = format!("nbd+unix:///x?socket={}", socket.display());
         let patience = Patience { reply, outage };
-        Disk::open(&PathBuf::from(uri), &OpenOptions { patience, ..OpenOptions::default() })
+        Disk::open(&self.uri(), &OpenOptions { patience, ..OpenOptions::default() })
+    }
+
+    /// Its export.
+    pub fn uri(&self) -> PathBuf {
+        let socket = self.folder.path().join("s");
+        format!("nbd+unix:///x?socket={}", socket.display()).into()
     }
 
     /// Connections so far.

@@ -3,7 +3,8 @@
 //! Our own small client (NBD's `doc/proto.md`): fixed newstyle, `NBD_OPT_GO`, structured replies,
 //! and what blocks can be asked about: `base:allocation`, and QEMU's dirty bitmaps. A server is
 //! not trusted: every length, cookie and flag is checked against what was asked for, and each
-//! wait has a limit.
+//! wait has a limit and ends when the run is to stop. Reads change nothing, so a connection that
+//! is lost is made again, and they are asked for once more.
 //!
 //! ```text
 //! reads, questions ─▶ one queue ─▶ connections, a thread each, several requests in flight ─▶ back
@@ -21,7 +22,7 @@ mod wire;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, Once, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ use self::connection::{Connection, Request};
 use self::handshake::Agreement;
 use self::server::LocalServer;
 use self::shared::{BITMAPS, CONNECT_LIMIT, Shared, connected};
-use self::socket::{Line, Stop, TICK};
+use self::socket::{Line, Stop};
 use self::wire::LEAST_PIECE;
 use super::SourceInfo;
 use super::files::index;
@@ -49,13 +50,6 @@ const MORE_LIMIT: Duration = Duration::from_secs(2);
 /// Bytes that a read for somebody else's memory goes through at a time.
 const BOUNCE_SIZE: usize = limits::MAX_IO_SIZE;
 
-impl Default for Patience {
-    /// A minute each.
-    fn default() -> Self {
-        Self { reply: Duration::from_secs(60), outage: Duration::from_secs(60) }
-    }
-}
-
 /// An open export.
 pub struct NbdExport {
     info: SourceInfo,
@@ -68,25 +62,35 @@ pub struct NbdExport {
 }
 
 impl NbdExport {
-    /// Connects to the export that a URI names.
+    /// Connects to the export that a URI names, unless `observer` wants to stop.
     ///
     /// # Errors
     /// `Invalid` for a wrong URI; `NotFound` for an unknown export; `Unsupported` for a server that
-    /// demands what is not spoken here; `Io`; `Limit` if it is too large.
-    pub(super) fn open(source: &Path, patience: Patience) -> Result<Self> {
+    /// demands what is not spoken here; `Io`; `Limit` if it is too large; `Cancelled`.
+    pub(super) fn open(source: &Path, patience: Patience, observer: &dyn Observer) -> Result<Self> {
         let text = source.to_str().unwrap_or_default();
         let uri: NbdUri = text.parse()?;
-        Self::connect(uri, patience, |size| SourceInfo::of_export(source, size))
+        let stop = Stop::default();
+        stop.watched(observer, || {
+            Self::connect(uri, (patience, &stop), |size| SourceInfo::of_export(source, size))
+        })
     }
 
     /// The disk in an image file of QEMU's or somebody else's, by a `qemu-nbd` of our own.
     ///
     /// # Errors
-    /// `Unsupported` where there is no `qemu-nbd`, or the file refers to others; what that says.
-    pub(super) fn open_image(path: &Path, format: ImageFormat, patience: Patience) -> Result<Self> {
+    /// `Unsupported` where there is no `qemu-nbd`, or the file refers to others; what that says;
+    /// `Cancelled`.
+    pub(super) fn open_image(
+        (path, format): (&Path, ImageFormat),
+        patience: Patience,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
         let mut server = LocalServer::start(path, format, BITMAPS)?;
         let describe = |size| SourceInfo::of_file(path, size);
-        let export = Self::connect(server.uri(), patience, describe);
+        let stop = Stop::default();
+        let export =
+            stop.watched(observer, || Self::connect(server.uri(), (patience, &stop), describe));
         // It listens before it opens the file.
         let mut export = export.map_err(|error| server.failure().unwrap_or(error))?;
         // From here on nobody else is to connect, and nothing is left when we are killed: the
@@ -100,11 +104,10 @@ impl NbdExport {
 
     fn connect(
         uri: NbdUri,
-        patience: Patience,
+        (patience, stop): (Patience, &Stop),
         describe: impl Fn(u64) -> SourceInfo,
     ) -> Result<Self> {
-        let stop = Stop::default();
-        let (line, agreement) = connected(&uri, CONNECT_LIMIT, &stop)?;
+        let (line, agreement) = connected(&uri, CONNECT_LIMIT, stop)?;
         let minimum = u64::from(agreement.minimum);
         let size = agreement.size - agreement.size % minimum;
         if agreement.size > limits::MAX_DISK_SIZE {
@@ -113,7 +116,7 @@ impl NbdExport {
         }
         let export = Self {
             info: describe(size),
-            shared: Arc::new(Shared::new(uri, agreement, patience, stop)),
+            shared: Arc::new(Shared::new(uri, agreement, patience, stop.clone())),
             threads: Mutex::default(),
             widened: Once::new(),
             bounce: BufferPool::new(4, BOUNCE_SIZE)?,
@@ -143,19 +146,7 @@ impl NbdExport {
 
     /// Does `work`, in which no wait for the server goes on when `observer` wants to stop.
     pub fn watched<T>(&self, observer: &dyn Observer, work: impl FnOnce() -> T) -> T {
-        let (end, ended) = mpsc::channel::<()>();
-        thread::scope(|scope| {
-            scope.spawn(move || {
-                while ended.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
-                    if observer.cancelled() {
-                        self.shared.stop.set();
-                    }
-                }
-            });
-            let done = work();
-            drop(end);
-            done
-        })
+        self.shared.stop.watched(observer, work)
     }
 
     pub(super) fn size(&self) -> u64 {

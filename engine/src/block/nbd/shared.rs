@@ -12,7 +12,7 @@ use super::connection::Request;
 use super::handshake::{self, Agreement};
 use super::socket::{Line, Stop, TICK};
 use super::uri::NbdUri;
-use crate::base::{ErrorContext, Result};
+use crate::base::{Error, ErrorContext, Result};
 
 /// What the names of dirty bitmaps begin with that are of interest.
 pub const BITMAPS: &str = "imgx-";
@@ -26,6 +26,13 @@ pub struct Patience {
     pub reply: Duration,
     /// For a connection, after one was lost.
     pub outage: Duration,
+}
+
+impl Default for Patience {
+    /// A minute each.
+    fn default() -> Self {
+        Self { reply: Duration::from_secs(60), outage: Duration::from_secs(60) }
+    }
 }
 
 /// What an export's connections share.
@@ -166,9 +173,15 @@ impl Shared {
 }
 
 /// A connection on which all is agreed.
+///
+/// # Errors
+/// `Cancelled` when nobody waits for it any more; those of the negotiation.
 pub fn connected(uri: &NbdUri, limit: Duration, stop: &Stop) -> Result<(Line, Agreement)> {
-    let line = Line::connect(&uri.server, limit, stop);
-    let line = line.context(|| format!("connect to {uri}"))?;
-    let agreement = handshake::negotiate(&line, uri, BITMAPS)?;
-    Ok((line, agreement))
+    let connect = || {
+        let line = Line::connect(&uri.server, limit, stop);
+        let line = line.context(|| format!("connect to {uri}"))?;
+        let agreement = handshake::negotiate(&line, uri, BITMAPS)?;
+        Ok((line, agreement))
+    };
+    connect().map_err(|error| if stop.is_set() { Error::cancelled() } else { error })
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::uri::NbdServer;
 use super::wire;
+use crate::base::Observer;
 
 /// How often a wait looks whether it is still wanted.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -33,6 +34,23 @@ impl Stop {
     /// Fails if it is so.
     pub fn check(&self) -> io::Result<()> {
         if self.is_set() { Err(io::Error::other("cancelled")) } else { Ok(()) }
+    }
+
+    /// Does `work`, in which it is set when `observer` wants to stop.
+    pub fn watched<T>(&self, observer: &dyn Observer, work: impl FnOnce() -> T) -> T {
+        let (end, ended) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                while ended.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    if observer.cancelled() {
+                        self.set();
+                    }
+                }
+            });
+            let done = work();
+            drop(end);
+            done
+        })
     }
 }
 
@@ -116,12 +134,15 @@ impl Line {
         let server = server.clone();
         // Names that are looked up and sockets whose queue is full know no limit of their own.
         let (outbox, inbox) = mpsc::channel();
-        thread::Builder::new().name("nbd-connect".to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name("nbd-connect".to_owned()).spawn(move || {
             let _ = outbox.send(connect(&server, limit));
         })?;
         let socket = loop {
             match inbox.recv_timeout(TICK) {
-                Ok(socket) => break socket?,
+                Ok(socket) => {
+                    let _ = thread.join();
+                    break socket?;
+                }
                 Err(_) if since.elapsed() > limit => return Err(late(limit)),
                 Err(_) => stop.check()?,
             }

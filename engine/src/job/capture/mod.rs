@@ -163,7 +163,7 @@ impl<'a> Capture<'a> {
     ) -> Result<Self> {
         repository.config().check_writable()?;
         let open = OpenOptions { io: options.io, raw: options.raw, ..OpenOptions::default() };
-        let disk = Arc::new(Disk::open(source, &open)?);
+        let disk = Arc::new(Disk::open_watched(source, &open, observer)?);
         let plan = || Self::plan_of(repository, source, Arc::clone(&disk), options, observer);
         disk.watched(observer, plan)
     }
@@ -262,7 +262,7 @@ impl<'a> Capture<'a> {
         let renewed = disk.export().map_or(0, |export| export.renewed());
         if renewed > 0 {
             let source = disk.info().path.display();
-            let message = format!("{source}: {renewed} lost connections were made again");
+            let message = format!("{source}: lost connections that were made again: {renewed}");
             observer.event(&Event::Warning { message: &message });
         }
         Ok(report)
