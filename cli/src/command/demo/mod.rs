@@ -103,6 +103,15 @@ fn second_capture(stage: &mut Stage<'_>, disk: &DemoDisk) -> Result<()> {
         fresh > 0 && fresh <= blocks && stored <= blocks + (64 << 10),
     );
     stage.check("it knows its parent", second.parent.is_some());
+
+    stage.tell("Which file that was is told by what changed, for its times are as they were.");
+    let told = stage.run(&format!("diff --files {NAME}~1 {NAME}"), 0)?;
+    let changes: Vec<&str> = told.output.lines().filter(|line| line.starts_with("M ")).collect();
+    let is_letter = |line: &&str| line.contains(LETTER) && line.ends_with("(content)");
+    stage.check(
+        "it is the letter, and no other",
+        changes.len() == 1 && changes.iter().all(is_letter),
+    );
     stage.run("images", 0)?;
     Ok(())
 }
