@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use super::copy::fill;
 use super::pieces::cut;
 use super::plan::Item;
-use super::run::Run;
+use super::run::{Run, lock};
 use super::tree::Spot;
 use crate::base::limits::MAX_IO_SIZE;
 use crate::base::{ByteOffset, ByteRange, ErrorContext, Result};
@@ -39,11 +39,15 @@ impl Run<'_> {
         let file = file.try_clone().context(|| "write the content")?;
         let target = Target::of_new_file(file, spot.shown())?;
         let threads = self.options.threads.get().saturating_mul(DECODERS);
-        let pool = BufferPool::new(DEPTH + QUEUE + threads, MAX_IO_SIZE)?;
+        let mut pool = lock(&self.buffers);
+        let pool = match &mut *pool {
+            Some(pool) => pool,
+            none => none.insert(BufferPool::new(DEPTH + QUEUE + threads, MAX_IO_SIZE)?),
+        };
         let (pieces_in, pieces_out) = bounded::<ByteRange>(PIECES);
         let (decoded_in, decoded_out) = bounded::<Decoded>(QUEUE);
         let told = thread::scope(|scope| {
-            let pool = &pool;
+            let pool = &*pool;
             let cutter = scope.spawn(move || self.cut(item, &pieces_in));
             for _ in 0..threads {
                 let (pieces, decoded) = (pieces_out.clone(), decoded_in.clone());

@@ -18,6 +18,7 @@ use super::plan::{Extract, Failure, Item};
 use super::tree::{Spot, Tree};
 use crate::base::limits::MAX_IO_SIZE;
 use crate::base::{Error, ErrorContext, Event, Observer, Phase, Progress, Result};
+use crate::block::BufferPool;
 use crate::fs::FileType;
 
 /// Files beyond this are copied by all threads together.
@@ -53,6 +54,8 @@ pub(super) struct Run<'a> {
     done: AtomicU64,
     stop: AtomicBool,
     fatal: Mutex<Option<Error>>,
+    /// For large files, which are made one after another.
+    pub(super) buffers: Mutex<Option<BufferPool>>,
     /// Items that were not made, so that nothing is put in or linked to them.
     missing: Vec<AtomicBool>,
 }
@@ -80,6 +83,7 @@ impl Extract<'_> {
             done: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             fatal: Mutex::default(),
+            buffers: Mutex::default(),
             missing: self.items.iter().map(|_| AtomicBool::new(false)).collect(),
         };
         observer.event(&Event::Started { phase: Phase::Extract, total: self.bytes });
@@ -95,7 +99,7 @@ impl Extract<'_> {
 }
 
 // A thread that panicked while it held one of these locks left a whole value behind.
-fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
