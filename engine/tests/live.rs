@@ -5,6 +5,7 @@ mod support;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -98,7 +99,17 @@ impl Stage {
         live: LiveOptions,
         unused: Vec<ByteRange>,
     ) -> imgx_engine::base::Result<CaptureReport> {
+        self.capture_with(live, unused, false)
+    }
+
+    fn capture_with(
+        &self,
+        live: LiveOptions,
+        unused: Vec<ByteRange>,
+        skip_swap: bool,
+    ) -> imgx_engine::base::Result<CaptureReport> {
         let options = CaptureOptions {
+            skip_swap,
             name: Some("disk".to_owned()),
             live: Some(live),
             audit: Some(1 << 20),
@@ -385,6 +396,47 @@ fn what_was_taken_for_free_and_is_in_use_when_frozen_is_read() {
     let target = stage.restored(&report);
     let _mounted = Mounted::new(&["-o", "loop,ro", target.to_str().expect("plain")], &point);
     assert!(fs::read(point.join("file")).expect("it is there") == noise);
+}
+
+#[test]
+fn swap_that_is_written_meanwhile_is_copied_in_no_round() {
+    need!("mke2fs", "mkswap", "e2fsck");
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut stage = Stage::new(96 * MIB, &MKE2FS);
+    fs::create_dir(stage.point().join("etc")).expect("made");
+    fs::write(stage.point().join("etc/fstab"), "/swapfile none swap sw\n").expect("written");
+    let swap = stage.point().join("swapfile");
+    let noise = incompressible(4, 24 * MIB);
+    fs::write(&swap, &noise).expect("written");
+    tool::run("chmod", &["600", swap.to_str().expect("plain")]).expect("changed");
+    tool::run("mkswap", &[swap.to_str().expect("plain")]).expect("made");
+    let stop = AtomicBool::new(false);
+    let report = thread::scope(|scope| {
+        let _stopped = Stopped(&stop);
+        scope.spawn(|| {
+            let file = OpenOptions::new().write(true).open(&swap).expect("opened");
+            // Its header stays, and all else is written over and over.
+            for round in (0..10).cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
+                file.write_all_at(&noise[round * MIB..][..12 * MIB], MIB as u64).expect("written");
+                file.sync_data().expect("synced");
+            }
+        });
+        stage.capture_with(LiveOptions::default(), Vec::new(), true).expect("captured")
+    });
+    let moment = instant(&report);
+    let copied: u64 = moment.rounds.iter().sum();
+    assert!(copied < 4 * MIB as u64, "{moment:?}");
+    let [volume] = report.manifest.allocation.as_slice() else { panic!("{report:?}") };
+    let [file] = volume.skipped.as_slice() else { panic!("{volume:?}") };
+    assert!(file.path == "/swapfile" && file.bytes > 22 * MIB as u64, "{file:?}");
+    stage.mounted = None;
+    let point = stage.point();
+    let target = stage.restored(&report);
+    tool::run("e2fsck", &["-f", "-y", target.to_str().expect("plain")]).expect("it is sound");
+    let _mounted = Mounted::new(&["-o", "loop,ro", target.to_str().expect("plain")], &point);
+    let back = fs::read(point.join("swapfile")).expect("it is there");
+    assert!(back.len() == noise.len() && back[..4096].ends_with(b"SWAPSPACE2"));
+    assert!(back[MIB..13 * MIB].iter().all(|byte| *byte == 0));
 }
 
 #[test]

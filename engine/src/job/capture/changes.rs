@@ -61,6 +61,8 @@ pub struct Reading {
     pub left_out: Vec<ByteRange>,
     /// Volumes that were looked at for what they do not use.
     pub volumes: Vec<VolumeUse>,
+    /// The blocks of swap files among what is left out, whether or not anything is there.
+    pub swap: Vec<ByteRange>,
     /// Whether all else is as in the parent; otherwise it is a hole.
     pub is_incremental: bool,
     /// How the changes are found.
@@ -95,6 +97,7 @@ impl Reading {
             ranges,
             left_out: Vec::new(),
             volumes: Vec::new(),
+            swap: Vec::new(),
             is_incremental: false,
             tracker: COMPARE,
             doubt: None,

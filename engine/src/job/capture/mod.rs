@@ -337,7 +337,8 @@ impl<'a> Capture<'a> {
         let data = whole_blocks(data.map(|extent| extent.range).collect(), block, size);
         let unused = self.unused(|_all| true);
         let ranges = ranges::without(&data, &unused.ranges);
-        Ok(Reading { left_out: unused.ranges, volumes: unused.volumes, ..Reading::all(ranges) })
+        let Unused { ranges: left_out, volumes, swap, .. } = unused;
+        Ok(Reading { left_out, volumes, swap, ..Reading::all(ranges) })
     }
 
     /// Whether what no filesystem uses is left out: of a disk in use if it can be made sure of
@@ -424,11 +425,12 @@ impl<'a> Capture<'a> {
         let wanted = changes.iter().chain(&was_unused).copied();
         let wanted = ranges::joined(wanted.collect());
         let ranges = ranges::without(&wanted, &unused.ranges);
-        let swap = ranges::without(&unused.swap, &was_unused);
-        let unwanted = ranges::joined(changes.iter().copied().chain(swap).collect());
+        let fresh = ranges::without(&unused.swap, &was_unused);
+        let unwanted = ranges::joined(changes.iter().copied().chain(fresh).collect());
         let left_out = ranges::common(&unwanted, &unused.ranges);
-        let volumes = unused.volumes;
-        Ok(Reading { ranges, left_out, volumes, is_incremental: true, ..Reading::all(Vec::new()) })
+        let Unused { volumes, swap, .. } = unused;
+        let reading = Reading { ranges, left_out, volumes, swap, ..Reading::all(Vec::new()) };
+        Ok(Reading { is_incremental: true, ..reading })
     }
 
     /// Proves that nothing was left out that is used.

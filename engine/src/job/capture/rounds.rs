@@ -29,6 +29,9 @@ struct Copying<'a, 'b> {
     before: Image,
     /// All that was read or left out since the parent.
     seen: Vec<ByteRange>,
+    /// Blocks of swap files, which no round copies. Should something else use them by the end, they
+    /// are missed then.
+    swap: Vec<ByteRange>,
     /// Volumes that were looked at for what they do not use, as they were when frozen.
     volumes: Vec<VolumeUse>,
     index: &'a Arc<Index>,
@@ -62,6 +65,7 @@ impl Capture<'_> {
             tracker: &mut *tracker,
             before,
             seen,
+            swap: reading.swap.clone(),
             volumes,
             index,
             observer,
@@ -138,7 +142,11 @@ impl Rounds for Copying<'_, '_> {
     fn changes(&mut self) -> Result<std::result::Result<Vec<ByteRange>, String>> {
         let findings = self.tracker.checkpoint(None)?;
         self.before.manifest.tracking = Some(findings.evidence.clone());
-        Ok(live::recent(&self.before, findings))
+        let recent = live::recent(&self.before, findings);
+        Ok(recent.map(|ranges| {
+            self.seen.extend_from_slice(&ranges);
+            without(&ranges, &self.swap)
+        }))
     }
 
     fn copy(&mut self, source: &dyn ChunkSource, ranges: Vec<ByteRange>) -> Result<()> {
