@@ -47,7 +47,7 @@ impl ChangeTracker for Ebpf {
         };
         let (changes, recent) = match told.verdict {
             Verdict::Tainted(reason) => (Err(reason.clone()), Err(reason)),
-            Verdict::Exact | Verdict::Carried => (follows.map(|()| told.changes), Ok(told.recent)),
+            Verdict::Exact | Verdict::Carried => (follows.map(|()| told.changes), told.recent),
         };
         let evidence = serde_json::to_value(&told.evidence).map_err(|error| {
             Error::new(ErrorKind::Invalid, format!("a tracker's evidence: {error}"))

@@ -49,6 +49,8 @@ pub struct Tracker {
     id: String,
     /// The epoch that its last checkpoint ended; the one before the running one at first.
     last: u64,
+    /// The last epoch that could be told of; the one before the running one at first.
+    told: u64,
     /// The last epoch at whose end nothing was in flight, as far as this tracker saw.
     quiet: Option<u64>,
 }
@@ -59,8 +61,9 @@ pub struct Checkpoint {
     /// Everything that was marked since the last image that was stored, if the verdict allows to
     /// believe so.
     pub changes: ChangeMap,
-    /// The part of this that was marked since this tracker's checkpoint before.
-    pub recent: ChangeMap,
+    /// The part of this that was marked since this tracker's checkpoint before whose verdict
+    /// allowed that; or why it is not known.
+    pub recent: std::result::Result<ChangeMap, String>,
     /// Whether it does.
     pub verdict: Verdict,
     /// The same, for the manifest.
@@ -76,7 +79,7 @@ impl Tracker {
         id: String,
         last: u64,
     ) -> Self {
-        Self { folder, facts, size, slot, id, last, quiet: None }
+        Self { folder, facts, size, slot, id, last, told: last, quiet: None }
     }
 
     /// What is installed now, if the tracking is still this one.
@@ -136,9 +139,15 @@ impl Tracker {
         let mut recent = changes.clone();
         // A completion that was missed is one of a write that was queued since it was quiet.
         let since = match judgement.verdict {
-            Verdict::Exact => epoch,
-            Verdict::Carried | Verdict::Tainted(_) => self.quiet.map_or(0, |quiet| quiet + 1),
+            Verdict::Exact => self.told + 1,
+            Verdict::Carried | Verdict::Tainted(_) => {
+                self.quiet.map_or(0, |quiet| quiet.min(self.told) + 1)
+            }
         };
+        let committed = page.get(Own::Committed);
+        // Epochs that were joined are in the first of them.
+        let is_open = |wanted: u64| open.iter().any(|(number, _)| *number == wanted);
+        let since = if (since.max(committed + 1)..=epoch).all(is_open) { since } else { 0 };
         for (number, bitmap) in &open {
             let marked = bitmap.read()?;
             changes.union(&marked)?;
@@ -151,12 +160,19 @@ impl Tracker {
         {
             let carried = carry.read()?;
             changes.union(&carried)?;
-            if self.quiet.is_none() {
+            if self.quiet.is_none_or(|quiet| quiet < committed) {
                 recent.union(&carried)?;
             }
         }
+        let recent = match committed > self.told {
+            true => Err("another capture took over what was marked meanwhile".to_owned()),
+            false => Ok(recent),
+        };
         if judgement.is_quiet {
             self.quiet = Some(epoch);
+        }
+        if !matches!(judgement.verdict, Verdict::Tainted(_)) {
+            self.told = epoch;
         }
         self.join(folder, open)?;
         let (verdict, reason) = Evidence::judge(&judgement.verdict);

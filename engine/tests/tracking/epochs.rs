@@ -73,6 +73,35 @@ fn what_no_image_was_stored_of_is_told_again_and_what_was_is_not() {
 }
 
 #[test]
+fn what_was_marked_since_it_was_told_is_told_whoever_ended_epochs_meanwhile() {
+    let Some(disk) = Tracked::new(64 << 20, 4096) else { return };
+    let path = disk.device.path();
+    let (mut one, mut other) = (disk.tracker(), disk.tracker());
+    let recent = |tracker: &mut imgx_engine::track::Tracker| {
+        tracker.checkpoint().expect("checkpoint").recent.map(|recent| pages(&recent))
+    };
+    write_page(path, 1);
+    assert_eq!(recent(&mut one), Ok(vec![1]));
+    write_page(path, 2);
+    assert_eq!(recent(&mut other), Ok(vec![1, 2]));
+    write_page(path, 3);
+    assert_eq!(recent(&mut one), Ok(vec![2, 3]));
+    // More epochs than are kept apart.
+    for page in 4..30 {
+        write_page(path, page);
+        recent(&mut other).expect("told");
+    }
+    let told = recent(&mut one).expect("told");
+    assert!((4..30).all(|page| told.contains(&page)), "{told:?}");
+    write_page(path, 40);
+    let taken = other.checkpoint().expect("checkpoint");
+    other.commit(taken.evidence.epoch).expect("committed");
+    assert!(recent(&mut one).is_err(), "the other has what was marked");
+    write_page(path, 41);
+    assert_eq!(recent(&mut one), Ok(vec![41]));
+}
+
+#[test]
 fn a_write_in_flight_across_the_switch_is_told_after_it() {
     if !loopdev::is_root() || !tool::have("fsfreeze") || !tool::have("mkfs.ext4") {
         return println!("skipped: needs root, fsfreeze and mkfs.ext4");

@@ -112,9 +112,7 @@ impl Live {
     pub fn run(&self, rounds: &mut dyn Rounds, disk: &Disk) -> Result<Moment> {
         let mut told = Moment::default();
         let freezer = Freezer::open(&self.mounts)?;
-        if let Err(doubt) = catch_up(&freezer, rounds, disk, &mut told)? {
-            return Ok(Moment { doubt: Some(doubt), ..told });
-        }
+        catch_up(&freezer, rounds, disk, &mut told)?;
         let outcome = self.with_hooks(|| self.freeze(&freezer, rounds, disk, &mut told))?;
         told.doubt = outcome.err();
         Ok(told)
@@ -140,14 +138,20 @@ impl Live {
                 }
             };
             let held = match rounds.changes() {
-                Ok(Ok(ranges)) => Held::read(disk, ranges),
-                Ok(Err(lost)) => return Ok(Err(lost)),
+                Ok(Ok(ranges)) => Held::read(disk, ranges).map(Ok),
+                Ok(Err(unknown)) => Ok(Err(unknown)),
                 Err(error) => Err(error),
             };
             let is_whole = frozen.thaw();
             told.frozen_milliseconds =
                 u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let held = held?;
+            let held = match held? {
+                Ok(held) => held,
+                Err(unknown) => {
+                    doubt = unknown;
+                    continue;
+                }
+            };
             let (ranges, bytes) = (held.ranges.clone(), held.bytes());
             told.rounds.push(bytes);
             // Whatever was held: it is what the next round starts from, and it is the disk's.
@@ -156,9 +160,7 @@ impl Live {
             } else {
                 rounds.copy(disk, ranges)?;
                 doubt = format!("more than {MAX_HELD} bytes were written in the last round");
-                if let Err(lost) = catch_up(freezer, rounds, disk, told)? {
-                    return Ok(Err(lost));
-                }
+                catch_up(freezer, rounds, disk, told)?;
                 continue;
             }
             if is_whole {
@@ -183,21 +185,18 @@ impl Live {
     }
 }
 
-/// Copies in rounds what was written meanwhile, until little is left or it does not get less; or
-/// says why that cannot be told.
+/// Copies in rounds what was written meanwhile, until little is left or it does not get less, or
+/// cannot be told while so much is in flight: it is told with the next round then.
 fn catch_up(
     freezer: &Freezer,
     rounds: &mut dyn Rounds,
     disk: &Disk,
     told: &mut Moment,
-) -> Result<std::result::Result<(), String>> {
+) -> Result<()> {
     let mut before = u64::MAX;
     for _ in 0..MAX_ROUNDS {
         freezer.sync()?;
-        let ranges = match rounds.changes()? {
-            Ok(ranges) => ranges,
-            Err(doubt) => return Ok(Err(doubt)),
-        };
+        let Ok(ranges) = rounds.changes()? else { break };
         let left = ranges.iter().map(ByteRange::len).sum();
         rounds.copy(disk, ranges)?;
         told.rounds.push(left);
@@ -207,7 +206,7 @@ fn catch_up(
         }
         before = left;
     }
-    Ok(Ok(()))
+    Ok(())
 }
 
 fn run_hook(command: Option<&str>) -> Result<()> {
@@ -225,7 +224,7 @@ pub use crate::store::manifest::Moment;
 
 /// The captures that follow one another.
 pub trait Rounds {
-    /// What was written since this was asked before; or why that cannot be told.
+    /// What was written since this was told before; or why that cannot be told.
     ///
     /// # Errors
     /// `Io`.

@@ -202,6 +202,10 @@ impl<'a> Capture<'a> {
         let live = live.unwrap_or(Ok(None)).map_err(|error| error.to_string());
         let live = no_instant(live, &uses, observer);
         let is_in_use = !uses.is_empty();
+        if options.skip_swap && is_in_use && live.is_none() {
+            let message = "swap files are kept: the disk is in use, and the image no one instant";
+            observer.event(&Event::Warning { message });
+        }
         Ok(Self {
             repository,
             disk,

@@ -19,13 +19,16 @@ use super::tree::Spot;
 use crate::base::limits::MAX_IO_SIZE;
 use crate::base::{ByteOffset, ByteRange, ErrorContext, Result};
 use crate::block::{Buffer, BufferPool, IoMode, Target, TargetWriter};
-use crate::job::pipeline::{DEPTH, PATIENCE, QUEUE};
+use crate::job::pipeline::PATIENCE;
 
 /// Threads a processor that decode, because they mostly wait for reads.
 const DECODERS: usize = 4;
 /// Pieces that wait for one of them. The cutter must not be far ahead: the frames that it finds
 /// the file's map in are those that the decoders need next.
 const PIECES: usize = 4;
+/// Decoded pieces that wait to be written, and those that are: each takes a buffer.
+const WAITING: usize = 4;
+const WRITES: usize = 8;
 
 /// A piece of the file, decoded.
 type Decoded = Result<(ByteRange, Buffer)>;
@@ -42,10 +45,10 @@ impl Run<'_> {
         let mut pool = lock(&self.buffers);
         let pool = match &mut *pool {
             Some(pool) => pool,
-            none => none.insert(BufferPool::new(DEPTH + QUEUE + threads, MAX_IO_SIZE)?),
+            none => none.insert(BufferPool::new(WRITES + WAITING + threads, MAX_IO_SIZE)?),
         };
         let (pieces_in, pieces_out) = bounded::<ByteRange>(PIECES);
-        let (decoded_in, decoded_out) = bounded::<Decoded>(QUEUE);
+        let (decoded_in, decoded_out) = bounded::<Decoded>(WAITING);
         let told = thread::scope(|scope| {
             let pool = &*pool;
             let cutter = scope.spawn(move || self.cut(item, &pieces_in));
@@ -104,7 +107,7 @@ impl Run<'_> {
         pool: &BufferPool,
         decoded: &Receiver<Decoded>,
     ) -> Result<u64> {
-        let mut writer = TargetWriter::new(target, pool, DEPTH, IoMode::Auto)?;
+        let mut writer = TargetWriter::new(target, pool, WRITES, IoMode::Auto)?;
         loop {
             match decoded.recv_timeout(PATIENCE) {
                 Ok(piece) => {
