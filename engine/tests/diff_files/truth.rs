@@ -131,8 +131,8 @@ pub fn assert_is_difference(context: &str, before: &Tree, after: &Tree, changes:
             let is_one = (was.ino, was.born, was.kind) == (seen.ino, seen.born, seen.kind);
             was.links == 1 && is_one && seen.born.is_some() && !after.contains_key(*old)
         });
-        if let (Some((old, _)), true) = (same.next(), seen.links == 1 && !before.contains_key(path))
-        {
+        let is_new = seen.links == 1 && !before.contains_key(path);
+        if let Some((old, _)) = is_new.then(|| same.next()).flatten() {
             let shown = show(path);
             assert_eq!(origin.as_ref(), Some(old), "{context}: {shown} was {}", show(old));
         }

@@ -12,7 +12,7 @@
 //! cannot be read whole.
 //!
 //! Memory: some 150 bytes and the path for each path of one side only and each change; 16 bytes
-//! for each folder; nothing for files that are the same.
+//! for each folder, and the paths of those that wait; nothing for files that are the same.
 
 mod change;
 mod compare;
