@@ -112,7 +112,7 @@ fn one(random: &mut Random, file: &Path, folder: &Path, new: &Path) {
         10 => {
             let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
             // Not all filesystems punch files that lie within their inodes.
-            let _ = fallocate(&writable(file), flags, 0, 8192);
+            let _ = fallocate(writable(file), flags, 0, 8192);
         }
         11 => {
             let _ = xattr::set(file, "user.note", &random.next_u64().to_le_bytes());
