@@ -10,6 +10,13 @@ use nix::fcntl::{FallocateFlags, fallocate};
 /// Folders of the tree; one has many files.
 const FOLDERS: [&str; 6] = ["a", "a/b", "a/b/c", "many", "log", "log/old"];
 const MANY: u64 = 2500;
+/// Bytes of files: empty, within an inode, a block, some, and more than one of an image's blocks.
+const LENGTHS: [usize; 8] = [0, 10, 150, 3000, 5000, 9000, 40_000, 300_000];
+
+fn pick<'a, T>(random: &mut Random, choices: &'a [T]) -> &'a T {
+    let chosen = random.below(choices.len() as u64);
+    &choices[usize::try_from(chosen).expect("few")]
+}
 
 /// Fills an empty filesystem.
 pub fn fill(root: &Path, seed: u64) {
@@ -21,9 +28,9 @@ pub fn fill(root: &Path, seed: u64) {
         fs::write(root.join(format!("many/file{number}")), number.to_string()).expect("written");
     }
     for number in 0..150 {
-        let folder = FOLDERS[random.below(6) as usize];
+        let folder = *pick(&mut random, &FOLDERS);
         let path = root.join(folder).join(format!("f{number}"));
-        let length = [0, 10, 150, 3000, 5000, 9000, 40_000, 300_000][random.below(8) as usize];
+        let length = *pick(&mut random, &LENGTHS);
         let content = match random.below(2) {
             0 => text(random.next_u64(), length),
             _ => incompressible(random.next_u64(), length),
@@ -75,8 +82,8 @@ pub fn change(root: &Path, seed: u64, count: u64) {
     let mut random = Random::new(seed);
     for number in 0..count {
         let (files, folders) = listed(root);
-        let file = &files[random.below(files.len() as u64) as usize];
-        let folder = &folders[random.below(folders.len() as u64) as usize];
+        let file = pick(&mut random, &files);
+        let folder = pick(&mut random, &folders);
         let new = folder.join(format!("new{seed}-{number}"));
         one(&mut random, file, folder, &new);
     }

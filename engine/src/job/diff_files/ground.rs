@@ -186,7 +186,7 @@ impl<'a> VolumeGround<'a> {
 mod tests {
     use super::*;
 
-    fn volume(start: u64, length: u64, segments: serde_json::Value) -> Volume {
+    fn volume(start: u64, length: u64, segments: &serde_json::Value) -> Volume {
         let value = serde_json::json!({"name": "v", "start": start, "length": length,
             "segments": segments});
         serde_json::from_value(value).expect("a volume")
@@ -205,14 +205,14 @@ mod tests {
     #[test]
     fn doubt_is_told_in_bytes_of_the_volume() {
         let ground = known(&[(0, 110), (150, 160), (190, 300)]);
-        let plain = volume(100, 100, serde_json::json!([]));
+        let plain = volume(100, 100, &serde_json::json!([]));
         let replayed = [ByteRange { start: 20, end: 30 }];
         let here = VolumeGround::new(&ground, [&plain, &plain], [&[], &replayed]);
         assert_eq!(told(&here, 0, 100), [(0, 10), (20, 30), (50, 60), (90, 100)]);
         assert_eq!(told(&here, 10, 20), []);
         assert_eq!(told(&here, 55, 200), [(55, 60), (90, 200)], "beyond the volume's end");
         assert_eq!(ground.count([&plain, &plain]), Some(30));
-        let moved = volume(101, 100, serde_json::json!([]));
+        let moved = volume(101, 100, &serde_json::json!([]));
         let here = VolumeGround::new(&ground, [&moved, &plain], [&[], &[]]);
         assert_eq!(told(&here, 12, 13), [(12, 13)]);
         assert_eq!(ground.count([&moved, &plain]), None);
@@ -224,10 +224,10 @@ mod tests {
             serde_json::json!({"start": start, "length": length, "stripe": length,
                 "places": [place]})
         };
-        let one = volume(1000, 20, serde_json::json!([segment(0, 10, 1000), segment(10, 10, 50)]));
+        let one = volume(1000, 20, &serde_json::json!([segment(0, 10, 1000), segment(10, 10, 50)]));
         let grown =
             serde_json::json!([segment(0, 10, 1000), segment(10, 10, 50), segment(20, 10, 0)]);
-        let grown = volume(1000, 30, grown);
+        let grown = volume(1000, 30, &grown);
         let ground = known(&[(52, 55), (1008, 1009)]);
         let here = VolumeGround::new(&ground, [&one, &grown], [&[], &[]]);
         assert_eq!(told(&here, 0, 20), [(8, 9), (12, 15)]);
