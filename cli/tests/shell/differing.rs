@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use imgx_fixtures::tool;
+
 use crate::support::{Shell, overwrite};
 
 const BLOCK: usize = 131_072;
@@ -69,4 +71,40 @@ fn what_is_no_image_is_refused() {
     shell.imgx("capture disk.raw").exits(0);
     shell.imgx("diff disk.raw ./disk.raw").exits(2).complains(&["capture it"]);
     shell.imgx("diff disk.raw nothing").exits(1).complains(&["nothing"]);
+}
+
+#[test]
+fn files_that_differ_are_listed_for_people_and_programs() {
+    if !["mke2fs", "debugfs"].into_iter().all(tool::have) {
+        println!("skipped: no mke2fs or debugfs");
+        return;
+    }
+    let shell = Shell::with_repository();
+    let tree = shell.path("tree");
+    fs::create_dir_all(tree.join("folder")).expect("made");
+    for name in ["changed", "gone", "folder/kept", "strange\u{1b}[31m"] {
+        fs::write(tree.join(name), format!("content of {name}")).expect("written");
+    }
+    let disk = shell.path("disk.raw");
+    let (disk, tree) = (disk.to_str().expect("plain"), tree.to_str().expect("plain"));
+    tool::run("mke2fs", &["-q", "-F", "-t", "ext4", "-d", tree, disk, "8M"]).expect("made");
+    shell.imgx("capture disk.raw --name d").exits(0);
+    shell.imgx("diff --files d d").exits(0).shows(&["disk: no block differs"]);
+    fs::copy(disk, shell.path("old.raw")).expect("copied");
+    for change in ["rm gone", "sif changed mode 0100600", "rm strange\u{1b}[31m"] {
+        tool::run("debugfs", &["-w", "-R", change, disk]).expect("changed");
+    }
+    shell.imgx("capture disk.raw --name d").exits(0);
+    let lines = ["D  disk:/gone", "M  disk:/changed (mode)", "D  disk:/strange\\u{1b}[31m"];
+    shell.imgx("diff --files d~1 d").exits(0).shows(&lines).shows(&["2 removed, 1 changed"]);
+    shell.imgx("diff --files ./old.raw ./disk.raw").exits(0).shows(&lines);
+    shell.imgx("diff --files ./old.raw d").exits(0).shows(&lines);
+    shell.imgx("diff --files d ./disk.raw").exits(0).shows(&["no file differs"]);
+    let said = shell.imgx("diff --files d~1 d --json").exits(0).events();
+    let find = |path: &str| said.iter().find(|line| line["path"] == path).expect("it is there");
+    assert_eq!(find("/gone")["change"], "removed");
+    assert_eq!(find("/gone")["before"]["size"], 15);
+    assert_eq!(find("/changed")["what"], serde_json::json!(["mode"]));
+    let volume = said.last().expect("a volume");
+    assert_eq!((&volume["state"], &volume["removed"]), (&"compared".into(), &2.into()));
 }

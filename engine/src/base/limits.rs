@@ -95,6 +95,9 @@ pub const MAX_MAP_CELLS: u64 = 65_536;
 pub const KNOWN_SAMPLES: u64 = 256;
 /// Pieces of 128 KiB that are kept of a disk or image whose files are read: 48 MiB.
 pub const CACHED_PIECES: usize = 384;
+/// Pieces that the comparison of two images' files keeps of what both hold: it goes through all
+/// folders of a disk, more than once over the same stretches.
+pub const COMPARED_PIECES: usize = 1024;
 /// Symbolic links that the lookup of one path follows at most: Linux's own limit.
 pub const MAX_LINKS_FOLLOWED: usize = 40;
 /// Folders within folders that a walk goes down at most.

@@ -12,19 +12,20 @@ use crate::base::{ByteCount, ByteOffset, Result};
 /// Bytes that are read and kept as one: the usual block of a repository.
 const PIECE: u64 = 128 * 1024;
 
-/// Another reader, of which the pieces that were used last are kept in memory, at most
-/// [`CACHED_PIECES`] of 128 KiB. Reads of a piece or more pass by, so that file contents do not
+/// Another reader, of which the pieces that were used last are kept in memory,
+/// [`CACHED_PIECES`] of 128 KiB if nothing else is said. Reads of a piece or more pass by, so that file contents do not
 /// drive folders and inodes out. Shared by threads.
 pub struct Cached {
     inner: Arc<dyn ReadAt>,
     pieces: Mutex<Pieces>,
 }
 
-#[derive(Default)]
 struct Pieces {
     held: HashMap<u64, Piece>,
     /// Counts uses; the piece with the lowest one is dropped first.
     clock: u64,
+    /// How many are held at most.
+    most: usize,
 }
 
 struct Piece {
@@ -36,7 +37,14 @@ impl Cached {
     /// `inner`, with a cache that is empty.
     #[must_use]
     pub fn new(inner: Arc<dyn ReadAt>) -> Self {
-        Self { inner, pieces: Mutex::default() }
+        Self::holding(inner, CACHED_PIECES)
+    }
+
+    /// `inner`, with a cache of at most `most` pieces of 128 KiB.
+    #[must_use]
+    pub fn holding(inner: Arc<dyn ReadAt>, most: usize) -> Self {
+        let pieces = Pieces { held: HashMap::new(), clock: 0, most };
+        Self { inner, pieces: Mutex::new(pieces) }
     }
 
     /// Piece `number`, whole but for the last one.
@@ -69,7 +77,7 @@ impl Pieces {
             piece.used = self.clock;
             return Ok(Arc::clone(&piece.bytes));
         }
-        let is_full = self.held.len() >= CACHED_PIECES;
+        let is_full = self.held.len() >= self.most;
         let oldest = self.held.iter().filter(|_| is_full).min_by_key(|(_, piece)| piece.used);
         let oldest = oldest.map(|(number, _)| *number);
         let dropped = oldest.and_then(|oldest| self.held.remove(&oldest));

@@ -2,7 +2,7 @@
 //! side has to be held in memory.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use rayon::prelude::*;
 
@@ -14,7 +14,9 @@ use crate::fs::{DirEntry, FileId, FileType, Filesystem, Metadata, Timestamp};
 use crate::job::files::{Descend, Found, Visited, Walk, list_sorted};
 
 /// Pairs that are gathered before they are compared by all threads.
-const GATHERED: usize = 4096;
+const GATHERED: usize = 32_768;
+/// Folders that are listed at once by all threads.
+const LISTED: usize = 256;
 
 /// Told of what cannot be read.
 pub(super) type TellLost<'a> = &'a mut dyn FnMut(Side, &[u8], Error) -> Result<()>;
@@ -66,7 +68,37 @@ type Listed = (Vec<DirEntry>, bool);
 struct Folders {
     path: Vec<u8>,
     files: [FileId; 2],
+    /// Folders between them and the root.
     depth: usize,
+}
+
+/// Folders that are to be gone into, in the order of their numbers on the second disk.
+#[derive(Default)]
+struct Waiting(BTreeMap<FileId, Vec<Folders>>);
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn add(&mut self, folders: Folders) {
+        self.0.entry(folders.files[1]).or_default().push(folders);
+    }
+
+    /// The next ones from `position` on, which comes behind them; from the start if there are
+    /// none.
+    fn take(&mut self, position: &mut FileId) -> Vec<Folders> {
+        let mut taken: Vec<Folders> = Vec::new();
+        if self.0.range(*position..).next().is_none() {
+            *position = FileId { tree: 0, number: 0 };
+        }
+        while taken.len() < LISTED {
+            let Some((file, _)) = self.0.range(*position..).next() else { break };
+            *position = *file;
+            taken.extend(self.0.remove(position).unwrap_or_default());
+        }
+        taken
+    }
 }
 
 impl<'a, 'b> Joint<'a, 'b> {
@@ -87,18 +119,20 @@ impl<'a, 'b> Joint<'a, 'b> {
         self.comparer.contents.filesystems[side.index()]
     }
 
-    /// Goes through both trees.
+    /// Goes through both trees, in sweeps from low file numbers to high ones: numbers that are near
+    /// each other are near on the disk, so that what is unpacked serves many folders.
     ///
     /// # Errors
     /// `Cancelled`; `Limit` for more than [`MAX_DIFFERENCES`]; those of telling. Damage is told.
     pub fn run(&mut self) -> Result<()> {
-        let files = Side::BOTH.map(|side| self.filesystem(side).root());
-        let mut folders = vec![Folders { path: b"/".to_vec(), files, depth: 0 }];
-        while let Some(next) = folders.pop() {
-            if self.comparer.contents.observer.cancelled() {
-                return Err(Error::cancelled());
-            }
-            self.folder(next, &mut folders)?;
+        let root = self.filesystem(Side::After).root();
+        let files = [self.filesystem(Side::Before).root(), root];
+        let mut waiting = Waiting::default();
+        waiting.add(Folders { path: b"/".to_vec(), files, depth: 0 });
+        let mut position = root;
+        while !waiting.is_empty() {
+            let folders = waiting.take(&mut position);
+            self.folders(&folders, &mut waiting)?;
         }
         self.compare_gathered()
     }
@@ -117,7 +151,8 @@ impl<'a, 'b> Joint<'a, 'b> {
     /// # Errors
     /// As [`run`](Self::run).
     pub fn compare_gathered(&mut self) -> Result<()> {
-        let pairs = std::mem::take(&mut self.pairs);
+        let mut pairs = std::mem::take(&mut self.pairs);
+        pairs.sort_unstable_by_key(|pair| pair.files[1]);
         let comparer = self.comparer;
         let compared: Vec<_> = pairs.par_iter().map(|pair| comparer.compare(pair)).collect();
         for (pair, compared) in pairs.iter().zip(compared) {
@@ -150,63 +185,74 @@ impl<'a, 'b> Joint<'a, 'b> {
         }
     }
 
-    /// Compares two folders' entries by name.
-    fn folder(&mut self, folders: Folders, next: &mut Vec<Folders>) -> Result<()> {
-        let Folders { path, files, depth } = folders;
-        let mut has_new_entries = false;
-        if let Some([before, after]) = self.list(&path, files, depth)? {
-            has_new_entries =
-                self.merge(&path, [&before.0, &after.0], [before.1, after.1], &mut |pair| {
-                    next.push(Folders { depth: depth + 1, ..pair });
-                })?;
+    /// Compares pairs of folders, and their entries by name; what is to be gone into waits.
+    fn folders(&mut self, folders: &[Folders], waiting: &mut Waiting) -> Result<()> {
+        let filesystems = self.comparer.contents.filesystems;
+        let observer = self.comparer.contents.observer;
+        let lists: Vec<_> = folders
+            .par_iter()
+            .map(|folders| {
+                let list = |side: Side| match observer.cancelled() {
+                    true => Err(Error::cancelled()),
+                    false => list_sorted(filesystems[side.index()], folders.files[side.index()]),
+                };
+                Side::BOTH.map(list)
+            })
+            .collect();
+        for (folders, [before, after]) in folders.iter().zip(lists) {
+            let (path, files) = (&folders.path, folders.files);
+            let mut has_new_entries = false;
+            if self.may_enter(path, files, folders.depth)? {
+                let before = self.take(Side::Before, path, before)?;
+                let after = self.take(Side::After, path, after)?;
+                has_new_entries = self.merge(folders, [before, after], waiting)?;
+            }
+            let (path, old_path, is_renamed) = (path.clone(), None, false);
+            self.add(Pair { path, old_path, files, is_renamed, has_new_entries })?;
         }
-        self.add(Pair { path, old_path: None, files, is_renamed: false, has_new_entries })
+        Ok(())
     }
 
-    /// Both folders' entries in order, and whether all of them are there; `None` where they are
-    /// not to be gone into.
-    fn list(
-        &mut self,
-        path: &[u8],
-        files: [FileId; 2],
-        depth: usize,
-    ) -> Result<Option<[Listed; 2]>> {
+    /// Whether folders are to be gone into: nowhere too deep, and nowhere twice.
+    fn may_enter(&mut self, path: &[u8], files: [FileId; 2], depth: usize) -> Result<bool> {
         if depth >= MAX_FOLDER_DEPTH {
             let context = format!("more than {MAX_FOLDER_DEPTH} folders within one another");
             self.lose(Side::After, path, Error::new(ErrorKind::Limit, context))?;
-            return Ok(None);
+            return Ok(false);
         }
         for side in Side::BOTH {
             if !self.seen[side.index()].insert(files[side.index()]) {
                 let error = Error::corrupt("folder", "one place that it is in", "a second one");
                 self.lose(side, path, error)?;
-                return Ok(None);
+                return Ok(false);
             }
         }
-        let [before, after] = Side::BOTH.map(|side| self.filesystem(side));
-        let (before, after) =
-            rayon::join(|| list_sorted(before, files[0]), || list_sorted(after, files[1]));
-        let mut take = |side, listed: Result<(Vec<DirEntry>, Vec<Error>)>| {
-            let (entries, errors) = match listed {
-                Ok(listed) => listed,
-                Err(error) => (Vec::new(), vec![error]),
-            };
-            let is_whole = errors.is_empty();
-            errors.into_iter().try_for_each(|error| self.lose(side, path, error))?;
-            Ok::<Listed, Error>((entries, is_whole))
-        };
-        Ok(Some([take(Side::Before, before)?, take(Side::After, after)?]))
+        Ok(true)
+    }
+
+    /// Tells of what is lost of a folder.
+    fn take(
+        &mut self,
+        side: Side,
+        path: &[u8],
+        listed: Result<(Vec<DirEntry>, Vec<Error>)>,
+    ) -> Result<Listed> {
+        let (entries, errors) = listed.unwrap_or_else(|error| (Vec::new(), vec![error]));
+        let is_whole = errors.is_empty();
+        errors.into_iter().try_for_each(|error| self.lose(side, path, error))?;
+        Ok((entries, is_whole))
     }
 
     /// Goes through two sorted lists, and says whether entries came, went or were replaced. What a
     /// folder that is not whole lacks is not said to be gone.
     fn merge(
         &mut self,
-        path: &[u8],
-        [mut before, mut after]: [&[DirEntry]; 2],
-        is_whole: [bool; 2],
-        enter: &mut dyn FnMut(Folders),
+        folders: &Folders,
+        [before, after]: [Listed; 2],
+        waiting: &mut Waiting,
     ) -> Result<bool> {
+        let is_whole = [before.1, after.1];
+        let (mut before, mut after) = (before.0.as_slice(), after.0.as_slice());
         let mut has_new_entries = false;
         loop {
             let order = match (before.first(), after.first()) {
@@ -218,7 +264,7 @@ impl<'a, 'b> Joint<'a, 'b> {
             let pop = |entries: &mut &[DirEntry], is_next: bool| {
                 let (first, rest) = entries.split_first().filter(|_| is_next)?;
                 *entries = rest;
-                Some((join(path, &first.name), first.file, first.file_type))
+                Some((join(&folders.path, &first.name), first.file, first.file_type))
             };
             let one = pop(&mut before, order != Ordering::Greater);
             let other = pop(&mut after, order != Ordering::Less);
@@ -226,7 +272,8 @@ impl<'a, 'b> Joint<'a, 'b> {
                 (Some((path, one, one_type)), Some((_, other, other_type))) => {
                     has_new_entries |= one != other;
                     let types = [one_type, other_type];
-                    self.meet(path, [one, other], types, enter)?;
+                    let depth = folders.depth + 1;
+                    self.meet(Folders { path, files: [one, other], depth }, types, waiting)?;
                 }
                 (Some((path, file, _)), _) => {
                     has_new_entries = true;
@@ -248,32 +295,32 @@ impl<'a, 'b> Joint<'a, 'b> {
     /// Takes two files of one path.
     fn meet(
         &mut self,
-        path: Vec<u8>,
-        files: [FileId; 2],
+        folders: Folders,
         types: [Option<FileType>; 2],
-        enter: &mut dyn FnMut(Folders),
+        waiting: &mut Waiting,
     ) -> Result<()> {
+        let (files, path) = (folders.files, &folders.path);
         let mut is_folder = [false; 2];
         for side in Side::BOTH {
             let file_type = match types[side.index()] {
                 Some(file_type) => file_type,
                 None => match self.filesystem(side).metadata(files[side.index()]) {
                     Ok(metadata) => metadata.file_type,
-                    Err(error) => return self.lose(side, &path, error),
+                    Err(error) => return self.lose(side, path, error),
                 },
             };
             is_folder[side.index()] = file_type == FileType::Directory;
         }
         if is_folder == [true; 2] {
-            enter(Folders { path, files, depth: 0 });
+            waiting.add(folders);
             return Ok(());
         }
         for side in Side::BOTH {
             if is_folder[side.index()] {
-                self.expand(side, &path, files[side.index()], false)?;
+                self.expand(side, path, files[side.index()], false)?;
             }
         }
-        let (old_path, is_renamed, has_new_entries) = (None, false, false);
+        let (path, old_path, is_renamed, has_new_entries) = (folders.path, None, false, false);
         self.add(Pair { path, old_path, files, is_renamed, has_new_entries })
     }
 

@@ -12,7 +12,7 @@
 //! cannot be read whole.
 //!
 //! Memory: some 150 bytes and the path for each path of one side only and each change; 16 bytes
-//! for each folder; nothing for files that are the same.
+//! for each folder, and the paths of those that wait; nothing for files that are the same.
 
 mod change;
 mod compare;
@@ -33,6 +33,7 @@ use self::joint::Joint;
 use self::renames::matched;
 use self::volumes::pairs;
 use super::files::{FileDisk, OpenVolume, is_filesystem};
+use crate::base::limits::COMPARED_PIECES;
 use crate::base::{Error, ErrorKind, Observer, Result};
 use crate::block::{Cached, ReadAt};
 use crate::store::ImageReader;
@@ -107,11 +108,10 @@ impl DiffFiles {
     pub fn of_images(images: [ImageReader; 2], observer: &dyn Observer) -> Result<Self> {
         let [before, after] = images.map(Arc::new);
         let ground = Ground::of_images([&before, &after], observer)?;
-        let cached = |image: &Arc<ImageReader>| -> Arc<dyn ReadAt> {
-            Arc::new(Cached::new(Arc::clone(image) as Arc<dyn ReadAt>))
-        };
-        let first = cached(&before);
-        let second = ground.shared([Arc::clone(&first), cached(&after)]);
+        let first: Arc<dyn ReadAt> =
+            Arc::new(Cached::holding(Arc::clone(&before) as Arc<dyn ReadAt>, COMPARED_PIECES));
+        let second = Arc::new(Cached::new(Arc::clone(&after) as Arc<dyn ReadAt>));
+        let second = ground.shared([Arc::clone(&first), second]);
         let disks =
             [FileDisk::of_image_on(&before, first)?, FileDisk::of_image_on(&after, second)?];
         Ok(Self { disks, ground })

@@ -1,0 +1,12 @@
+//! `diff --files` beside walks of the kernel's mounts: what is told turns the one tree into the
+//! other, exactly, whatever was done between them.
+
+#[path = "../support/mod.rs"]
+mod common;
+
+mod cases;
+mod disks;
+mod fixture;
+mod operations;
+mod random;
+mod truth;
