@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use imgx_fixtures::pattern::{incompressible, text};
+use imgx_fixtures::tool;
 use serde_json::Value;
 
 use crate::support::{Shell, assert_same, flip, overwrite};
@@ -18,13 +19,24 @@ const MIB: u64 = 1 << 20;
 /// Whether QEMU's tools are here; says so if not.
 pub fn have(tools: &[&str]) -> bool {
     for tool in tools {
-        let found = Command::new(tool).arg("--version").output();
-        if !found.is_ok_and(|output| output.status.success()) {
+        if !tool::have(tool) {
             println!("skipped: there is no {tool}");
             return false;
         }
     }
     true
+}
+
+/// Whether somebody listens at `socket`, and is not only about to.
+fn listens(socket: &Path) -> bool {
+    let table = fs::read_to_string("/proc/net/unix").expect("this is Linux");
+    let names = [socket.to_str(), socket.file_name().and_then(|name| name.to_str())];
+    // `__SO_ACCEPTCON` among the flags; a relative path is bound as it is.
+    let is_it = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(3) == Some(&"00010000") && names.contains(&fields.get(7).copied())
+    };
+    socket.exists() && table.lines().any(|line| is_it(&line))
 }
 
 /// A process that is ended with its test.
@@ -76,7 +88,7 @@ fn serve(shell: &Shell, words: &str) -> Running {
     let mut command = Command::new("qemu-nbd");
     command.args(["--persistent", "--shared=0", "--socket"]).arg(&socket);
     command.args(words.split(' ')).current_dir(shell.path(""));
-    Running::start(&mut command).until(|| socket.exists())
+    Running::start(&mut command).until(|| listens(&socket))
 }
 
 #[track_caller]
@@ -272,7 +284,7 @@ fn a_storage_daemons_bitmaps_are_told_apart_by_their_names() {
     let mut command = Command::new("qemu-storage-daemon");
     command.current_dir(shell.path("")).args(["--blockdev", &format!("{disk},read-only=on")]);
     command.args(["--nbd-server", "addr.type=unix,addr.path=daemon", "--export", &export]);
-    let _daemon = Running::start(&mut command).until(|| socket.exists());
+    let _daemon = Running::start(&mut command).until(|| listens(&socket));
     let second = capture(&shell, "nbd+unix:///vda?socket=daemon --audit 0 --tracker qemu");
     assert_eq!((&second["tracker"], &second["parent"]), (&"qemu".into(), &first["id"]));
     assert_eq!(second["cost"]["read"], 256 * 1024);

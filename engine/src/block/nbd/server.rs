@@ -149,7 +149,8 @@ impl LocalServer {
 
     fn wait_for_socket(&mut self) -> Result<()> {
         let clock = Instant::now();
-        while !self.folder.join("socket").exists() {
+        let socket = self.folder.join("socket");
+        while !listens(&socket) {
             if let Some(failure) = self.failure() {
                 return Err(failure);
             }
@@ -172,6 +173,22 @@ impl Drop for LocalServer {
         let _ = self.child.wait();
         remove(&self.folder);
     }
+}
+
+/// Whether somebody listens at `socket`, which is there a moment before. It is not tried: the
+/// server ends with its last connection.
+fn listens(socket: &Path) -> bool {
+    // proc_net(5): `__SO_ACCEPTCON` of the kernel's `linux/net.h` among the flags.
+    const LISTENS: u32 = 1 << 16;
+    let (Ok(table), Some(path)) = (fs::read("/proc/net/unix"), socket.to_str()) else {
+        return socket.exists();
+    };
+    let flags = |line: &str| {
+        let fields = line.strip_suffix(path)?;
+        u32::from_str_radix(fields.split_ascii_whitespace().nth(3)?, 16).ok()
+    };
+    let table = String::from_utf8_lossy(&table);
+    table.lines().filter_map(flags).any(|flags| flags & LISTENS != 0)
 }
 
 /// How QEMU is told of the file: by format and path, neither of which it is to guess.
