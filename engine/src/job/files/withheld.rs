@@ -91,4 +91,12 @@ impl Filesystem for Withheld {
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         self.inner.free_space(visit)
     }
+
+    fn likely_free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+        self.inner.likely_free_space(visit)
+    }
+
+    fn replayed(&self) -> &[ByteRange] {
+        self.inner.replayed()
+    }
 }

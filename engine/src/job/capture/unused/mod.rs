@@ -127,7 +127,7 @@ impl Search<'_> {
     /// `None` if that is nothing which knows of free space.
     fn look_at(&self, volume: &Volume, found: &mut Found) -> Option<Result<String>> {
         let content = volume.content.as_ref().map(|content| content.kind.as_str());
-        if volume.unsupported.is_some() || content.is_some_and(|kind| CONTAINERS.contains(&kind)) {
+        if volume.unsupported.is_some() || holds_volumes(volume) {
             return None;
         }
         let free = &mut found.free;
@@ -170,15 +170,19 @@ impl Search<'_> {
         }
         let others = self.layout.volumes.iter().filter(|other| !std::ptr::eq(*other, volume));
         for other in others {
-            let kind = other.content.as_ref().map(|content| content.kind.as_str());
-            let holds = kind.is_some_and(|kind| CONTAINERS.contains(&kind));
-            if !holds && places.iter().any(|place| other.lies_in(place)) {
+            if !holds_volumes(other) && places.iter().any(|place| other.lies_in(place)) {
                 let context = format!("volume {} lies on the same bytes", other.name);
                 return Err(Error::new(ErrorKind::Unsupported, context));
             }
         }
         Ok(())
     }
+}
+
+/// Whether what lies in a volume are other volumes.
+fn holds_volumes(volume: &Volume) -> bool {
+    let content = volume.content.as_ref();
+    content.is_some_and(|content| CONTAINERS.contains(&content.kind.as_str()))
 }
 
 /// Where a volume lies on the disk.

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Search, places};
+use super::{Search, holds_volumes, places};
 use crate::base::ranges::{joined, touches, without};
 use crate::base::{
     BlockIndex, ByteCount, ByteOffset, ByteRange, Error, ErrorKind, Observer, Result,
@@ -64,7 +64,11 @@ pub fn is_reached(
     observer: &dyn Observer,
 ) -> Result<bool> {
     let guard = Guard::new(image, ranges);
-    let touched = |volume: &&Volume| places(volume).iter().any(|at| touches(&guard.left_out, at));
+    let touched = |volume: &&Volume| {
+        let is_touched = |place: &ByteRange| touches(&guard.left_out, place);
+        // What is in use of those the volumes in them say.
+        !holds_volumes(volume) && places(volume).iter().any(is_touched)
+    };
     for volume in layout.volumes.iter().filter(touched) {
         match look_through((&guard, &[]), volume, observer) {
             Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
