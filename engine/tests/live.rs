@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use imgx_engine::base::{BlockSize, ByteRange, Event, Observer, Silent};
+use imgx_engine::base::{BlockSize, ByteRange, Silent};
 use imgx_engine::job::{
     Capture, CaptureOptions, CaptureReport, LiveOptions, Restore, RestoreOptions,
 };
@@ -24,7 +24,7 @@ use imgx_engine::sys::mounts::mounted_from;
 use imgx_fixtures::loopdev::{LoopDevice, Options};
 use imgx_fixtures::pattern::incompressible;
 use imgx_fixtures::{mkfs, tool};
-use support::{MIB, Mounted, is_long};
+use support::{MIB, Mounted, Warnings, is_long};
 
 /// One at a time: they share the machine's tracker and its disk.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -54,17 +54,6 @@ struct Stage {
     repository: Repository,
     /// What the last capture warned of.
     warnings: Mutex<Vec<String>>,
-}
-
-#[derive(Default)]
-struct Warnings(Mutex<Vec<String>>);
-
-impl Observer for Warnings {
-    fn event(&self, event: &Event<'_>) {
-        if let Event::Warning { message } = event {
-            self.0.lock().expect("no panic").push((*message).to_owned());
-        }
-    }
 }
 
 impl Stage {

@@ -110,6 +110,18 @@ impl Observer for Listener {
     }
 }
 
+/// What was warned of.
+#[derive(Default)]
+pub struct Warnings(pub Mutex<Vec<String>>);
+
+impl Observer for Warnings {
+    fn event(&self, event: &Event<'_>) {
+        if let Event::Warning { message } = event {
+            self.0.lock().expect("no panic").push((*message).to_owned());
+        }
+    }
+}
+
 /// Reads a whole image in pieces; each is its bytes or an error.
 pub fn read_pieces(reader: &ImageReader, piece: usize) -> Vec<(usize, Result<Vec<u8>>)> {
     let size = usize::try_from(reader.size().0).expect("a small image");

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use imgx_engine::base::{BlockSize, ByteCount, ByteRange, ErrorKind, Event, Observer, Result};
+use imgx_engine::base::{BlockSize, ByteCount, ByteRange, ErrorKind, Observer, Result};
 use imgx_engine::job::files::{FileDisk, LastLink, resolve};
 use imgx_engine::job::{Capture, CaptureOptions, CaptureReport};
 use imgx_engine::store::Repository;
@@ -16,7 +16,7 @@ use imgx_fixtures::loopdev::LoopDevice;
 use imgx_fixtures::pattern::incompressible;
 use imgx_fixtures::tool;
 
-use crate::support::{MIB, Mounted, folder_in_memory, unsound};
+use crate::support::{MIB, Mounted, Warnings, folder_in_memory, unsound};
 use crate::{Told, assert_only_lacks, restored, tree_of};
 
 const PAGE: usize = 4096;
@@ -42,18 +42,6 @@ struct Stage {
     disk: PathBuf,
     mount: &'static [&'static str],
     told: Arc<Mutex<Vec<ByteRange>>>,
-}
-
-/// What was warned of.
-#[derive(Default)]
-struct Warnings(Mutex<Vec<String>>);
-
-impl Observer for Warnings {
-    fn event(&self, event: &Event<'_>) {
-        if let Event::Warning { message } = event {
-            self.0.lock().expect("no panic").push((*message).to_owned());
-        }
-    }
 }
 
 impl Stage {
