@@ -21,6 +21,7 @@ mod ext;
 mod fat;
 mod metadata;
 mod ntfs;
+mod numbered;
 mod open;
 mod recent;
 mod xfs;
@@ -32,6 +33,7 @@ pub use metadata::{
     DeviceOf, DirEntry, Extent, FileId, FileType, FilesystemInfo, Metadata, Place, Protection,
     Timestamp, Xattr,
 };
+pub use numbered::{InUse, Numbered, Part};
 pub use open::open;
 
 use crate::base::{ByteRange, Result};
@@ -120,6 +122,11 @@ pub trait Filesystem: Send + Sync {
     /// that are sorted and apart: even the content of a file may be among it.
     fn replayed(&self) -> &[ByteRange] {
         &[]
+    }
+
+    /// Its files by their numbers, where it can say so much.
+    fn numbered(&self) -> Option<&dyn Numbered> {
+        None
     }
 }
 

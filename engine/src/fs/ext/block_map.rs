@@ -37,6 +37,33 @@ impl Ext {
         Err(Error::new(ErrorKind::Limit, format!("{block} is beyond what a block map can hold")))
     }
 
+    /// The blocks of a file's map, parents first.
+    ///
+    /// # Errors
+    /// `Corrupt` where it is damaged.
+    pub(super) fn indirect_blocks(&self, inode: &Inode) -> Result<Vec<BlockNumber>> {
+        let mut blocks = Vec::new();
+        let roots = (0..3_usize).rev().map(|level| {
+            let at = 48_usize.saturating_add(level.saturating_mul(4));
+            (le32(&inode.i_block, at).unwrap_or_default(), level)
+        });
+        let mut waiting: Vec<(u32, usize)> = roots.filter(|(block, _)| *block != 0).collect();
+        while let Some((block, level)) = waiting.pop() {
+            let block = BlockNumber(u64::from(block));
+            blocks.push(block);
+            if bytes(blocks.len()) > self.geometry().block_count {
+                return Err(inode.corrupt("a map of fewer blocks", blocks.len()));
+            }
+            if let Some(below) = level.checked_sub(1) {
+                let held = self.blocks.read(block)?;
+                let entries = held.as_chunks::<4>().0.iter().rev();
+                let entries = entries.map(|entry| u32::from_le_bytes(*entry));
+                waiting.extend(entries.filter(|entry| *entry != 0).map(|entry| (entry, below)));
+            }
+        }
+        Ok(blocks)
+    }
+
     /// Follows the indirect block `table`, which `spot` is in, down to the run.
     fn descend(&self, mut table: u32, mut spot: Spot, block: FileBlock) -> Result<Run> {
         // Each round divides the span, so there are three at the most.

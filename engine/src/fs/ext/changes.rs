@@ -126,6 +126,11 @@ impl Changes {
         self.folders.entry(folder).or_default().names.insert(name, inode);
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.inodes.is_empty() && self.maps.is_empty() && self.folders.is_empty()
+    }
+
     /// The change of an inode's attributes, and whether the inode is a new one.
     pub(super) fn inode(&self, number: InodeNumber) -> Option<(&InodeChange, bool)> {
         Some((self.inodes.get(&number)?, self.created.contains(&number)))

@@ -68,7 +68,7 @@ impl Ext {
 
     /// Whether a link's target is where its map would be: it has no blocks then, other than that
     /// of its extended attributes.
-    fn is_fast_link(&self, inode: &Inode) -> bool {
+    pub(super) fn is_fast_link(&self, inode: &Inode) -> bool {
         let geometry = self.geometry();
         let sectors = geometry.block_size.saturating_mul(geometry.cluster_blocks) / 512;
         let attributes = if inode.i_file_acl.0 == 0 { 0 } else { sectors };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Ext;
 use super::inode::Inode;
 use super::map::{Run, RunPlace};
-use super::units::{BlockNumber, FileBlock, join};
+use super::units::{BlockNumber, FileBlock, bytes, join};
 use crate::base::fields::{le16, le32, slice};
 use crate::base::{Error, Result};
 
@@ -56,6 +56,13 @@ impl<'a> Node<'a> {
         le32(self.entry(place)?, 0x0).map(u64::from)
     }
 
+    /// The block of the node below an entry of an index: `ei_leaf`.
+    fn child(&self, place: u16) -> BlockNumber {
+        let entry = self.entry(place).unwrap_or_default();
+        let (low, high) = (le32(entry, 0x4), le16(entry, 0x8));
+        BlockNumber(join(low.unwrap_or_default(), u32::from(high.unwrap_or_default())))
+    }
+
     /// The last entry that starts at or before `block`.
     fn find(&self, block: u64) -> Option<u16> {
         let (mut low, mut high) = (0, self.eh_entries);
@@ -87,16 +94,37 @@ impl Ext {
                 return hole(block, node.start(0).unwrap_or(next).min(next));
             };
             next = node.start(place.saturating_add(1)).unwrap_or(next).min(next);
-            let entry = node.entry(place).unwrap_or_default();
-            let (low, high) = (le32(entry, 0x4), le16(entry, 0x8));
-            let child = join(low.unwrap_or_default(), u32::from(high.unwrap_or_default()));
+            let child = node.child(place);
             let depth = node.eh_depth.checked_sub(1);
-            held = self.blocks.read(BlockNumber(child))?;
+            held = self.blocks.read(child)?;
             node = Node::parse(&held, depth)
                 .and_then(|node| self.check_node(inode, node))
-                .map_err(|error| error.within(BlockNumber(child)))?;
+                .map_err(|error| error.within(child))?;
         }
         leaf_run(&node, block, next)
+    }
+
+    /// The blocks of a file's extent tree below the inode, parents first.
+    ///
+    /// # Errors
+    /// `Corrupt` where the tree is damaged.
+    pub(super) fn extent_nodes(&self, inode: &Inode) -> Result<Vec<BlockNumber>> {
+        let mut nodes = Vec::new();
+        let mut waiting = children(&Node::parse(&inode.i_block, None)?);
+        while let Some((block, depth)) = waiting.pop() {
+            nodes.push(block);
+            if bytes(nodes.len()) > self.geometry().block_count {
+                return Err(inode.corrupt("a tree of fewer blocks", nodes.len()));
+            }
+            if depth > 0 {
+                let held = self.blocks.read(block)?;
+                let node = Node::parse(&held, Some(depth))
+                    .and_then(|node| self.check_node(inode, node))
+                    .map_err(|error| error.within(block))?;
+                waiting.extend(children(&node));
+            }
+        }
+        Ok(nodes)
     }
 
     /// Verifies the checksum that follows the last entry there is room for.
@@ -115,6 +143,13 @@ impl Ext {
             }
         }
     }
+}
+
+/// The nodes below one, each with its depth.
+fn children(node: &Node<'_>) -> Vec<(BlockNumber, u16)> {
+    let depth = node.eh_depth.checked_sub(1);
+    let places = 0..depth.map_or(0, |_| node.eh_entries);
+    places.map(|place| (node.child(place), depth.unwrap_or_default())).collect()
 }
 
 /// The run of a leaf that `block` is in; a hole reaches up to `next` at the most.

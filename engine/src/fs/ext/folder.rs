@@ -170,6 +170,29 @@ impl Ext {
         }
     }
 
+    /// The folder that a folder is in: its entry `..`.
+    ///
+    /// # Errors
+    /// `Corrupt` if there is none.
+    pub(super) fn parent(&self, folder: &Inode) -> Result<InodeNumber> {
+        if folder.has(flags::INLINE_DATA) {
+            let parent = le32(&folder.i_block, 0).unwrap_or_default();
+            return Ok(InodeNumber(parent));
+        }
+        let mut parent = None;
+        let mut lost = None;
+        self.entries(folder, &mut |entry| {
+            match entry {
+                Ok(entry) if entry.name == b".." => parent = Some(entry.inode),
+                Ok(_) => return ControlFlow::Continue(()),
+                Err(error) => lost = Some(error),
+            }
+            ControlFlow::Break(())
+        })?;
+        let none = || folder.corrupt("an entry for the folder above", "none");
+        parent.ok_or_else(|| lost.unwrap_or_else(none))
+    }
+
     /// The entry called `name`.
     ///
     /// # Errors

@@ -28,6 +28,7 @@ pub(super) struct GroupDescriptor {
     pub bg_inode_table: BlockNumber,
     pub bg_free_blocks_count: u32,
     pub bg_flags: u16,
+    pub bg_itable_unused: u32,
     pub bg_block_bitmap_csum: u32,
 }
 
@@ -42,6 +43,7 @@ impl GroupDescriptor {
             bg_inode_table: BlockNumber(join(le32(bytes, 0x8)?, high32(0x28)?)),
             bg_free_blocks_count: join16(le16(bytes, 0xc)?, high16(0x2c)?),
             bg_flags: le16(bytes, 0x12)?,
+            bg_itable_unused: join16(le16(bytes, 0x1c)?, high16(0x32)?),
             bg_block_bitmap_csum: join16(le16(bytes, 0x18)?, high16(0x38)?),
         })
     }
@@ -66,6 +68,7 @@ impl Ext {
             if let Ok(mut descriptor) = self.descriptor_in(group, place) {
                 // Only places are the same for ever: copies of the rest are hardly ever updated.
                 descriptor.bg_flags = 0;
+                descriptor.bg_itable_unused = 0;
                 return Ok(descriptor);
             }
         }
@@ -149,6 +152,16 @@ impl Ext {
     /// Whether descriptors carry flags that can be trusted.
     pub(super) fn has_group_flags(&self) -> bool {
         self.superblock.has_checksums() || self.superblock.has_ro_compat(ro_compat::GDT_CSUM)
+    }
+
+    /// Inodes of a group's table that were ever used, from its start.
+    pub(super) fn inodes_in(&self, group: &GroupDescriptor) -> u32 {
+        let all = self.geometry().group_inodes;
+        match self.has_group_flags() {
+            true if group.bg_flags & INODE_UNINIT != 0 => 0,
+            true => all.saturating_sub(group.bg_itable_unused),
+            false => all,
+        }
     }
 
     /// Whether descriptors have room for whole checksums.

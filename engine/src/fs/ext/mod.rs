@@ -4,7 +4,7 @@
 //! fields are used here. [`Superblock`] is what the disk says; [`Geometry`] is what makes sense of
 //! it; [`Ext`] is the open filesystem, to which each file here adds one subject: `groups`,
 //! `inode`, `map` with its two forms `extents` and `block_map`, `folder` with its index in
-//! `htree`, `xattr`, `inline`, `content`, `free`. `journal` overlays the volume with what a dirty
+//! `htree`, `xattr`, `inline`, `content`, `free`, `numbered`. `journal` overlays the volume with what a dirty
 //! journal holds, so nothing else knows of it; only what fast commits hold is no blocks, so `changes`
 //! is asked by `inode`, `map` and `folder`.
 //!
@@ -32,6 +32,7 @@ mod inline;
 mod inode;
 mod journal;
 mod map;
+mod numbered;
 mod open;
 mod superblock;
 mod units;
@@ -42,7 +43,8 @@ pub(super) use open::{open, open_by_backup};
 use std::ops::ControlFlow;
 
 use super::{
-    DirEntry, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Visit, Xattr,
+    DirEntry, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Numbered, Visit,
+    Xattr,
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use blocks::Blocks;
@@ -145,6 +147,11 @@ impl Filesystem for Ext {
 
     fn replayed(&self) -> &[ByteRange] {
         &self.replayed
+    }
+
+    fn numbered(&self) -> Option<&dyn Numbered> {
+        // What fast commits change is nowhere on the volume.
+        self.changes.is_empty().then_some(self)
     }
 
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {

@@ -13,6 +13,9 @@ pub(super) const SUPERBLOCK_OFFSET: u64 = 1024;
 /// What `s_magic` says.
 pub(super) const MAGIC: u16 = 0xef53;
 
+/// `s_first_ino` before it was a field.
+const OLD_FIRST_INODE: u32 = 11;
+
 /// Bit of `s_state`: cleanly unmounted.
 const STATE_VALID: u16 = 0x1;
 /// Bit of `s_state`: the kernel found errors.
@@ -33,6 +36,7 @@ pub(super) struct Superblock {
     pub s_inodes_per_group: u32,
     pub s_state: u16,
     pub s_rev_level: u32,
+    pub s_first_ino: u32,
     pub s_inode_size: u16,
     pub s_block_group_nr: u16,
     pub s_feature_compat: u32,
@@ -49,7 +53,9 @@ pub(super) struct Superblock {
     pub s_flags: u32,
     pub s_checksum_type: u8,
     pub s_backup_bgs: [u32; 2],
+    pub s_prj_quota_inum: u32,
     pub s_checksum_seed: u32,
+    pub s_orphan_file_inum: u32,
     pub s_checksum: u32,
     /// What the checksum of its bytes is.
     computed_checksum: u32,
@@ -73,6 +79,7 @@ impl Superblock {
             s_inodes_per_group: le32(block, 0x28)?,
             s_state: le16(block, 0x3a)?,
             s_rev_level: le32(block, 0x4c)?,
+            s_first_ino: le32(block, 0x54)?,
             s_inode_size: le16(block, 0x58)?,
             s_block_group_nr: le16(block, 0x5a)?,
             s_feature_compat: le32(block, 0x5c)?,
@@ -89,7 +96,9 @@ impl Superblock {
             s_flags: le32(block, 0x160)?,
             s_checksum_type: u8_at(block, 0x175)?,
             s_backup_bgs: [le32(block, 0x24c)?, le32(block, 0x250)?],
+            s_prj_quota_inum: le32(block, 0x26c)?,
             s_checksum_seed: le32(block, 0x270)?,
+            s_orphan_file_inum: le32(block, 0x280)?,
             s_checksum: le32(block, 0x3fc)?,
             computed_checksum: Checksum::START.add(block.get(..0x3fc)?).value(),
         })
@@ -132,6 +141,11 @@ impl Superblock {
             true => Checksum::from_seed(self.s_checksum_seed),
             false => Checksum::START.add(&self.s_uuid),
         }
+    }
+
+    /// The first inode that is not the filesystem's own.
+    pub(super) fn first_inode(&self) -> u32 {
+        if self.s_rev_level == 0 { OLD_FIRST_INODE } else { self.s_first_ino }
     }
 
     /// Whether the kernel noted errors in it.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::Ext;
 use super::acl;
+use super::features::incompat;
 use super::inode::{Inode, flags};
 use super::units::{InodeNumber, bytes, index};
 use crate::base::fields::{le16, le32, slice, u8_at};
@@ -96,6 +97,26 @@ impl Ext {
                 }
             }
             Ok(found)
+        };
+        read().map_err(|error: Error| error.within(inode.number))
+    }
+
+    /// The inodes whose content is the value of an attribute.
+    ///
+    /// # Errors
+    /// `Corrupt` where attributes are damaged.
+    pub(super) fn values_in_inodes(&self, inode: &Inode) -> Result<Vec<InodeNumber>> {
+        if !self.superblock.has_incompat(incompat::EA_INODE) {
+            return Ok(Vec::new());
+        }
+        let read = || {
+            let mut values = Vec::new();
+            let tables = [self.table_in_inode(inode), self.table_in_block(inode)?];
+            for table in tables.iter().flatten() {
+                let entries = table.list()?.into_iter();
+                values.extend(entries.map(|entry| entry.e_value_inum).filter(|inode| *inode != 0));
+            }
+            Ok(values.into_iter().map(InodeNumber).collect())
         };
         read().map_err(|error: Error| error.within(inode.number))
     }

@@ -183,6 +183,16 @@ impl<'a> VolumeGround<'a> {
         joined(found)
     }
 
+    /// Whether a journal has some of `range` newer than the volume, on either side.
+    pub fn is_replayed(&self, range: ByteRange) -> bool {
+        touches(&self.replayed, &range)
+    }
+
+    /// Whether anything is known.
+    pub fn is_known(&self) -> bool {
+        self.ground.doubtful.is_some() && self.is_placed_alike
+    }
+
     fn places(&self, side: usize, range: ByteRange) -> Vec<ByteRange> {
         let mut places = Vec::new();
         each_place(self.parts[side], range, &mut |place| places.push(place));

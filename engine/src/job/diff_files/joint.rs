@@ -2,12 +2,13 @@
 //! side has to be held in memory.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rayon::prelude::*;
 
 use super::change::{Brief, FileChange, Side};
 use super::compare::{Comparer, Pair};
+use super::scope::Scope;
 use crate::base::limits::{MAX_DIFFERENCES, MAX_FOLDER_DEPTH};
 use crate::base::{Error, ErrorKind, Result};
 use crate::fs::{DirEntry, FileId, FileType, Filesystem, Metadata, Timestamp};
@@ -50,6 +51,10 @@ impl Orphan {
 /// The walk of one volume.
 pub(super) struct Joint<'a, 'b> {
     comparer: &'a Comparer<'a>,
+    /// Where it has to go, if that is known.
+    scope: Option<&'a Scope>,
+    /// How many names were met of what the scope expects.
+    met: [HashMap<FileId, u32>; 2],
     tell_lost: TellLost<'b>,
     pairs: Vec<Pair>,
     seen: [HashSet<FileId>; 2],
@@ -102,10 +107,16 @@ impl Waiting {
 }
 
 impl<'a, 'b> Joint<'a, 'b> {
-    /// A walk that compares with `comparer`.
-    pub fn new(comparer: &'a Comparer<'a>, tell_lost: TellLost<'b>) -> Self {
+    /// A walk that compares with `comparer`, everywhere or within `scope`.
+    pub fn new(
+        comparer: &'a Comparer<'a>,
+        scope: Option<&'a Scope>,
+        tell_lost: TellLost<'b>,
+    ) -> Self {
         Self {
             comparer,
+            scope,
+            met: [HashMap::new(), HashMap::new()],
             tell_lost,
             pairs: Vec::new(),
             seen: [HashSet::new(), HashSet::new()],
@@ -113,6 +124,11 @@ impl<'a, 'b> Joint<'a, 'b> {
             orphans: [Vec::new(), Vec::new()],
             sealed: 0,
         }
+    }
+
+    /// What it compares with.
+    pub fn comparer(&self) -> &'a Comparer<'a> {
+        self.comparer
     }
 
     fn filesystem(&self, side: Side) -> &'a dyn Filesystem {
@@ -128,6 +144,7 @@ impl<'a, 'b> Joint<'a, 'b> {
         let root = self.filesystem(Side::After).root();
         let files = [self.filesystem(Side::Before).root(), root];
         let mut waiting = Waiting::default();
+        Side::BOTH.into_iter().for_each(|side| self.note(side, files[side.index()]));
         waiting.add(Folders { path: b"/".to_vec(), files, depth: 0 });
         let mut position = root;
         while !waiting.is_empty() {
@@ -135,6 +152,22 @@ impl<'a, 'b> Joint<'a, 'b> {
             self.folders(&folders, &mut waiting)?;
         }
         self.compare_gathered()
+    }
+
+    /// Whether all that the scope expects was met.
+    pub fn has_met_all(&self) -> bool {
+        let count = |side: Side, file| self.met[side.index()].get(file).copied().unwrap_or(0);
+        self.scope.is_none_or(|scope| {
+            let all = |side| scope.expected(side).iter().all(|(file, n)| count(side, file) >= *n);
+            Side::BOTH.into_iter().all(all)
+        })
+    }
+
+    /// Notes that a name of `file` was met.
+    fn note(&mut self, side: Side, file: FileId) {
+        if self.scope.is_some_and(|scope| scope.expected(side).contains_key(&file)) {
+            *self.met[side.index()].entry(file).or_default() += 1;
+        }
     }
 
     /// Compares a pair, now or later.
@@ -300,6 +333,10 @@ impl<'a, 'b> Joint<'a, 'b> {
         waiting: &mut Waiting,
     ) -> Result<()> {
         let (files, path) = (folders.files, &folders.path);
+        if files[0] == files[1] && self.scope.is_some_and(|scope| !scope.has(files[0])) {
+            return Ok(());
+        }
+        Side::BOTH.into_iter().for_each(|side| self.note(side, files[side.index()]));
         let mut is_folder = [false; 2];
         for side in Side::BOTH {
             let file_type = match types[side.index()] {
@@ -333,6 +370,7 @@ impl<'a, 'b> Joint<'a, 'b> {
         };
         if metadata.file_type != FileType::Directory {
             if with_itself {
+                self.note(side, file);
                 self.orphans[side.index()].push(Orphan::new(path, file, &metadata));
             }
             return self.check_limit();
@@ -345,6 +383,7 @@ impl<'a, 'b> Joint<'a, 'b> {
             match visited {
                 Visited::File { depth: 0, .. } if !with_itself => {}
                 Visited::File { path, file, metadata, .. } => {
+                    self.note(side, file);
                     self.orphans[side.index()].push(Orphan::new(path, file, &metadata));
                     self.check_limit()?;
                 }

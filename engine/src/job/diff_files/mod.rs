@@ -19,7 +19,10 @@ mod compare;
 mod content;
 mod ground;
 mod joint;
+mod names;
 mod renames;
+mod scope;
+mod suspects;
 mod volumes;
 
 use std::sync::Arc;
@@ -29,8 +32,10 @@ pub use change::{Aspect, Aspects, Brief, ChangeKind, FileChange, Side};
 use self::compare::Comparer;
 use self::content::Contents;
 use self::ground::{Ground, VolumeGround, count_by_reading};
-use self::joint::Joint;
+use self::joint::{Joint, TellLost};
 use self::renames::matched;
+use self::scope::Scope;
+use self::suspects::States;
 use self::volumes::pairs;
 use super::files::{FileDisk, OpenVolume, is_filesystem};
 use crate::base::limits::COMPARED_PIECES;
@@ -224,21 +229,70 @@ impl DiffFiles {
         let ground = VolumeGround::new(&self.ground, parts, replayed);
         let contents = Contents { filesystems, ground: &ground, observer };
         let comparer = Comparer { contents, is_same_filesystem };
-        let mut lost = |side: Side, path: &[u8], error: Error| {
-            let volume = &volumes[side.index()].name;
-            tell(Told::Lost { volume, side, path, error })
+        let bytes = open.map(|volume| volume.bytes.as_ref());
+        let scoped = match scope_of(&comparer, bytes)? {
+            Some(scope) => walked_within(&comparer, &scope)?,
+            None => None,
         };
-        let mut joint = Joint::new(&comparer, &mut lost);
-        joint.run()?;
-        let orphans = std::mem::take(&mut joint.orphans);
-        let found = matched(filesystems, orphans, is_same_filesystem);
-        found.pairs().into_iter().try_for_each(|pair| joint.add(pair))?;
-        joint.compare_gathered()?;
-        let (mut changes, sealed) = (std::mem::take(&mut joint.changes), joint.sealed);
-        changes.extend(found.one_sided());
+        let Walked { mut changes, sealed } = match scoped {
+            Some(walked) => walked,
+            None => walked_through(&comparer, &mut |side: Side, path: &[u8], error: Error| {
+                let volume = &volumes[side.index()].name;
+                tell(Told::Lost { volume, side, path, error })
+            })?,
+        };
         changes.sort_by(|one, other| (&one.path, one.kind).cmp(&(&other.path, other.kind)));
         let volume = volumes[1].name.as_str();
         changes.iter().try_for_each(|change| tell(Told::Change { volume, change }))?;
         Ok(sealed)
     }
+}
+
+/// What came of a walk.
+struct Walked {
+    changes: Vec<FileChange>,
+    sealed: u64,
+}
+
+/// Where the walk has to go, if it need not go everywhere.
+fn scope_of(comparer: &Comparer<'_>, bytes: [&dyn ReadAt; 2]) -> Result<Option<Scope>> {
+    let contents = &comparer.contents;
+    let [before, after] = contents.filesystems.map(|filesystem| filesystem.numbered());
+    let (Some(before), Some(after)) = (before, after) else { return Ok(None) };
+    let is_one = comparer.is_same_filesystem && before.basis() == after.basis();
+    if !is_one || !contents.ground.is_known() {
+        return Ok(None);
+    }
+    Scope::find(States { comparer, numbered: [before, after], bytes })
+}
+
+/// Walks within `scope`; `None` if that does not lead to all that is expected, or to damage.
+fn walked_within(comparer: &Comparer<'_>, scope: &Scope) -> Result<Option<Walked>> {
+    let mut is_whole = true;
+    let mut lost = |_: Side, _: &[u8], _: Error| {
+        is_whole = false;
+        Ok(())
+    };
+    let mut joint = Joint::new(comparer, Some(scope), &mut lost);
+    let Walked { changes, sealed } = finished(&mut joint)?;
+    let is_met = joint.has_met_all();
+    let sealed = sealed + scope.sealed;
+    Ok((is_whole && is_met).then_some(Walked { changes, sealed }))
+}
+
+/// Walks everything.
+fn walked_through(comparer: &Comparer<'_>, lost: TellLost<'_>) -> Result<Walked> {
+    finished(&mut Joint::new(comparer, None, lost))
+}
+
+fn finished(joint: &mut Joint<'_, '_>) -> Result<Walked> {
+    joint.run()?;
+    let orphans = std::mem::take(&mut joint.orphans);
+    let comparer = joint.comparer();
+    let found = matched(comparer.contents.filesystems, orphans, comparer.is_same_filesystem);
+    found.pairs().into_iter().try_for_each(|pair| joint.add(pair))?;
+    joint.compare_gathered()?;
+    let mut changes = std::mem::take(&mut joint.changes);
+    changes.extend(found.one_sided());
+    Ok(Walked { changes, sealed: joint.sealed })
 }

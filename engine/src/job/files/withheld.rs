@@ -4,7 +4,7 @@
 use super::resolve::{LastLink, resolve};
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use crate::fs::{
-    DirEntry, FileContent, FileId, Filesystem, FilesystemInfo, Metadata, Visit, Xattr,
+    DirEntry, FileContent, FileId, Filesystem, FilesystemInfo, Metadata, Numbered, Visit, Xattr,
 };
 use crate::store::manifest::VolumeUse;
 
@@ -98,5 +98,9 @@ impl Filesystem for Withheld {
 
     fn replayed(&self) -> &[ByteRange] {
         self.inner.replayed()
+    }
+
+    fn numbered(&self) -> Option<&dyn Numbered> {
+        self.inner.numbered()
     }
 }

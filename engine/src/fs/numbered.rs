@@ -1,0 +1,63 @@
+//! Files by their numbers, without the way through folders: what a comparison of two states of one
+//! filesystem goes by.
+
+use super::{FileId, Visit};
+use crate::base::{ByteRange, Result};
+
+/// A file that is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InUse {
+    /// The file.
+    pub file: FileId,
+    /// Whether it is a folder.
+    pub is_folder: bool,
+}
+
+/// Bytes of the volume that a file consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// What every file has: its inode or record, with all that lies within it.
+    Record(ByteRange),
+    /// Further structures: a folder's entries, a link's target, extended attributes, the map to
+    /// either or to a content.
+    Structure(ByteRange),
+    /// Content of a regular file or of a stream.
+    Content(ByteRange),
+}
+
+/// A filesystem's files by their numbers.
+///
+/// Files that have one number in two states of a filesystem whose [`basis`](Self::basis) is one are
+/// the same, with all that [`Filesystem`](super::Filesystem) says of them but the time of their
+/// last reading, if both have the same parts and those hold the same bytes. If only records are
+/// not, folders have the same entries where there are further parts. Errors are as there; each
+/// makes it uncertain which files there are.
+pub trait Numbered: Sync {
+    /// What of the filesystem itself decides over the meaning of its files' parts.
+    fn basis(&self) -> Vec<u64>;
+
+    /// What files are sorted by in [`each_file`](Self::each_file).
+    fn order(&self, file: FileId) -> (u64, u64) {
+        (file.tree, file.number)
+    }
+
+    /// Calls `visit` for each file in use, or each that comes behind `after`, in order. Files of
+    /// the filesystem's own that no folder names may be left out.
+    ///
+    /// # Errors
+    /// See [`Numbered`]; all that is damaged ends it.
+    fn each_file(&self, after: Option<FileId>, visit: Visit<'_, InUse>) -> Result<()>;
+
+    /// Calls `visit` for each part of `file`, in an order that follows from what it is.
+    ///
+    /// # Errors
+    /// See [`Numbered`].
+    fn parts(&self, file: FileId, visit: Visit<'_, Part>) -> Result<()>;
+
+    /// The folders that have a name for `file`, or, of a folder, the one that it is in; none for
+    /// the root. `None` where only the folders know.
+    ///
+    /// # Errors
+    /// See [`Numbered`].
+    fn folders_of(&self, file: FileId) -> Result<Option<Vec<FileId>>>;
+}

@@ -1,0 +1,260 @@
+//! Which files differ between two states of one filesystem, by their numbers alone.
+//!
+//! All files in use are gone through on both sides, without a folder being read. A file whose
+//! parts are the same and lie where the volumes are, is the same; every other one is compared.
+//! This finds what was written without its times being changed as well as anything else does. It
+//! takes that no file in use is damaged: whoever asks falls back to the walk of all folders.
+
+use std::ops::ControlFlow;
+
+use rayon::prelude::*;
+
+use super::change::Side;
+use super::compare::{Comparer, Pair};
+use super::names::Names;
+use crate::base::limits::MAX_IO_SIZE;
+use crate::base::{ByteOffset, ByteRange, Error, Result};
+use crate::block::ReadAt;
+use crate::fs::{FileId, InUse, Numbered, Part};
+use crate::job::files::list_sorted;
+
+/// Files of one side that are taken at once.
+const AT_ONCE: usize = 32_768;
+
+/// Two states of one filesystem.
+#[derive(Clone, Copy)]
+pub(super) struct States<'a> {
+    pub comparer: &'a Comparer<'a>,
+    pub numbered: [&'a dyn Numbered; 2],
+    /// The bytes of the volumes.
+    pub bytes: [&'a dyn ReadAt; 2],
+}
+
+/// What was found.
+#[derive(Default)]
+pub(super) struct Suspects {
+    /// Files that both sides have and that are not the same, and whether they are folders.
+    pub changed: Vec<[InUse; 2]>,
+    /// Files that one side has only.
+    pub one_sided: [Vec<InUse>; 2],
+    /// All folders of each side, in order.
+    pub folders: [Vec<FileId>; 2],
+    /// Encrypted files that may not be the same.
+    pub sealed: u64,
+}
+
+enum Verdict {
+    Same,
+    Sealed,
+    Changed,
+}
+
+/// Where a file's parts are not those that it had, or may hold something else.
+#[derive(Default)]
+struct Disturbed {
+    record: bool,
+    body: bool,
+    /// Whether there is a body: parts besides the record.
+    has_body: bool,
+}
+
+/// Files of one side that follow one another, and whether these are the last.
+type Batch = (Vec<InUse>, bool);
+
+impl Suspects {
+    /// Finds them.
+    ///
+    /// # Errors
+    /// `Cancelled`; those of the filesystems, after which nothing is known.
+    pub fn find(states: States<'_>) -> Result<Self> {
+        let mut found = Self::default();
+        let mut after = None;
+        loop {
+            let [before, later] = states.numbered;
+            let batches = rayon::join(|| batch(before, after), || batch(later, after));
+            let mut batches = [batches.0?, batches.1?];
+            let order = |one: &InUse| later.order(one.file);
+            let ends = batches.iter().filter(|(_, is_last)| !is_last);
+            let end = ends.filter_map(|(files, _)| files.last().copied()).min_by_key(order);
+            if let Some(end) = end {
+                for (files, _) in &mut batches {
+                    files.retain(|one| order(one) <= order(&end));
+                }
+            }
+            found.take(states, &batches.map(|(files, _)| files))?;
+            match end {
+                Some(end) => after = Some(end.file),
+                None => return Ok(found),
+            }
+        }
+    }
+
+    fn take(&mut self, states: States<'_>, files: &[Vec<InUse>; 2]) -> Result<()> {
+        for (side, files) in files.iter().enumerate() {
+            let folders = files.iter().filter(|one| one.is_folder);
+            self.folders[side].extend(folders.map(|one| one.file));
+        }
+        let both = self.merge(states, files);
+        let verdicts: Result<Vec<_>> =
+            both.par_iter().map(|files| states.examine(*files)).collect();
+        for (files, verdict) in both.into_iter().zip(verdicts?) {
+            match verdict {
+                Verdict::Same => {}
+                Verdict::Sealed => self.sealed += 1,
+                Verdict::Changed => self.changed.push(files),
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that both sides have; notes the others.
+    fn merge(&mut self, states: States<'_>, [before, after]: &[Vec<InUse>; 2]) -> Vec<[InUse; 2]> {
+        let order = |one: &InUse| states.numbered[1].order(one.file);
+        let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+        let mut both = Vec::new();
+        loop {
+            match (before.peek().copied(), after.peek().copied()) {
+                (Some(one), Some(other)) if one.file == other.file => {
+                    both.push([*one, *other]);
+                    before.next();
+                    after.next();
+                }
+                (Some(one), other) if other.is_none_or(|other| order(one) <= order(other)) => {
+                    self.one_sided[0].push(*one);
+                    before.next();
+                }
+                (_, Some(other)) => {
+                    self.one_sided[1].push(*other);
+                    after.next();
+                }
+                _ => return both,
+            }
+        }
+    }
+}
+
+fn batch(numbered: &dyn Numbered, after: Option<FileId>) -> Result<Batch> {
+    let mut files = Vec::new();
+    numbered.each_file(after, &mut |file| {
+        files.push(file);
+        if files.len() < AT_ONCE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    let is_last = files.len() < AT_ONCE;
+    Ok((files, is_last))
+}
+
+impl<'a> States<'a> {
+    /// The names of one side, which has `folders`.
+    pub fn names<'f>(&self, side: Side, folders: &'f [FileId]) -> Names<'f>
+    where
+        'a: 'f,
+    {
+        let contents = &self.comparer.contents;
+        Names {
+            filesystem: contents.filesystems[side.index()],
+            numbered: self.numbered[side.index()],
+            observer: contents.observer,
+            folders,
+        }
+    }
+
+    fn examine(&self, files: [InUse; 2]) -> Result<Verdict> {
+        let file = files[1].file;
+        if self.comparer.contents.observer.cancelled() {
+            return Err(Error::cancelled());
+        }
+        let disturbed = self.disturbed(file)?;
+        if !disturbed.record && !disturbed.body {
+            return Ok(Verdict::Same);
+        }
+        let is_folder = files.iter().all(|one| one.is_folder);
+        let may_have_others = is_folder && (disturbed.body || !disturbed.has_body);
+        if may_have_others
+            && self.entries(Side::Before, file)? != self.entries(Side::After, file)?
+        {
+            return Ok(Verdict::Changed);
+        }
+        let pair = Pair {
+            path: Vec::new(),
+            old_path: None,
+            files: [file; 2],
+            is_renamed: false,
+            has_new_entries: false,
+        };
+        let compared = self.comparer.compare(&pair);
+        match (compared.lost.into_iter().next(), compared.change) {
+            (Some((_, error)), _) => Err(error),
+            (None, Some(_)) => Ok(Verdict::Changed),
+            (None, None) if compared.is_sealed => Ok(Verdict::Sealed),
+            (None, None) => Ok(Verdict::Same),
+        }
+    }
+
+    fn entries(&self, side: Side, folder: FileId) -> Result<Vec<(Vec<u8>, FileId)>> {
+        let filesystem = self.comparer.contents.filesystems[side.index()];
+        let (entries, errors) = list_sorted(filesystem, folder)?;
+        match errors.into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(entries.into_iter().map(|entry| (entry.name, entry.file)).collect()),
+        }
+    }
+
+    fn disturbed(&self, file: FileId) -> Result<Disturbed> {
+        let mut records = [Vec::new(), Vec::new()];
+        let mut bodies = [Vec::new(), Vec::new()];
+        for side in [0, 1] {
+            self.numbered[side].parts(file, &mut |part| {
+                match part {
+                    Part::Record(range) => records[side].push(range),
+                    body => bodies[side].push(body),
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        let mut disturbed = Disturbed {
+            record: records[0] != records[1],
+            body: bodies[0] != bodies[1],
+            has_body: !bodies[1].is_empty(),
+        };
+        for range in &records[1] {
+            disturbed.record = disturbed.record || self.differs(*range)?;
+        }
+        for part in &bodies[1] {
+            disturbed.body = disturbed.body
+                || match *part {
+                    Part::Content(range) => {
+                        !self.comparer.contents.ground.doubtful(range).is_empty()
+                    }
+                    Part::Structure(range) | Part::Record(range) => self.differs(range)?,
+                };
+        }
+        Ok(disturbed)
+    }
+
+    /// Whether the volumes hold different bytes in `range`, or may.
+    fn differs(&self, range: ByteRange) -> Result<bool> {
+        let ground = self.comparer.contents.ground;
+        let doubtful = ground.doubtful(range);
+        if doubtful.is_empty() {
+            return Ok(false);
+        }
+        // The filesystem has something else there than the volume.
+        if ground.is_replayed(range) {
+            return Ok(true);
+        }
+        let mut buffers = [Vec::new(), Vec::new()];
+        for range in doubtful {
+            for start in (range.start..range.end).step_by(MAX_IO_SIZE) {
+                let length = (range.end - start).min(MAX_IO_SIZE as u64);
+                for (volume, buffer) in self.bytes.iter().zip(&mut buffers) {
+                    buffer.resize(usize::try_from(length).unwrap_or_default(), 0);
+                    volume.read_exact_at(ByteOffset(start), buffer)?;
+                }
+                if buffers[0] != buffers[1] {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
