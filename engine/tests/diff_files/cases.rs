@@ -69,39 +69,6 @@ fn a_content_that_only_the_journal_has_yet_is_told() {
 }
 
 #[test]
-fn what_cannot_be_read_is_lost_and_not_gone() {
-    need!(&EXT4);
-    let fixture = Fixture::new(&EXT4);
-    fixture.change(|root| operations::fill(root, 11));
-    fs::copy(fixture.disk(), fixture.path("old")).expect("copied");
-    // The first block of the folder with many files.
-    let disk = fixture.disk();
-    let path = disk.to_str().expect("plain");
-    let listed = tool::run("debugfs", &["-R", "blocks /many", path]).expect("debugfs runs");
-    let block: u64 =
-        listed.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a block");
-    let size: u64 = {
-        let stats = tool::run("dumpe2fs", &["-h", path]).expect("dumpe2fs runs");
-        let line = stats.lines().find(|line| line.starts_with("Block size:")).expect("there");
-        line.split_whitespace().last().and_then(|word| word.parse().ok()).expect("a number")
-    };
-    let open = File::options().write(true).open(&disk).expect("opened");
-    for number in 1..30 {
-        let block: u64 = listed
-            .split_whitespace()
-            .nth(number)
-            .and_then(|word| word.parse().ok())
-            .unwrap_or(block + number as u64);
-        open.write_all_at(&[0x55; 64], block * size + 100).expect("written");
-    }
-    drop(open);
-    let told = compare_disks([&fixture.path("old"), &disk]);
-    assert!(!told.lost.is_empty());
-    let gone = told.lines().into_iter().filter(|line| line.starts_with("Removed"));
-    assert_eq!(gone.collect::<Vec<_>>(), Vec::<String>::new());
-}
-
-#[test]
 fn files_of_fat_are_known_by_where_they_start() {
     if !tool::have("mkfs.vfat") || !tool::have("mcopy") {
         println!("skipped: no mkfs.vfat or mcopy");

@@ -5,6 +5,7 @@
 mod common;
 
 mod cases;
+mod damage;
 mod disks;
 mod fixture;
 mod operations;

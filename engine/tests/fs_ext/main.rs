@@ -5,8 +5,14 @@
 mod common;
 #[path = "../support/everything.rs"]
 mod everything;
+#[path = "../support/numbered.rs"]
+mod numbered;
+#[path = "../diff_files/operations.rs"]
+#[allow(dead_code, reason = "other trees are changed here")]
+mod operations;
 
 mod backup;
+mod by_number;
 mod damage;
 mod fast_commit;
 mod fill;

@@ -2,9 +2,10 @@
 //!
 //! Volumes are paired; one whose blocks are all the same is not even opened. Of the others both
 //! trees are walked at once, by metadata alone, the second image by way of the first where their
-//! blocks are the same. A path that both have is compared: attributes, extended attributes, and of
-//! a content what may differ, see `content`. Paths of one side only are added, removed or, where
-//! they are one file, renamed, see `renames`.
+//! blocks are the same. Of two states of one filesystem that knows its files by number, the walk
+//! goes only where something differs, see `scope`. A path that both have is compared: attributes,
+//! extended attributes, and of a content what may differ, see `content`. Paths of one side only
+//! are added, removed or, where they are one file, renamed, see `renames`.
 //!
 //! A path that both disks have is compared whatever inode it leads to: a file that was written
 //! anew under its name is changed, and not removed and added. Hard links are paths, each told by
@@ -12,7 +13,8 @@
 //! cannot be read whole.
 //!
 //! Memory: some 150 bytes and the path for each path of one side only and each change; 16 bytes
-//! for each folder, and the paths of those that wait; nothing for files that are the same.
+//! for each folder of each side, and the paths of those that wait; nothing for files that are the
+//! same.
 
 mod change;
 mod compare;
