@@ -165,10 +165,30 @@ pub fn use_everything(filesystem: &dyn Filesystem) {
             use_file(filesystem, file, &mut waiting);
         }
     }
+    use_numbers(filesystem);
     let _ = filesystem.free_space(&mut |range| {
         assert!(range.start < range.end, "free space is of some length");
         ControlFlow::Continue(())
     });
+}
+
+fn use_numbers(filesystem: &dyn Filesystem) {
+    let Some(numbered) = filesystem.numbered() else { return };
+    let mut files = Vec::new();
+    let _ = numbered.each_file(None, &mut |one| {
+        let order = |file: &FileId| numbered.order(*file);
+        assert!(files.last().is_none_or(|last| order(last) < order(&one.file)), "in order");
+        files.push(one.file);
+        if files.len() < FILES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    for file in files {
+        let mut count = 0;
+        let _ = numbered.parts(file, &mut |_| {
+            count += 1;
+            if count < MANY { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        let _ = numbered.folders_of(file);
+    }
 }
 
 fn use_file(filesystem: &dyn Filesystem, file: FileId, waiting: &mut Vec<FileId>) {

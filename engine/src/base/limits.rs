@@ -52,6 +52,9 @@ pub const MAX_LABEL_SEARCH: u64 = 1024 * 1024;
 pub const CACHED_FS_BLOCKS: usize = 1024;
 /// Blocks of one folder at most: 4 GiB of entries with blocks of 4 KiB.
 pub const MAX_FOLDER_BLOCKS: u64 = 1 << 20;
+/// Blocks of the map to one file's content at most, where all of them are looked at: those of
+/// a thousand million extents.
+pub const MAX_MAP_BLOCKS: usize = 1 << 22;
 /// Bytes of one extended attribute's value at most: Linux's own limit.
 pub const MAX_XATTR_SIZE: usize = 64 * 1024;
 /// Blocks and bytes of one file's extended attributes at most. Linux lists 64 KiB of names.

@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use imgx_engine::base::ErrorKind;
 use imgx_fixtures::pattern::Random;
+use imgx_fixtures::tool;
 
 use crate::common::is_long;
 use crate::everything::use_everything;
@@ -124,5 +127,44 @@ fn a_size_beyond_all_maps_takes_no_time() {
         let _ = content.read_at(1 << 49, &mut buffer);
         let _ = content.extents(&mut |_| ControlFlow::Continue(()));
         assert!(start.elapsed() < PATIENCE, "{features}");
+    }
+}
+
+#[test]
+fn a_name_that_leads_to_no_file_leads_to_damage() {
+    need_mounts!();
+    let fixture = Fixture::make(32 * MIB, &["-t", "ext4", "-I", "256", "-O", "ea_inode"]);
+    let mut freed = 0;
+    fixture.fill(|root| {
+        fill::attributes(root, 50_000);
+        fs::write(root.join("freed"), "once").expect("written");
+        freed = fs::metadata(root.join("freed")).expect("there").ino();
+        fs::remove_file(root.join("freed")).expect("removed");
+    });
+    let image = fixture.image();
+    let numbers: Vec<u64> = (12..60).collect();
+    let is_value = |number: &&u64| {
+        let stat = format!("stat <{number}>");
+        let found = tool::run("debugfs", &["-R", &stat, image.to_str().expect("plain")]);
+        found.is_ok_and(|found| found.contains("Flags: 0x280000"))
+    };
+    let value = *numbers.iter().find(is_value).expect("an attribute's inode");
+    let cases = [("own", 8), ("value", value), ("freed", freed), ("never", 2000)];
+    let links = cases.map(|(name, number)| format!("ln <{number}> {name}\n")).concat();
+    let arguments = ["-w", "-f", "-", image.to_str().expect("plain")];
+    tool::run_with_input("debugfs", &arguments, &links).expect("debugfs runs");
+    let mount = fixture.mount(&image, "ro");
+    let filesystem = open(&image).expect("opened");
+    for (name, number) in cases {
+        let file = filesystem.lookup(filesystem.root(), name.as_bytes()).expect("searched");
+        let file = file.unwrap_or_else(|| panic!("{name} is there"));
+        assert_eq!(file.number, number, "{name}");
+        let error = filesystem.metadata(file).expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{name}: {error}");
+        assert!(
+            filesystem.open(file).is_err()
+                && filesystem.list(file, &mut |_| ControlFlow::Break(())).is_err()
+        );
+        assert!(fs::metadata(mount.root().join(name)).is_err(), "the kernel reads {name}");
     }
 }

@@ -26,7 +26,27 @@ pub fn use_everything(filesystem: &dyn Filesystem) -> u64 {
             _ => 0,
         };
     }
+    errors += use_numbers(filesystem);
     errors + u64::from(filesystem.free_space(&mut |_| ControlFlow::Continue(())).is_err())
+}
+
+fn use_numbers(filesystem: &dyn Filesystem) -> u64 {
+    let Some(numbered) = filesystem.numbered() else { return 0 };
+    let mut files = Vec::new();
+    let shown = numbered.each_file(None, &mut |one| {
+        files.push(one.file);
+        if files.len() < 5000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    let has_parts = |file: &FileId| {
+        let mut parts = 0;
+        let visit = &mut |_| {
+            parts += 1;
+            if parts < 100_000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        numbered.parts(*file, visit).and_then(|()| numbered.folders_of(*file)).is_ok()
+    };
+    let errors = files.iter().filter(|file| !has_parts(file)).count() as u64;
+    errors + u64::from(shown.is_err())
 }
 
 fn use_folder(filesystem: &dyn Filesystem, folder: FileId, waiting: &mut Vec<FileId>) -> u64 {

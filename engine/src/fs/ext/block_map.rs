@@ -3,11 +3,12 @@
 //! Kernel documentation, `filesystems/ext4/ifork.rst`, "Direct/Indirect Block Addressing".
 
 use super::Ext;
+use super::extents::too_many_blocks;
 use super::inode::Inode;
 use super::map::{Run, RunPlace};
 use super::units::{BlockNumber, FileBlock, bytes, index};
 use crate::base::fields::le32;
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{Error, ErrorKind, Result, limits};
 
 /// Blocks that `i_block` names itself.
 const DIRECT: u64 = 12;
@@ -40,7 +41,7 @@ impl Ext {
     /// The blocks of a file's map, parents first.
     ///
     /// # Errors
-    /// `Corrupt` where it is damaged.
+    /// `Corrupt` where it is damaged; `Limit`.
     pub(super) fn indirect_blocks(&self, inode: &Inode) -> Result<Vec<BlockNumber>> {
         let mut blocks = Vec::new();
         let roots = (0..3_usize).rev().map(|level| {
@@ -51,8 +52,8 @@ impl Ext {
         while let Some((block, level)) = waiting.pop() {
             let block = BlockNumber(u64::from(block));
             blocks.push(block);
-            if bytes(blocks.len()) > self.geometry().block_count {
-                return Err(inode.corrupt("a map of fewer blocks", blocks.len()));
+            if blocks.len() > limits::MAX_MAP_BLOCKS {
+                return Err(too_many_blocks(inode));
             }
             if let Some(below) = level.checked_sub(1) {
                 let held = self.blocks.read(block)?;

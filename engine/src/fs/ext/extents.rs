@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::Ext;
 use super::inode::Inode;
 use super::map::{Run, RunPlace};
-use super::units::{BlockNumber, FileBlock, bytes, join};
+use super::units::{BlockNumber, FileBlock, join};
 use crate::base::fields::{le16, le32, slice};
-use crate::base::{Error, Result};
+use crate::base::{Error, ErrorKind, Result, limits};
 
 const MAGIC: u16 = 0xf30a;
 /// Bytes of a header, an index entry and an extent alike.
@@ -107,14 +107,14 @@ impl Ext {
     /// The blocks of a file's extent tree below the inode, parents first.
     ///
     /// # Errors
-    /// `Corrupt` where the tree is damaged.
+    /// `Corrupt` where the tree is damaged; `Limit`.
     pub(super) fn extent_nodes(&self, inode: &Inode) -> Result<Vec<BlockNumber>> {
         let mut nodes = Vec::new();
         let mut waiting = children(&Node::parse(&inode.i_block, None)?);
         while let Some((block, depth)) = waiting.pop() {
             nodes.push(block);
-            if bytes(nodes.len()) > self.geometry().block_count {
-                return Err(inode.corrupt("a tree of fewer blocks", nodes.len()));
+            if nodes.len() > limits::MAX_MAP_BLOCKS {
+                return Err(too_many_blocks(inode));
             }
             if depth > 0 {
                 let held = self.blocks.read(block)?;
@@ -143,6 +143,12 @@ impl Ext {
             }
         }
     }
+}
+
+/// A map that has more blocks than are looked at.
+pub(super) fn too_many_blocks(inode: &Inode) -> Error {
+    let most = limits::MAX_MAP_BLOCKS;
+    Error::new(ErrorKind::Limit, format!("{}: a map of more than {most} blocks", inode.number))
 }
 
 /// The nodes below one, each with its depth.

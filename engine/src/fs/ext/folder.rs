@@ -13,24 +13,11 @@ use super::map::RunPlace;
 use super::units::{BlockNumber, FileBlock, InodeNumber};
 use crate::base::fields::{le16, le32};
 use crate::base::{Error, ErrorKind, Result, limits};
-use crate::fs::FileType;
 
 /// What a walk of entries calls.
 type Visit<'a> = &'a mut dyn FnMut(Result<Dirent<'_>>) -> ControlFlow<()>;
 
 impl Ext {
-    /// The inode of a folder.
-    ///
-    /// # Errors
-    /// `Invalid` if it is none; see [`inode`](Self::inode).
-    pub(super) fn folder(&self, number: InodeNumber) -> Result<Inode> {
-        let inode = self.inode(number)?;
-        match inode.file_type()? {
-            FileType::Directory => Ok(inode),
-            _ => Err(Error::new(ErrorKind::Invalid, format!("{number} is no folder"))),
-        }
-    }
-
     pub(super) fn layout(&self) -> Layout {
         Layout {
             has_types: self.superblock.has_incompat(incompat::FILETYPE),

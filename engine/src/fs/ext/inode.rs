@@ -6,7 +6,6 @@ use super::Ext;
 use super::changes::InodeChange;
 use super::checksum::Checksum;
 use super::features::incompat;
-use super::groups::{GroupDescriptor, INODE_UNINIT};
 use super::units::{BlockNumber, InodeNumber, index, join, join16};
 use crate::base::fields::{array, le16, le32};
 use crate::base::{Error, Result};
@@ -193,7 +192,7 @@ impl Ext {
             // The upper half is `i_dir_acl` there.
             inode.i_size &= u64::from(u32::MAX);
         }
-        if inode.i_links_count == 0 && inode.i_mode == 0 {
+        if inode.i_links_count == 0 || inode.i_mode == 0 {
             return Err(inode.corrupt("an inode in use", "a free one"));
         }
         Ok(inode)
@@ -207,8 +206,8 @@ impl Ext {
         is_new: bool,
     ) -> Result<Vec<u8>> {
         let mut bytes = vec![0; index(self.geometry().inode_size)];
-        let (group, _) = self.geometry().locate(number)?;
-        if !is_new && !self.has_no_inodes(&self.group(group)?) {
+        let (group, place) = self.geometry().locate(number)?;
+        if !is_new && place < self.inodes_in(&self.group(group)?) {
             let stored = self.inode_bytes(number)?;
             // The tree of extents is still the stored one, unless the inode was free.
             if let Some(mut inode) = Inode::parse(number, &stored).filter(|inode| inode.i_mode != 0)
@@ -226,16 +225,12 @@ impl Ext {
         self.seed.add(&inode.number.0.to_le_bytes()).add(&inode.i_generation.to_le_bytes())
     }
 
-    fn has_no_inodes(&self, group: &GroupDescriptor) -> bool {
-        self.has_group_flags() && group.bg_flags & INODE_UNINIT != 0
-    }
-
     fn inode_bytes(&self, number: InodeNumber) -> Result<Vec<u8>> {
         let geometry = self.geometry();
         let (group, place) = geometry.locate(number)?;
         let descriptor = self.group(group).map_err(|error| error.within(number))?;
-        if self.has_no_inodes(&descriptor) {
-            return Err(Error::corrupt(number, "an inode in use", "a group without inodes"));
+        if place >= self.inodes_in(&descriptor) {
+            return Err(Error::corrupt(number, "an inode in use", "one that never was"));
         }
         let size = u64::from(geometry.inode_size);
         let offset = u64::from(place).saturating_mul(size);

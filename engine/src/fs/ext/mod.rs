@@ -51,7 +51,7 @@ use blocks::Blocks;
 use changes::Changes;
 use checksum::Checksum;
 use geometry::Geometry;
-use inode::Inode;
+use inode::{Inode, flags};
 use superblock::Superblock;
 use units::{BlockNumber, InodeNumber, ROOT_INODE};
 
@@ -77,8 +77,27 @@ impl Ext {
         self.blocks.geometry()
     }
 
+    /// The inode of a file that folders may name: the filesystem's own, and those that hold the
+    /// value of an attribute, are none, as the kernel has it.
     fn file(&self, file: FileId) -> Result<Inode> {
-        self.inode(number(file)?)
+        let number = number(file)?;
+        if self.superblock.is_own(number) {
+            return Err(Error::corrupt(number, "a file's inode", "one of the filesystem's own"));
+        }
+        let inode = self.inode(number)?;
+        match inode.has(flags::EA_INODE) {
+            true => Err(inode.corrupt("a file", "the value of an attribute")),
+            false => Ok(inode),
+        }
+    }
+
+    /// The inode of a folder.
+    fn folder(&self, folder: FileId) -> Result<Inode> {
+        let inode = self.file(folder)?;
+        match inode.file_type()? {
+            FileType::Directory => Ok(inode),
+            _ => Err(Error::new(ErrorKind::Invalid, format!("{} is no folder", inode.number))),
+        }
     }
 }
 
@@ -103,12 +122,12 @@ impl Filesystem for Ext {
     }
 
     fn lookup(&self, folder: FileId, name: &[u8]) -> Result<Option<FileId>> {
-        let folder = self.folder(number(folder)?)?;
+        let folder = self.folder(folder)?;
         Ok(self.find(&folder, name)?.map(id))
     }
 
     fn list(&self, folder: FileId, visit: Visit<'_, Result<DirEntry>>) -> Result<()> {
-        let folder = self.folder(number(folder)?)?;
+        let folder = self.folder(folder)?;
         self.entries(&folder, &mut |entry| match entry {
             Ok(entry) if entry.name == b"." || entry.name == b".." => ControlFlow::Continue(()),
             Ok(entry) => visit(Ok(DirEntry {

@@ -30,6 +30,10 @@ impl Numbered for Ext {
         sizes.into_iter().map(u64::from).chain([geometry.block_count]).collect()
     }
 
+    fn shows_all(&self) -> bool {
+        true
+    }
+
     fn each_file(&self, after: Option<FileId>, visit: Visit<'_, InUse>) -> Result<()> {
         let geometry = self.geometry();
         let after = after.map_or(0, |after| u32::try_from(after.number).unwrap_or(u32::MAX));
@@ -49,10 +53,10 @@ impl Numbered for Ext {
 
     fn parts(&self, file: FileId, visit: Visit<'_, Part>) -> Result<()> {
         let inode = self.file(file)?;
-        let mut parts = vec![Part::Record(self.inode_place(inode.number)?)];
-        self.attribute_parts(&inode, &mut parts)?;
-        self.map_parts(&inode, &mut parts)?;
-        let _ = parts.into_iter().try_for_each(visit);
+        let record = Part::Record(self.inode_place(inode.number)?);
+        if visit(record).is_continue() && self.attribute_parts(&inode, visit)?.is_continue() {
+            let _ = self.map_parts(&inode, visit)?;
+        }
         Ok(())
     }
 
@@ -108,12 +112,10 @@ impl Ext {
     /// What inode `number` is, if it is a file that can have a name: what was removed has no links
     /// any more, or no mode.
     fn in_use(&self, number: InodeNumber, bytes: &[u8]) -> Option<InUse> {
-        let superblock = &self.superblock;
         let i_mode = le16(bytes, 0x0)?;
         let is_removed = i_mode == 0 || le16(bytes, 0x1a)? == 0;
         let is_value = le32(bytes, 0x20)? & flags::EA_INODE != 0;
-        let is_own = number.0 < superblock.first_inode() && number != ROOT_INODE
-            || [superblock.s_prj_quota_inum, superblock.s_orphan_file_inum].contains(&number.0);
+        let is_own = self.superblock.is_own(number);
         let file = InUse { file: id(number), is_folder: i_mode & 0xf000 == 0x4000 };
         (!is_removed && !is_value && !is_own).then_some(file)
     }
@@ -129,20 +131,30 @@ impl Ext {
     }
 
     /// The block of extended attributes, and the inodes that hold single values.
-    fn attribute_parts(&self, inode: &Inode, parts: &mut Vec<Part>) -> Result<()> {
+    fn attribute_parts(&self, inode: &Inode, visit: Visit<'_, Part>) -> Result<ControlFlow<()>> {
+        let mut flow = ControlFlow::Continue(());
         if inode.i_file_acl.0 != 0 {
-            parts.push(Part::Structure(self.geometry().range(inode.i_file_acl, 1)));
+            flow = visit(self.structure(inode.i_file_acl));
         }
         for value in self.values_in_inodes(inode)? {
+            if flow.is_break() {
+                break;
+            }
             let value = self.inode(value)?;
-            parts.push(Part::Structure(self.inode_place(value.number)?));
-            self.map_parts(&value, parts)?;
+            flow = visit(Part::Structure(self.inode_place(value.number)?));
+            if flow.is_continue() {
+                flow = self.map_parts(&value, visit)?;
+            }
         }
-        Ok(())
+        Ok(flow)
+    }
+
+    fn structure(&self, block: BlockNumber) -> Part {
+        Part::Structure(self.geometry().range(block, 1))
     }
 
     /// The blocks that a file's map leads to, and those of the map itself.
-    fn map_parts(&self, inode: &Inode, parts: &mut Vec<Part>) -> Result<()> {
+    fn map_parts(&self, inode: &Inode, visit: Visit<'_, Part>) -> Result<ControlFlow<()>> {
         let file_type = inode.file_type()?;
         let has_map = match file_type {
             FileType::Regular | FileType::Directory => !inode.has(flags::INLINE_DATA),
@@ -150,31 +162,29 @@ impl Ext {
             _ => false,
         };
         if !has_map {
-            return Ok(());
+            return Ok(ControlFlow::Continue(()));
         }
-        let geometry = self.geometry();
-        let structure = |block: BlockNumber| Part::Structure(geometry.range(block, 1));
         let nodes = match inode.has(flags::EXTENTS) {
             true => self.extent_nodes(inode)?,
             false => self.indirect_blocks(inode)?,
         };
-        parts.extend(nodes.into_iter().map(structure));
+        let mut flow = nodes.into_iter().try_for_each(|block| visit(self.structure(block)));
+        let geometry = self.geometry();
         let is_content = file_type == FileType::Regular && !inode.has(flags::EA_INODE);
         let end = geometry.blocks_of(inode.i_size);
         let (mut next, mut mapped) = (FileBlock(0), 0_u64);
-        while next.0 < end {
+        while next.0 < end && flow.is_continue() {
             let run = self.run(inode, next, end)?;
             next = FileBlock(run.end());
             let RunPlace::At(first) = run.place else { continue };
-            // What the file's last block has beyond its end counts as content.
             let count = run.count.min(end.saturating_sub(run.first.0));
             mapped = mapped.saturating_add(count);
             if mapped > geometry.block_count {
                 return Err(inode.corrupt("fewer blocks than the filesystem has", mapped));
             }
             let range = geometry.range(first, count);
-            parts.push(if is_content { Part::Content(range) } else { Part::Structure(range) });
+            flow = visit(if is_content { Part::Content(range) } else { Part::Structure(range) });
         }
-        Ok(())
+        Ok(flow)
     }
 }

@@ -4,6 +4,7 @@
 
 use super::checksum::Checksum;
 use super::features::{compat, incompat, ro_compat};
+use super::units::{InodeNumber, ROOT_INODE};
 use crate::base::fields::{array, le16, le32, u8_at};
 
 /// Bytes of a superblock.
@@ -52,6 +53,8 @@ pub(super) struct Superblock {
     pub s_blocks_count_hi: u32,
     pub s_flags: u32,
     pub s_checksum_type: u8,
+    pub s_usr_quota_inum: u32,
+    pub s_grp_quota_inum: u32,
     pub s_backup_bgs: [u32; 2],
     pub s_prj_quota_inum: u32,
     pub s_checksum_seed: u32,
@@ -95,6 +98,8 @@ impl Superblock {
             s_blocks_count_hi: le32(block, 0x150)?,
             s_flags: le32(block, 0x160)?,
             s_checksum_type: u8_at(block, 0x175)?,
+            s_usr_quota_inum: le32(block, 0x240)?,
+            s_grp_quota_inum: le32(block, 0x244)?,
             s_backup_bgs: [le32(block, 0x24c)?, le32(block, 0x250)?],
             s_prj_quota_inum: le32(block, 0x26c)?,
             s_checksum_seed: le32(block, 0x270)?,
@@ -143,9 +148,16 @@ impl Superblock {
         }
     }
 
-    /// The first inode that is not the filesystem's own.
-    pub(super) fn first_inode(&self) -> u32 {
-        if self.s_rev_level == 0 { OLD_FIRST_INODE } else { self.s_first_ino }
+    /// Whether an inode is the filesystem's own, which no folder may name.
+    pub(super) fn is_own(&self, inode: InodeNumber) -> bool {
+        let first = if self.s_rev_level == 0 { OLD_FIRST_INODE } else { self.s_first_ino };
+        let named = [
+            self.s_usr_quota_inum,
+            self.s_grp_quota_inum,
+            self.s_prj_quota_inum,
+            self.s_orphan_file_inum,
+        ];
+        inode != ROOT_INODE && (inode.0 < first || named.contains(&inode.0))
     }
 
     /// Whether the kernel noted errors in it.

@@ -12,8 +12,8 @@ use rayon::prelude::*;
 use super::change::Side;
 use super::compare::{Comparer, Pair};
 use super::names::Names;
-use crate::base::limits::MAX_IO_SIZE;
-use crate::base::{ByteOffset, ByteRange, Error, Result};
+use crate::base::limits::{MAX_COMPARED_EXTENTS, MAX_IO_SIZE};
+use crate::base::{ByteOffset, ByteRange, Error, ErrorKind, Result};
 use crate::block::ReadAt;
 use crate::fs::{FileId, InUse, Numbered, Part};
 use crate::job::files::list_sorted;
@@ -208,8 +208,15 @@ impl<'a> States<'a> {
                     Part::Record(range) => records[side].push(range),
                     body => bodies[side].push(body),
                 }
-                ControlFlow::Continue(())
+                match bodies[side].len() <= MAX_COMPARED_EXTENTS {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
             })?;
+            if bodies[side].len() > MAX_COMPARED_EXTENTS {
+                let context = format!("a file of more than {MAX_COMPARED_EXTENTS} parts");
+                return Err(Error::new(ErrorKind::Limit, context));
+            }
         }
         let mut disturbed = Disturbed {
             record: records[0] != records[1],

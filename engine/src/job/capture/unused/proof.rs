@@ -1,9 +1,13 @@
 //! The proof that an image left nothing out that its filesystems use: their metadata is read
-//! from the image, and every file's extents are looked up, before the image is committed.
+//! from the image, and every file's extents are looked up, before the image is committed. Where a
+//! filesystem shows all of its files by number, folders need not be walked for it, unless
+//! something is found to be missing or damaged, which the walk then names.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
 
 use super::{Search, holds_volumes, places};
 use crate::base::ranges::{joined, touches, without};
@@ -11,11 +15,14 @@ use crate::base::{
     BlockIndex, ByteCount, ByteOffset, ByteRange, Error, ErrorKind, Observer, Result,
 };
 use crate::block::{Cached, ReadAt};
-use crate::fs::{self, FileId, FileType, Filesystem, Place};
+use crate::fs::{self, FileId, FileType, Filesystem, Part, Place};
 use crate::job::files::{Descend, LastLink, Visited, Walk, resolve};
 use crate::store::tree::TreeVisitor;
 use crate::store::{Entry, ImageReader, TreeRun};
 use crate::volume::{self, DiskLayout, Volume};
+
+/// Files that are looked up at once, by all threads.
+const LOOKED_UP: usize = 32_768;
 
 /// Walks the volumes called `names` of `image`, which is not committed yet. With `skip_swap` it
 /// may lack the contents of swap files, and of those only.
@@ -93,7 +100,9 @@ fn look_through(
     let filesystem = fs::open(&bytes)?;
     // Until here others' signatures were looked for anywhere.
     guard.is_armed.store(true, Ordering::Relaxed);
-    walk((guard, skipped), volume, filesystem.as_ref(), observer)?;
+    if !holds_all((guard, skipped), volume, filesystem.as_ref(), observer)? {
+        walk((guard, skipped), volume, filesystem.as_ref(), observer)?;
+    }
     guard.is_armed.store(false, Ordering::Relaxed);
     Ok(())
 }
@@ -137,6 +146,49 @@ fn lacking(range: ByteRange, why: &str) -> Error {
          ({why}); nothing was stored: check the filesystem, or capture with --all-blocks"
     );
     Error::new(ErrorKind::Corrupt, context)
+}
+
+/// Whether it is certain, without a walk, that nothing was left out of what a filesystem's files
+/// consist of, but for the contents of the files `skipped`.
+fn holds_all(
+    (guard, skipped): (&Guard, &[FileId]),
+    volume: &Volume,
+    filesystem: &dyn Filesystem,
+    observer: &dyn Observer,
+) -> Result<bool> {
+    let Some(numbered) = filesystem.numbered().filter(|numbered| numbered.shows_all()) else {
+        return Ok(false);
+    };
+    let mut after = None;
+    loop {
+        let mut files = Vec::new();
+        let shown = numbered.each_file(after, &mut |one| {
+            files.push(one.file);
+            let is_enough = files.len() >= LOOKED_UP;
+            if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let are_there = files.par_iter().all(|file| {
+            let looked_up = numbered.parts(*file, &mut |part| {
+                let (Part::Record(range) | Part::Structure(range) | Part::Content(range)) = part;
+                let is_skipped = matches!(part, Part::Content(_)) && skipped.contains(file);
+                if !is_skipped {
+                    volume.each_place(range, &mut |place| guard.note(place));
+                }
+                ControlFlow::Continue(())
+            });
+            looked_up.is_ok() && !observer.cancelled()
+        });
+        if observer.cancelled() {
+            return Err(Error::cancelled());
+        }
+        if shown.is_err() || !are_there || guard.forget() {
+            return Ok(false);
+        }
+        after = files.last().copied();
+        if files.len() < LOOKED_UP {
+            return Ok(true);
+        }
+    }
 }
 
 /// Looks at everything that a filesystem reaches, but for the contents of the files `skipped`, of
@@ -201,6 +253,11 @@ impl Guard {
             let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
             missing.get_or_insert(range);
         }
+    }
+
+    /// Whether something was missing; from here on that is forgotten.
+    fn forget(&self) -> bool {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
     }
 
     fn check(&self, volume: &Volume, path: &[u8]) -> Result<()> {
