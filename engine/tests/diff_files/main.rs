@@ -10,4 +10,5 @@ mod disks;
 mod fixture;
 mod operations;
 mod random;
+mod subvolumes;
 mod truth;

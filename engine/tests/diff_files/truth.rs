@@ -8,11 +8,16 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use imgx_engine::job::diff_files::{Aspect, ChangeKind, FileChange};
+use imgx_fixtures::tool;
+
+/// The number of a btrfs subvolume's own root.
+const FIRST_OF_SUBVOLUME: u64 = 256;
 
 /// A file as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    ino: u64,
+    /// The subvolume that it is in, of a btrfs, and its number there.
+    ino: (u64, u64),
     born: Option<SystemTime>,
     links: u64,
     kind: u32,
@@ -32,12 +37,20 @@ pub type Tree = BTreeMap<Vec<u8>, Seen>;
 /// Everything below `root`.
 pub fn of_mount(root: &Path) -> Tree {
     let mut tree = Tree::new();
-    walk(root, b"", &mut tree);
+    walk(root, (b"", 0), &mut tree);
     tree
 }
 
-fn walk(at: &Path, path: &[u8], tree: &mut Tree) {
+/// The number of the subvolume that begins at `at`; `None` if none does.
+fn subvolume(at: &Path) -> Option<u64> {
+    let arguments = ["inspect-internal", "rootid", at.to_str()?];
+    tool::run("btrfs", &arguments).ok()?.trim().parse().ok()
+}
+
+fn walk(at: &Path, (path, volume): (&[u8], u64), tree: &mut Tree) {
     let metadata = fs::symlink_metadata(at).expect("there");
+    let may_begin = metadata.ino() == FIRST_OF_SUBVOLUME && metadata.is_dir();
+    let volume = may_begin.then(|| subvolume(at)).flatten().unwrap_or(volume);
     let file_type = metadata.file_type();
     let content = if file_type.is_file() { fs::read(at).expect("read") } else { Vec::new() };
     let target = match file_type.is_symlink() {
@@ -51,7 +64,7 @@ fn walk(at: &Path, path: &[u8], tree: &mut Tree) {
         is_own.then(|| (name.as_bytes().to_vec(), value))
     });
     let seen = Seen {
-        ino: metadata.ino(),
+        ino: (volume, metadata.ino()),
         born: metadata.created().ok(),
         links: metadata.nlink(),
         kind: metadata.mode() & 0o170_000,
@@ -68,7 +81,8 @@ fn walk(at: &Path, path: &[u8], tree: &mut Tree) {
     if file_type.is_dir() {
         for entry in fs::read_dir(at).expect("listed") {
             let entry = entry.expect("listed");
-            walk(&entry.path(), &[path, b"/", entry.file_name().as_bytes()].concat(), tree);
+            let path = [path, b"/", entry.file_name().as_bytes()].concat();
+            walk(&entry.path(), (&path, volume), tree);
         }
     }
 }
