@@ -8,6 +8,9 @@ mod cases;
 mod damage;
 mod disks;
 mod fixture;
+mod logical;
+#[path = "../support/logical.rs"]
+mod logical_disk;
 mod operations;
 mod random;
 mod subvolumes;

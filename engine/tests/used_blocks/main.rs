@@ -2,6 +2,8 @@
 //! nothing that is used is ever left out, even when an allocation map says so.
 
 mod logical;
+#[path = "../support/logical.rs"]
+mod logical_disk;
 mod others;
 #[path = "../support/mod.rs"]
 mod support;
