@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use imgx_engine::base::{BlockSize, ByteCount, ByteRange, ErrorKind, Observer, Result};
 use imgx_engine::job::files::{FileDisk, LastLink, resolve};
-use imgx_engine::job::{Capture, CaptureOptions, CaptureReport};
+use imgx_engine::job::{Capture, CaptureOptions, CaptureReport, DiffFiles, diff_files};
 use imgx_engine::store::Repository;
 use imgx_engine::store::manifest::SkippedFile;
 use imgx_fixtures::loopdev::LoopDevice;
@@ -497,4 +497,55 @@ fn swap_path(system: &Path, kind: &str) -> PathBuf {
         "xfs" => system.join("swapfile"),
         _ => system.with_file_name("@swap").join("file"),
     }
+}
+
+/// The changed paths and the lost ones between two images.
+fn compared(stage: &Stage, images: [&CaptureReport; 2]) -> [Vec<String>; 2] {
+    let readers = images.map(|report| {
+        let image = stage.repository.image(report.id).expect("committed");
+        stage.repository.reader(&image)
+    });
+    let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+    let [mut changed, mut lost] = [Vec::new(), Vec::new()];
+    let job = DiffFiles::of_images(readers, &Warnings::default()).expect("planned");
+    let told = job.run(&Warnings::default(), &mut |told| {
+        match told {
+            diff_files::Told::Change { change, .. } => changed.push(text(&change.path)),
+            diff_files::Told::Lost { path, error, .. } => {
+                assert!(error.to_string().contains("--skip-swap"), "{error}");
+                lost.push(text(path));
+            }
+            diff_files::Told::Volume { .. } => {}
+        }
+        Ok(())
+    });
+    told.expect("compared");
+    [changed, lost]
+}
+
+#[test]
+fn comparisons_tell_of_swap_files_only_where_an_image_may_have_another_content() {
+    need!("mke2fs", "mkswap", "debugfs");
+    let stage = Stage::ext(16_384);
+    let noise = incompressible(1, 8 * MIB);
+    stage.change(|root| {
+        fs::create_dir(root.join("etc")).expect("made");
+        fs::write(root.join("etc/fstab"), "/swapfile none swap sw 0 0\n").expect("written");
+        swap_of(&root.join("swapfile"), &noise);
+        // No block of the image has some of both.
+        write(&root.join("between"), &incompressible(3, MIB));
+        write(&root.join("file"), &incompressible(2, MIB));
+    });
+    let (whole, first) = (stage.capture(false), stage.capture_anew());
+    // What the kernel swaps out changes no time of the file.
+    let mut disk = stage.bytes();
+    let page = &noise[100 * PAGE..101 * PAGE];
+    let at = disk.windows(PAGE).position(|window| window == page).expect("it is on the disk");
+    disk[at..at + PAGE].fill(7);
+    fs::write(&stage.disk, disk).expect("written");
+    stage.change(|root| write(&root.join("file"), b"changed"));
+    let second = stage.capture_anew();
+    let [file, swap] = ["/file", "/swapfile"].map(|path| vec![path.to_owned()]);
+    assert_eq!(compared(&stage, [&first, &second]), [file.clone(), vec![]]);
+    assert_eq!(compared(&stage, [&whole, &second]), [file, swap]);
 }
