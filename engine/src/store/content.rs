@@ -126,7 +126,9 @@ impl ContentReader {
     /// # Errors
     /// `Corrupt` when that is missing or not sound; `Io`.
     pub fn check_base(&mut self, frames: &FrameReader, frame: &Frame<'_>) -> Result<()> {
-        frame.base.as_ref().map_or(Ok(()), |base| self.load_base(frames, base))
+        let Some(base) = &frame.base else { return Ok(()) };
+        self.load_base(frames, base)?;
+        self.whole.member(base).map(drop)
     }
 
     /// Sees to it that the frame of `stored` is held.

@@ -3,10 +3,12 @@
 //! 1. The images' trees are walked: every node is read and checked, every block's place is
 //!    compared with its pack's table, and the frames that the images need are marked.
 //! 2. The packs are read from end to end: headers, tables and stored bytes against their
-//!    checksums, and contents against their digests unless the run is quick.
+//!    checksums, and contents against their digests unless the run is quick. Deltas wait until
+//!    they can be checked in the order of what they are against.
 //! 3. Where a marked frame is not sound, the trees are walked again, to say which bytes of which
 //!    disk are lost, and the filesystems there, to say which files.
 
+mod deltas;
 mod files;
 mod mark;
 mod salvage;
@@ -20,7 +22,7 @@ use crate::base::{BlockIndex, ErrorKind};
 use crate::base::{ByteRange, Error, Event, Observer, Result};
 use crate::store::repository::Image;
 use crate::store::tree::TreeVisitor;
-use crate::store::{ImageReader, PackId, Place, Repository, TreeRun};
+use crate::store::{ImageReader, PackId, Repository, StoredEntry, TreeRun};
 use crate::volume::DiskLayout;
 
 pub use files::DamagedFile;
@@ -85,17 +87,14 @@ pub fn verify(
     lock.warn(observer);
     let mut report = VerifyReport::default();
     let images = images(repository, options, &mut report, observer)?;
-    let mut marks = Marks::default();
-    for image in &images {
-        let broken = mark(repository, image, &mut marks, observer)?;
-        report.damage += broken;
-        report.images += 1;
-    }
+    let marks = mark(repository, &images, observer)?;
+    report.damage += marks.damage;
+    report.images += images.len();
     let scrub = scrub::Scrub { repository, options, marks: &marks, observer };
     let bad = scrub.run(&mut report)?;
     if !bad.is_empty() || report.damage > 0 {
         for image in &images {
-            let lost = attribute(repository, image, &bad, observer)?;
+            let lost = attribute(repository, image, (&bad, &marks), observer)?;
             if !lost.is_empty() {
                 let ranges: Vec<ByteRange> = lost.iter().map(|lost| lost.range).collect();
                 let (reader, id) = (repository.reader(image), image.id.to_string());
@@ -124,15 +123,16 @@ fn images(
     Ok(found.images)
 }
 
-/// Says which bytes of an image's disk are lost with `bad` and with damaged nodes.
+/// Says which bytes of an image's disk are lost with `bad`, with places that are wrong, and with
+/// damaged nodes.
 fn attribute(
     repository: &Repository,
     image: &Image,
-    bad: &BadFrames,
+    (bad, marks): (&BadFrames, &Marks),
     observer: &dyn Observer,
 ) -> Result<Vec<DamagedRange>> {
     let reader = repository.reader(image);
-    let mut lost = Lost { image: &reader, bad, ranges: Vec::new() };
+    let mut lost = Lost { image: &reader, bad, marks, ranges: Vec::new() };
     reader.walk(None, &mut lost)?;
     // A layout that a later version wrote differently only costs the volumes' names.
     let layout: Option<DiskLayout> = serde_json::from_value(image.manifest.layout.clone()).ok();
@@ -154,12 +154,15 @@ fn attribute(
 struct Lost<'a> {
     image: &'a ImageReader,
     bad: &'a BadFrames,
+    marks: &'a Marks,
     ranges: Vec<ByteRange>,
 }
 
 impl Lost<'_> {
-    fn is_bad(&self, place: &Place) -> bool {
+    fn is_bad(&self, stored: &StoredEntry) -> bool {
+        let place = stored.place;
         self.bad.get(&place.pack).is_some_and(|offsets| offsets.contains(&place.offset))
+            || self.marks.is_wrong(stored)
     }
 
     fn add(&mut self, first: BlockIndex, count: u64) {
@@ -173,7 +176,7 @@ impl Lost<'_> {
 
 impl TreeVisitor for Lost<'_> {
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
-        if run.entry.stored().is_some_and(|stored| self.is_bad(&stored.place)) {
+        if run.entry.stored().is_some_and(|stored| self.is_bad(stored)) {
             self.add(run.first, run.count);
         }
         Ok(())
