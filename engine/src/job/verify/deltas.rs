@@ -1,7 +1,7 @@
 //! Deltas that were met and are not checked yet: what they are against is a member of a frame of
 //! up to 1 MiB, which is best decoded once for all that stand on it.
 
-use crate::base::limits::{WAITING_DELTA_BYTES, WAITING_DELTAS};
+use super::Room;
 use crate::base::{Error, Result};
 use crate::store::frame::{Frame, FrameHeader, Member};
 use crate::store::{FrameReader, PackId, Place, StoredEntry};
@@ -57,22 +57,28 @@ impl Delta {
     }
 }
 
-/// The deltas that wait, as many as limits allow.
-#[derive(Default)]
+/// The deltas that wait, as many as there is room for.
 pub struct Waiting {
+    room: Room,
     deltas: Vec<Delta>,
     held: usize,
 }
 
 impl Waiting {
+    /// None yet.
+    #[must_use]
+    pub fn new(room: Room) -> Self {
+        Self { room, deltas: Vec::new(), held: 0 }
+    }
+
     /// Whether no more can wait.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.deltas.len() >= WAITING_DELTAS
+        self.deltas.len() >= self.room.deltas
     }
 
     /// Has the frame at `offset` of `pack` wait; false if it is no delta, or no more can.
-    pub fn take(
+    pub fn add(
         &mut self,
         (pack, offset): (PackId, u32),
         frame: &Frame<'_>,
@@ -82,7 +88,7 @@ impl Waiting {
             return false;
         };
         let held = self.held.saturating_add(frame.payload.len());
-        let payload = (held <= WAITING_DELTA_BYTES).then(|| {
+        let payload = (held <= self.room.delta_bytes).then(|| {
             self.held = held;
             frame.payload.into()
         });
@@ -91,16 +97,17 @@ impl Waiting {
         true
     }
 
-    /// All that wait, by their bases' frames, and in the order of their own.
+    /// Takes out all that wait, by their bases' frames, and in the order of their own.
     #[must_use]
-    pub fn into_order(self) -> Vec<Delta> {
-        let mut deltas = self.deltas;
+    pub fn in_order(&mut self) -> Vec<Delta> {
+        self.held = 0;
+        let mut deltas = std::mem::take(&mut self.deltas);
         deltas.sort_unstable_by_key(|delta| (delta.base_frame(), delta.pack, delta.offset));
         deltas
     }
 }
 
-/// Divides what is [in order](Waiting::into_order) where the base's frame changes.
+/// Divides what is [in order](Waiting::in_order) where the base's frame changes.
 #[must_use]
 pub fn by_base(deltas: &[Delta]) -> Vec<&[Delta]> {
     deltas.chunk_by(|one, next| one.base_frame() == next.base_frame()).collect()

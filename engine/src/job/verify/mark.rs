@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::base::limits::WAITING_PLACES;
+use super::Room;
 use crate::base::{BlockIndex, Error, ErrorKind, Event, Observer, Result};
 use crate::store::frame::FrameKind;
 use crate::store::pack::{TableEntry, read_table};
@@ -58,11 +58,17 @@ impl Marks {
 ///
 /// # Errors
 /// `Io`; `Cancelled`.
-pub fn mark(repository: &Repository, images: &[Image], observer: &dyn Observer) -> Result<Marks> {
+pub fn mark(
+    repository: &Repository,
+    images: &[Image],
+    room: Room,
+    observer: &dyn Observer,
+) -> Result<Marks> {
     let mut marker = Marker {
         frames: FrameReader::new(Arc::clone(repository.storage()), repository.keys()),
         marks: Marks::default(),
         whole_nodes: HashSet::new(),
+        room,
         places: Vec::new(),
         observer,
         name: String::new(),
@@ -81,6 +87,7 @@ struct Marker<'a> {
     marks: Marks,
     /// With their places: nodes of one digest may lead to different places.
     whole_nodes: HashSet<StoredEntry>,
+    room: Room,
     /// What was not compared with the packs' tables yet: images that differ a little lead to the
     /// same places again and again, and each to those of many packs.
     places: Vec<(FrameKind, StoredEntry)>,
@@ -96,10 +103,10 @@ impl Marker<'_> {
 
     fn add(&mut self, kind: FrameKind, stored: &StoredEntry) -> Result<()> {
         self.marks.add(stored.place.pack, stored.place.offset);
-        if self.places.len() >= WAITING_PLACES {
+        if self.places.len() >= self.room.places {
             self.sort_places();
             // So that half of what comes between two sorts is new, at least.
-            if self.places.len() > WAITING_PLACES / 2 {
+            if self.places.len() > self.room.places / 2 {
                 self.check_places()?;
             }
         }

@@ -8,7 +8,7 @@ use std::thread;
 
 use super::deltas::{Delta, Waiting, by_base};
 use super::mark::Marks;
-use super::{BadFrames, VerifyOptions, VerifyReport};
+use super::{BadFrames, Room, VerifyOptions, VerifyReport};
 use crate::base::{Error, ErrorKind, Event, Observer, Phase, Progress, Result};
 use crate::job::pipeline::reading_threads;
 use crate::store::codec::check_digest;
@@ -25,12 +25,13 @@ pub struct Scrub<'a> {
     pub options: &'a VerifyOptions,
     /// The frames that images need.
     pub marks: &'a Marks,
+    /// Room for deltas that wait.
+    pub room: Room,
     /// Who listens.
     pub observer: &'a dyn Observer,
 }
 
 /// What the threads of a scrub share.
-#[derive(Default)]
 struct Shared {
     bad: BadFrames,
     progress: Progress,
@@ -57,8 +58,14 @@ impl Scrub<'_> {
         let total = packs.iter().filter_map(|id| sizes.get(id)).sum();
         let phase = if self.options.quick { Phase::Scrub } else { Phase::Verify };
         self.observer.event(&Event::Started { phase, total });
-        let progress = Progress { total, ..Progress::default() };
-        let shared = Mutex::new(Shared { progress, ..Shared::default() });
+        let shared = Mutex::new(Shared {
+            bad: BadFrames::new(),
+            progress: Progress { total, ..Progress::default() },
+            packs: 0,
+            damage: 0,
+            waiting: Waiting::new(self.room),
+            failure: None,
+        });
         let frames =
             FrameReader::new(Arc::clone(self.repository.storage()), self.repository.keys());
         let work = Work { scrub: self, frames: frames.for_bulk(), shared };
@@ -66,7 +73,7 @@ impl Scrub<'_> {
         while !left.is_empty() {
             let read = work.divide(left, &|shared| shared.waiting.is_full(), &Work::read_pack)?;
             left = left.get(read..).unwrap_or_default();
-            let waiting = std::mem::take(&mut work.lock().waiting).into_order();
+            let waiting = work.lock().waiting.in_order();
             work.divide(&by_base(&waiting), &|_| false, &Work::check_deltas)?;
         }
         let shared = work.shared.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -123,7 +130,7 @@ impl Work<'_> {
     }
 
     fn read_pack(&self, id: &PackId, check: &mut Check<'_>) -> Result<()> {
-        let Scrub { repository, options, marks, observer } = self.scrub;
+        let Scrub { repository, options, marks, observer, .. } = self.scrub;
         let (id, needed) = (*id, marks.offsets(*id));
         let needs_all = options.images.is_empty();
         let mut told = 0;
@@ -136,7 +143,7 @@ impl Work<'_> {
             let end = u64::from(offset) + length;
             let mut shared = self.lock();
             let waits =
-                (needs_all || is_needed) && shared.waiting.take((id, offset), frame, is_needed);
+                (needs_all || is_needed) && shared.waiting.add((id, offset), frame, is_needed);
             let done = end - told - if waits { length } else { 0 };
             told = end;
             self.tell(done, shared);
