@@ -243,7 +243,7 @@ mod tests {
             assert!(round == 0 || report.manifest.cost.stored < 100 << 10, "no deltas");
             first = first.or_else(|| Some(packs().next()?.path()));
             for block in 0..40 {
-                let place = (block * 5 + round) % 256 << 14;
+                let place = ((block * 5 + round) % 256) << 14;
                 disk[place..place + 512].copy_from_slice(&incompressible(place as u64, 512));
             }
         }
