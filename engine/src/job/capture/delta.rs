@@ -47,7 +47,7 @@ impl<'a> Deltas<'a> {
     #[must_use]
     pub fn new(parent: &'a Parent, luck: &'a DeltaLuck) -> Self {
         let contents = ContentReader::new(FrameKind::Block, parent.frames().keys().clone());
-        Self { parent, contents, encoder: Encoder::new(), luck }
+        Self { parent, contents: contents.sparing(), encoder: Encoder::new(), luck }
     }
 
     /// The frame of a block that is new, as a delta; none where that is not smaller. A parent
