@@ -6,13 +6,13 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use imgx_engine::base::{BlockSize, ErrorKind, Silent};
+use imgx_engine::base::{BlockSize, ByteRange, ErrorKind, Silent};
 use imgx_engine::job::{
     Restore, RestoreOptions, RestoreReport, Salvage, VerifyOptions, VerifyReport, verify,
 };
 use imgx_engine::store::pack::read_table;
 use imgx_engine::store::storage::{Folder, ObjectName};
-use imgx_engine::store::{FrameKind, LocalStorage, Repository, Storage};
+use imgx_engine::store::{FrameKind, ImageId, LocalStorage, Repository, Storage};
 use imgx_fixtures::pattern::Random;
 
 use support::{
@@ -176,6 +176,77 @@ fn every_flipped_bit_is_found_named_and_never_returned_as_data() {
         });
     }
     scene.assert_sound();
+}
+
+/// What images cannot be read any more, by their own readers.
+fn unreadable(repository: &Repository, ids: &[ImageId]) -> Vec<(String, ByteRange)> {
+    let mut lost: Vec<(String, ByteRange)> = Vec::new();
+    for id in ids {
+        let image = repository.image(*id).expect("listed");
+        for (start, piece) in read_pieces(&repository.reader(&image), 16 * KIB) {
+            let (image, start) = (id.to_string(), start as u64);
+            match (piece, lost.last_mut()) {
+                (Ok(_), _) => {}
+                (Err(_), Some((last, range))) if *last == image && range.end == start => {
+                    range.end = start + 16 * KIB as u64;
+                }
+                (Err(_), _) => lost.push((image, ByteRange::new(start, 16 * KIB as u64))),
+            }
+        }
+    }
+    lost
+}
+
+#[test]
+fn a_damaged_base_or_delta_costs_each_image_just_what_it_cannot_read() {
+    let folder = folder_in_memory();
+    let root = folder.path().join("repository");
+    let block_size = BlockSize::new(16 * 1024).expect("valid");
+    let repository = Repository::create(&root, block_size).expect("created");
+    let mut random = Random::new(0xde17a);
+    let mut disk = imgx_fixtures::pattern::incompressible(5, 512 * KIB);
+    let mut base = None;
+    let ids: [ImageId; 8] = std::array::from_fn(|_| {
+        let report = captured(&repository, &file(folder.path(), "disk", &disk), "disk");
+        let packs = || fs::read_dir(root.join("packs")).expect("listed").flatten();
+        let _first = base.get_or_insert_with(|| packs().next().expect("a pack").path()).as_path();
+        for _ in 0..8 {
+            let place = usize::try_from(random.below(512)).expect("small") * KIB;
+            disk[place..place + 16].copy_from_slice(b"differs a little");
+            disk[place..place + 8].copy_from_slice(&random.below(u64::MAX).to_le_bytes());
+        }
+        report.id
+    });
+    let base = base.expect("captured");
+    let packs: Vec<PathBuf> = fs::read_dir(root.join("packs"))
+        .expect("listed")
+        .map(|p| p.expect("read").path())
+        .collect();
+    let mut costly = 0;
+    for number in 0..if is_long() { 4000 } else { 100 } {
+        let any = usize::try_from(random.below(packs.len() as u64)).expect("few");
+        let pack = if number % 2 == 0 { &base } else { &packs[any] };
+        let sound = fs::read(pack).expect("read");
+        let (place, bit) = (random.below(sound.len() as u64), random.below(8));
+        let mut flipped = sound.clone();
+        flipped[usize::try_from(place).expect("small")] ^= 1 << bit;
+        fs::write(pack, flipped).expect("written");
+        let expected = unreadable(&repository, &ids);
+        costly += usize::from(expected.len() >= ids.len());
+        for quick in [false, true] {
+            let options = VerifyOptions { quick, threads: Some(3), ..VerifyOptions::default() };
+            let report = verify(&repository, &options, &Silent).expect("damage is no error");
+            let mut told: Vec<(String, ByteRange)> =
+                report.lost.into_iter().map(|lost| (lost.image, lost.range)).collect();
+            let of_image = |image: &str| ids.iter().position(|id| id.to_string() == image);
+            told.sort_by_key(|(image, range)| (of_image(image), range.start));
+            let case = format!("{} byte {place} bit {bit} (quick: {quick})", pack.display());
+            assert!(report.damage > 0, "{case}: not noticed");
+            assert_eq!(told, expected, "{case}");
+        }
+        fs::write(pack, sound).expect("written");
+    }
+    assert!(costly > 25, "only {costly} flips cost every image something");
 }
 
 #[test]

@@ -120,6 +120,13 @@ pub const MAX_LVM_DEPTH: usize = 16;
 pub const MAX_LVM_VALUES: usize = 1 << 20;
 /// Segments of one logical volume at most.
 pub const MAX_LVM_SEGMENTS: usize = 4096;
+/// Places of contents that a verification compares with the packs' tables together: 16 MiB.
+pub const WAITING_PLACES: usize = 1 << 18;
+/// Deltas that a verification puts off at most, to check them in the order of their bases: some
+/// 50 MiB.
+pub const WAITING_DELTAS: usize = 1 << 18;
+/// Bytes of them that it holds meanwhile; those beyond are read again.
+pub const WAITING_DELTA_BYTES: usize = 64 * 1024 * 1024;
 /// Files of one image that a verification names at most.
 pub const MAX_DAMAGED_FILES: usize = 1000;
 /// Pieces of free space that one capture leaves out at most; what lies behind them is read.

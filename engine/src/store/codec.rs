@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use xxhash_rust::xxh3::xxh3_64;
 
-use zstd_safe::{CCtx, CParameter, DCtx, ResetDirective};
+use zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective};
 
 use super::content::Base;
 use super::digest::{Digest, DigestKeys};
@@ -278,35 +278,45 @@ impl Decoder {
         prefix: &[u8],
         content: &mut Vec<u8>,
     ) -> Result<()> {
-        let expected = frame.header.content_length as usize;
+        self.decode((&frame.header, frame.payload), prefix, content)
+    }
+
+    /// As [`expand`](Self::expand), of a frame's header and payload.
+    ///
+    /// # Errors
+    /// As that.
+    pub(super) fn decode(
+        &mut self,
+        (header, payload): (&FrameHeader, &[u8]),
+        prefix: &[u8],
+        content: &mut Vec<u8>,
+    ) -> Result<()> {
+        let expected = header.content_length as usize;
         content.resize(expected, 0);
         let check_length = |decoded| match decoded {
             Ok(length) if length == expected => Ok(()),
             Ok(length) => Err(Error::corrupt("decoded length", expected, length)),
-            Err(code) => {
-                let reason = zstd_safe::get_error_name(code);
-                Err(Error::corrupt("payload", "a zstd frame", reason))
-            }
+            Err(code) => Err(no_zstd(code)),
         };
-        match frame.header.codec {
-            Codec::Raw if frame.payload.len() == expected => {
-                content.copy_from_slice(frame.payload);
+        match header.codec {
+            Codec::Raw if payload.len() == expected => {
+                content.copy_from_slice(payload);
             }
             Codec::Raw => {
-                return Err(Error::corrupt("raw payload's length", expected, frame.payload.len()));
+                return Err(Error::corrupt("raw payload's length", expected, payload.len()));
             }
             Codec::Zstd => {
-                check_length(self.context.decompress(content.as_mut_slice(), frame.payload))?;
+                check_length(self.context.decompress(content.as_mut_slice(), payload))?;
             }
             Codec::Delta if prefix.starts_with(&DICTIONARY_MAGIC) => {
                 let mut context = DCtx::create();
                 let decoded = context
                     .ref_prefix(prefix)
-                    .and_then(|_| context.decompress(content.as_mut_slice(), frame.payload));
+                    .and_then(|_| context.decompress(content.as_mut_slice(), payload));
                 check_length(decoded)?;
             }
             Codec::Delta => {
-                let (out, payload) = (content.as_mut_slice(), frame.payload);
+                let out = content.as_mut_slice();
                 check_length(self.context.decompress_using_dict(out, payload, prefix))?;
             }
         }
@@ -330,6 +340,54 @@ impl Decoder {
             check_digest(member.digest, self.keys.block(part))?;
             rest = behind;
         }
+        Ok(())
+    }
+}
+
+fn no_zstd(code: usize) -> Error {
+    Error::corrupt("payload", "a zstd frame", zstd_safe::get_error_name(code))
+}
+
+/// Decodes a frame of codec zstd step by step. What it gives is checked by its digest alone.
+pub(super) struct Steps {
+    context: DCtx<'static>,
+    /// Bytes of the payload that were taken.
+    taken: usize,
+}
+
+impl Steps {
+    /// At no frame yet.
+    pub(super) fn new() -> Self {
+        let mut context = DCtx::create();
+        // More would be of no use, and memory is taken for it.
+        let limited = context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG));
+        limited.expect("zstd knows this window");
+        Self { context, taken: 0 }
+    }
+
+    /// Starts with another frame.
+    pub(super) fn begin(&mut self) {
+        let reset = self.context.reset(ResetDirective::SessionOnly);
+        reset.expect("a session can always be ended");
+        self.taken = 0;
+    }
+
+    /// Goes on with `payload` until `content` is full, of which `done` bytes are.
+    ///
+    /// # Errors
+    /// `Corrupt` when the payload does not decode to so much.
+    pub(super) fn decode(&mut self, payload: &[u8], content: &mut [u8], done: usize) -> Result<()> {
+        let wanted = content.len();
+        let mut input = InBuffer { src: payload, pos: self.taken };
+        let mut output = OutBuffer::around_pos(content, done);
+        while output.pos() < wanted {
+            let before = (input.pos, output.pos());
+            self.context.decompress_stream(&mut output, &mut input).map_err(no_zstd)?;
+            if before == (input.pos, output.pos()) {
+                return Err(Error::corrupt("decoded length", wanted, output.pos()));
+            }
+        }
+        self.taken = input.pos;
         Ok(())
     }
 }
@@ -455,6 +513,32 @@ mod tests {
         assert!(delta(&after, &before).expect("a delta").len() < 400);
         assert!(delta(&[0; 4096], &[]).is_some_and(|frame| frame.len() < 200));
         assert_eq!(delta(&[7; 100], &[]), None);
+    }
+
+    #[test]
+    fn a_frame_decoded_step_by_step_is_the_same_as_far_as_it_goes() {
+        let text: Vec<u8> = (0..1_u32 << 20).map(|place| (place / 100 % 251) as u8).collect();
+        let content = [&noise(300_000 / 32 * 32, 1), &text[..700_000]].concat();
+        for compression in [Compression::Step(0), Compression::Level(19)] {
+            let bytes = encode(&content, compression);
+            let frame = Frame::open(&bytes).expect("sound");
+            assert_eq!(frame.header.codec, Codec::Zstd);
+            let mut steps = Steps::new();
+            for ends in [vec![1, 131_072, 131_073, content.len()], vec![400_000], vec![10, 20]] {
+                let (mut decoded, mut done) = (vec![0; content.len()], 0);
+                steps.begin();
+                for end in ends {
+                    steps.decode(frame.payload, &mut decoded[..end], done).expect("decodes");
+                    assert_eq!(decoded[done..end], content[done..end]);
+                    done = end;
+                }
+            }
+            let cut = &frame.payload[..frame.payload.len() / 2];
+            for payload in [cut, &bytes[..100], &[]] {
+                steps.begin();
+                assert!(steps.decode(payload, &mut vec![0; content.len()], 0).is_err());
+            }
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Reading contents by their places: a frame's members, and deltas against their bases.
 
-use super::codec::{Decoder, check_digest};
+use super::codec::{Decoder, Steps, check_digest};
 use super::digest::{DigestKeys, PackId};
-use super::frame::{Frame, FrameKind, Member, Place};
+use super::frame::{Codec, Frame, FrameHeader, FrameKind, Member, Place};
 use super::node::StoredEntry;
 use super::reader::FrameReader;
 use crate::base::{Error, Result};
@@ -13,23 +13,37 @@ pub struct ContentReader {
     kind: FrameKind,
     keys: DigestKeys,
     decoder: Decoder,
+    /// Of the last whole frame, where no more of it is decoded than was asked for.
+    steps: Option<Steps>,
     bytes: Vec<u8>,
     /// The last frame that was no delta: of the content itself, or of a delta's base.
-    whole: Decoded,
-    delta: Decoded,
+    whole: Held,
+    delta: Held,
 }
 
-/// A frame's members.
+/// A frame that was read.
 #[derive(Default)]
-struct Decoded {
-    /// Pack and first byte; none when nothing whole is held.
+struct Held {
+    /// Pack and first byte; none when nothing of use is held.
     of: Option<(PackId, u32)>,
-    members: Vec<Member>,
+    parts: Option<Parts>,
+    /// The frame.
+    bytes: Vec<u8>,
+    /// What is decoded of it; nothing of one that is stored as it is.
     content: Vec<u8>,
+    decoded: usize,
     /// Members that have the digest that they should have: a bit for each.
     checked: u64,
+}
+
+/// What a frame says of itself.
+struct Parts {
+    header: FrameHeader,
+    members: Vec<Member>,
     /// What a delta is against.
     base: Option<StoredEntry>,
+    /// Where its payload begins.
+    payload: usize,
 }
 
 /// What to make a delta against.
@@ -58,9 +72,17 @@ impl ContentReader {
     /// A reader of contents of `kind` whose digests are made with `keys`.
     #[must_use]
     pub fn new(kind: FrameKind, keys: DigestKeys) -> Self {
-        let (whole, delta) = (Decoded::default(), Decoded::default());
+        let (whole, delta) = (Held::default(), Held::default());
         let decoder = Decoder::new(keys.clone());
-        Self { kind, keys, decoder, bytes: Vec::new(), whole, delta }
+        Self { kind, keys, decoder, steps: None, bytes: Vec::new(), whole, delta }
+    }
+
+    /// The same, which decodes frames no further than to what is asked for. For contents here and
+    /// there: reading a frame's members one after another is slower this way.
+    #[must_use]
+    pub fn sparing(mut self) -> Self {
+        self.steps = Some(Steps::new());
+        self
     }
 
     /// Whether the frame of `stored` is held already.
@@ -91,7 +113,8 @@ impl ContentReader {
     /// As [`read`](Self::read).
     pub fn base(&mut self, frames: &FrameReader, stored: &StoredEntry) -> Result<Base<'_>> {
         self.load(frames, stored)?;
-        let (base, grown) = match self.delta.base {
+        let base = self.delta.parts.as_ref().and_then(|parts| parts.base);
+        let (base, grown) = match base {
             Some(base) if self.delta.is_of(&stored.place) => (base, stored.place.length as usize),
             _ => (*stored, 0),
         };
@@ -126,75 +149,116 @@ impl ContentReader {
     /// # Errors
     /// `Corrupt` when that is missing or not sound; `Io`.
     pub fn check_base(&mut self, frames: &FrameReader, frame: &Frame<'_>) -> Result<()> {
-        frame.base.as_ref().map_or(Ok(()), |base| self.load_base(frames, base))
+        let Some(base) = &frame.base else { return Ok(()) };
+        self.load_base(frames, base)?;
+        self.whole.member(base).map(drop)
     }
 
-    /// Sees to it that the frame of `stored` is held.
+    /// Sees to it that the content of `stored` is held.
     fn load(&mut self, frames: &FrameReader, stored: &StoredEntry) -> Result<()> {
-        if self.delta.is_of(&stored.place) || self.whole.is_of(&stored.place) {
-            return Ok(());
-        }
-        let mut bytes = std::mem::take(&mut self.bytes);
-        let outcome = self.load_frame(frames, stored, &mut bytes);
-        self.bytes = bytes;
+        let outcome = if self.delta.is_of(&stored.place) {
+            Ok(())
+        } else if self.whole.is_of(&stored.place) {
+            self.decode_whole(stored)
+        } else {
+            self.load_frame(frames, stored)
+        };
         outcome.map_err(|error| error.within(stored.place))
     }
 
-    fn load_frame(
-        &mut self,
-        frames: &FrameReader,
-        stored: &StoredEntry,
-        bytes: &mut Vec<u8>,
-    ) -> Result<()> {
-        frames.frame(self.kind, &stored.place, bytes)?;
-        let frame = Frame::open(bytes)?;
-        frame.expect(self.kind, stored.place.member, &stored.digest)?;
-        let Some(base) = &frame.base else {
-            return self.whole.fill(&mut self.decoder, &frame, &[], &stored.place);
+    fn load_frame(&mut self, frames: &FrameReader, stored: &StoredEntry) -> Result<()> {
+        let parts = self.fetch(frames, stored)?;
+        let Some(base) = parts.base else {
+            self.whole.take(parts, &mut self.bytes, &stored.place);
+            return self.decode_whole(stored);
         };
-        self.load_base(frames, base)?;
-        let prefix = self.whole.member(base)?;
-        self.delta.fill(&mut self.decoder, &frame, prefix, &stored.place)
+        self.delta.take(parts, &mut self.bytes, &stored.place);
+        let outcome = self.load_base(frames, &base).and_then(|()| {
+            let prefix = self.whole.member(&base)?;
+            self.delta.decode(&mut self.decoder, prefix)
+        });
+        self.delta.keep_if(outcome)
     }
 
-    /// Sees to it that the frame of a delta's base is held.
+    /// Sees to it that the content of a delta's base is held.
     fn load_base(&mut self, frames: &FrameReader, base: &StoredEntry) -> Result<()> {
-        if self.whole.is_of(&base.place) {
-            return Ok(());
-        }
-        let mut bytes = Vec::new();
         let mut load = || {
-            frames.frame(self.kind, &base.place, &mut bytes)?;
-            let frame = Frame::open(&bytes)?;
-            frame.expect(self.kind, base.place.member, &base.digest)?;
-            if frame.base.is_some() {
-                return Err(Error::corrupt("frame", "no delta", "a delta"));
+            if !self.whole.is_of(&base.place) {
+                let parts = self.fetch(frames, base)?;
+                if parts.base.is_some() {
+                    return Err(Error::corrupt("frame", "no delta", "a delta"));
+                }
+                self.whole.take(parts, &mut self.bytes, &base.place);
             }
-            self.whole.fill(&mut self.decoder, &frame, &[], &base.place)
+            self.decode_whole(base)
         };
         load().map_err(|error| error.within(format!("a delta's base, {}", base.place)))
     }
+
+    /// Reads the frame of `stored` into `bytes`.
+    fn fetch(&mut self, frames: &FrameReader, stored: &StoredEntry) -> Result<Parts> {
+        frames.frame(self.kind, &stored.place, &mut self.bytes)?;
+        let Frame { header, members, base, payload } = {
+            let frame = Frame::open(&self.bytes)?;
+            frame.expect(self.kind, stored.place.member, &stored.digest)?;
+            frame
+        };
+        Ok(Parts { header, members, base, payload: self.bytes.len() - payload.len() })
+    }
+
+    /// Decodes the whole frame, or as far as the content of `stored` reaches.
+    fn decode_whole(&mut self, stored: &StoredEntry) -> Result<()> {
+        let outcome = match &mut self.steps {
+            Some(steps) => self.whole.decode_to(stored, steps),
+            None => self.whole.decode(&mut self.decoder, &[]),
+        };
+        self.whole.keep_if(outcome)
+    }
 }
 
-impl Decoded {
+impl Held {
     fn is_of(&self, place: &Place) -> bool {
         self.of == Some((place.pack, place.offset))
     }
 
-    fn fill(
-        &mut self,
-        decoder: &mut Decoder,
-        frame: &Frame<'_>,
-        prefix: &[u8],
-        place: &Place,
-    ) -> Result<()> {
-        // Whatever fails, no half of a frame stays behind.
-        self.of = None;
-        decoder.expand(frame, prefix, &mut self.content)?;
-        self.members.clone_from(&frame.members);
-        self.checked = 0;
-        self.base = frame.base;
-        self.of = Some((place.pack, place.offset));
+    /// Takes the frame in `bytes`, of which nothing is decoded yet.
+    fn take(&mut self, parts: Parts, bytes: &mut Vec<u8>, place: &Place) {
+        std::mem::swap(&mut self.bytes, bytes);
+        let length = parts.header.content_length as usize;
+        // A frame that is stored as it is needs no other memory.
+        self.decoded = if parts.header.codec == Codec::Raw { length } else { 0 };
+        (self.of, self.parts, self.checked) = (Some((place.pack, place.offset)), Some(parts), 0);
+    }
+
+    /// Whatever fails, no half of a frame stays behind.
+    fn keep_if(&mut self, outcome: Result<()>) -> Result<()> {
+        outcome.inspect_err(|_| self.of = None)
+    }
+
+    /// Decodes all that is not decoded yet, if anything.
+    fn decode(&mut self, decoder: &mut Decoder, prefix: &[u8]) -> Result<()> {
+        let Some(parts) = &self.parts else { return Ok(()) };
+        let length = parts.header.content_length as usize;
+        if self.decoded < length || parts.header.codec == Codec::Delta {
+            let payload = self.bytes.get(parts.payload..).unwrap_or_default();
+            decoder.decode((&parts.header, payload), prefix, &mut self.content)?;
+            self.decoded = length;
+        }
+        Ok(())
+    }
+
+    /// Decodes what is not decoded yet up to the end of `stored`.
+    fn decode_to(&mut self, stored: &StoredEntry, steps: &mut Steps) -> Result<()> {
+        let end = self.place_of(stored).map_or(0, |place| place.end);
+        let Some(parts) = self.parts.as_ref().filter(|_| self.decoded < end) else { return Ok(()) };
+        if self.decoded == 0 {
+            steps.begin();
+            self.content.resize(parts.header.content_length as usize, 0);
+        }
+        let payload = self.bytes.get(parts.payload..).unwrap_or_default();
+        let content = self.content.get_mut(..end).unwrap_or_default();
+        steps.decode(payload, content, self.decoded)?;
+        self.decoded = end;
         Ok(())
     }
 
@@ -208,14 +272,23 @@ impl Decoded {
         Ok(())
     }
 
-    fn member(&self, stored: &StoredEntry) -> Result<&[u8]> {
+    /// Where `stored` is in the content; none if it is no member.
+    fn place_of(&self, stored: &StoredEntry) -> Option<std::ops::Range<usize>> {
+        let members = &self.parts.as_ref()?.members;
         let number = usize::from(stored.place.member);
-        let found = self.members.get(number).filter(|member| member.digest == stored.digest);
+        let found = members.get(number).filter(|member| member.digest == stored.digest)?;
         let length = |member: &Member| member.length as usize;
-        let start: usize = self.members.iter().take(number).map(length).sum();
-        found
-            .and_then(|member| self.content.get(start..start + length(member)))
-            .ok_or_else(|| Error::corrupt(stored.place, stored.digest, "another member"))
+        let start: usize = members.iter().take(number).map(length).sum();
+        Some(start..start + length(found))
+    }
+
+    fn member(&self, stored: &StoredEntry) -> Result<&[u8]> {
+        let content = match &self.parts {
+            Some(parts) if parts.header.codec == Codec::Raw => self.bytes.get(parts.payload..),
+            _ => self.content.get(..self.decoded),
+        };
+        let found = self.place_of(stored).and_then(|place| content?.get(place));
+        found.ok_or_else(|| Error::corrupt(stored.place, stored.digest, "another member"))
     }
 }
 

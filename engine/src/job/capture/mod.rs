@@ -25,7 +25,7 @@ use std::time::Instant;
 use self::assembly::{Assembled, Assembly};
 use self::audit::{Audit, Objection};
 use self::changes::{Reading, whole_blocks};
-use self::delta::{DeltaLuck, Deltas};
+use self::delta::{Bases, Deltas};
 use self::effort::Governor;
 use self::history::changes_of_disk;
 use self::lanes::Lanes;
@@ -508,11 +508,11 @@ impl<'a> Capture<'a> {
         };
         let pipeline = Pipeline { disk: from.source, threads, observer };
         let governor = Governor::new(self.options.effort);
-        let luck = DeltaLuck::new();
         let bases = from.before.filter(|_| self.options.effort != Effort::Off);
         let bases = bases.map(|parent| Parent::new(self.repository.bulk_reader(parent)));
+        let bases = bases.map(|parent| Bases::new(parent, block_size, threads));
         let make_worker = || {
-            let deltas = bases.as_ref().map(|parent| Deltas::new(parent, &luck));
+            let deltas = bases.as_ref().map(Deltas::new);
             let mut worker = Worker::new(self.repository.keys(), index, block_size, deltas);
             let governor = &governor;
             move |chunk: &Chunk, queued| worker.work(chunk, governor.setting(queued))

@@ -1,8 +1,9 @@
 //! Walking images' trees: which frames they need, and whether their places agree with the packs.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::Room;
 use crate::base::{BlockIndex, Error, ErrorKind, Event, Observer, Result};
 use crate::store::frame::FrameKind;
 use crate::store::pack::{TableEntry, read_table};
@@ -11,15 +12,14 @@ use crate::store::repository::Image;
 use crate::store::tree::TreeVisitor;
 use crate::store::{PackId, Repository, StoredEntry, TreeRun};
 
-/// Pack tables that are kept in memory, 3 MiB each at most.
-const TABLES: usize = 16;
-
 /// The frames that images need, by pack and first byte.
 #[derive(Debug, Default)]
 pub struct Marks {
     packs: HashMap<PackId, Vec<u32>>,
-    /// With their places: nodes of one digest may lead to different places.
-    whole_nodes: HashSet<StoredEntry>,
+    /// Contents that are not where trees say.
+    wrong: HashSet<StoredEntry>,
+    /// Damages that were met.
+    pub damage: u64,
 }
 
 impl Marks {
@@ -45,81 +45,113 @@ impl Marks {
     pub fn offsets(&self, pack: PackId) -> HashSet<u32> {
         self.packs.get(&pack).into_iter().flatten().copied().collect()
     }
+
+    /// Whether the packs' tables say that something else is there.
+    #[must_use]
+    pub fn is_wrong(&self, stored: &StoredEntry) -> bool {
+        self.wrong.contains(stored)
+    }
 }
 
-/// Walks an image's tree, marks what it needs, and returns the damages it met, which it reports.
-/// What another image was found to share is not walked again.
+/// Walks images' trees, marks what they need, and reports the damages that it meets. What another
+/// image was found to share is not walked again.
 ///
 /// # Errors
 /// `Io`; `Cancelled`.
 pub fn mark(
     repository: &Repository,
-    image: &Image,
-    marks: &mut Marks,
+    images: &[Image],
+    room: Room,
     observer: &dyn Observer,
-) -> Result<u64> {
-    let reader = repository.reader(image);
+) -> Result<Marks> {
     let mut marker = Marker {
-        frames: reader.frames(),
-        marks,
+        frames: FrameReader::new(Arc::clone(repository.storage()), repository.keys()),
+        marks: Marks::default(),
+        whole_nodes: HashSet::new(),
+        room,
+        places: Vec::new(),
         observer,
-        name: format!("image {} {}", image.manifest.name, image.id),
-        tables: VecDeque::new(),
-        damage: 0,
+        name: String::new(),
     };
-    reader.walk(None, &mut marker)?;
-    Ok(marker.damage)
+    for image in images {
+        marker.name = format!("image {} {}", image.manifest.name, image.id);
+        repository.reader(image).walk(None, &mut marker)?;
+    }
+    marker.sort_places();
+    marker.check_places()?;
+    Ok(marker.marks)
 }
 
-type Table = Option<Arc<Vec<TableEntry>>>;
-
 struct Marker<'a> {
-    frames: &'a FrameReader,
-    marks: &'a mut Marks,
+    frames: FrameReader,
+    marks: Marks,
+    /// With their places: nodes of one digest may lead to different places.
+    whole_nodes: HashSet<StoredEntry>,
+    room: Room,
+    /// What was not compared with the packs' tables yet: images that differ a little lead to the
+    /// same places again and again, and each to those of many packs.
+    places: Vec<(FrameKind, StoredEntry)>,
     observer: &'a dyn Observer,
     name: String,
-    tables: VecDeque<(PackId, Table)>,
-    damage: u64,
 }
 
 impl Marker<'_> {
-    fn report(&mut self, error: &Error) {
-        self.damage += 1;
-        let report = format!("{}: {error}", self.name);
-        self.observer.event(&Event::Damage { report: &report });
+    fn report(&mut self, report: &str) {
+        self.marks.damage += 1;
+        self.observer.event(&Event::Damage { report });
     }
 
-    /// A pack's table; none where it is damaged, which reading the pack reports.
-    fn table(&mut self, id: PackId) -> Result<Table> {
-        if let Some((_, table)) = self.tables.iter().find(|(of, _)| *of == id) {
-            return Ok(table.clone());
-        }
-        let table = match self.frames.pack(id).and_then(|pack| read_table(&*pack)) {
-            Ok(table) => Some(Arc::new(table)),
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-            Err(_) => None,
-        };
-        self.tables.push_front((id, table.clone()));
-        self.tables.truncate(TABLES);
-        Ok(table)
-    }
-
-    fn check_place(&mut self, kind: FrameKind, stored: &StoredEntry) -> Result<()> {
+    fn add(&mut self, kind: FrameKind, stored: &StoredEntry) -> Result<()> {
         self.marks.add(stored.place.pack, stored.place.offset);
-        let Some(table) = self.table(stored.place.pack)? else { return Ok(()) };
-        let place = stored.place;
-        let key = (place.offset, place.member);
-        let found = table.binary_search_by_key(&key, |entry| (entry.offset, entry.member));
-        let agrees = found.is_ok_and(|at| {
-            let entry = &table[at];
-            entry.kind == kind && entry.digest == stored.digest && entry.length == place.length
-        });
-        if !agrees {
-            let expected = format!("{} {}", kind.name(), stored.digest);
-            self.report(&Error::corrupt(place, expected, "another, as the pack's table says"));
+        if self.places.len() >= self.room.places {
+            self.sort_places();
+            // So that half of what comes between two sorts is new, at least.
+            if self.places.len() > self.room.places / 2 {
+                self.check_places()?;
+            }
+        }
+        self.places.push((kind, *stored));
+        Ok(())
+    }
+
+    fn sort_places(&mut self) {
+        let key = |(_, stored): &(FrameKind, StoredEntry)| {
+            (stored.place.pack, stored.place.offset, stored.place.member)
+        };
+        self.places.sort_unstable_by_key(key);
+        self.places.dedup();
+    }
+
+    /// Compares the places, which are sorted, with the packs' tables, and forgets them.
+    fn check_places(&mut self) -> Result<()> {
+        let places = std::mem::take(&mut self.places);
+        for places in places.chunk_by(|(_, one), (_, next)| one.place.pack == next.place.pack) {
+            let Some((_, first)) = places.first() else { continue };
+            let table = match self.frames.pack(first.place.pack).and_then(|p| read_table(&*p)) {
+                Ok(table) => table,
+                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+                // Reading the pack reports it.
+                Err(_) => continue,
+            };
+            for (kind, stored) in places {
+                if !is_listed(&table, *kind, stored) && self.marks.wrong.insert(*stored) {
+                    let expected = format!("{} {}", kind.name(), stored.digest);
+                    let found = "another, as the pack's table says";
+                    self.report(&Error::corrupt(stored.place, expected, found).to_string());
+                }
+            }
         }
         Ok(())
     }
+}
+
+fn is_listed(table: &[TableEntry], kind: FrameKind, stored: &StoredEntry) -> bool {
+    let place = stored.place;
+    let key = (place.offset, place.member);
+    let found = table.binary_search_by_key(&key, |entry| (entry.offset, entry.member));
+    found.ok().and_then(|at| table.get(at)).is_some_and(|entry| {
+        entry.kind == kind && entry.digest == stored.digest && entry.length == place.length
+    })
 }
 
 impl TreeVisitor for Marker<'_> {
@@ -127,19 +159,19 @@ impl TreeVisitor for Marker<'_> {
         if self.observer.cancelled() {
             return Err(Error::cancelled());
         }
-        self.check_place(FrameKind::Node, stored)?;
-        Ok(!self.marks.whole_nodes.contains(stored))
+        self.add(FrameKind::Node, stored)?;
+        Ok(!self.whole_nodes.contains(stored))
     }
 
     fn leave(&mut self, stored: &StoredEntry, whole: bool) {
         if whole {
-            self.marks.whole_nodes.insert(*stored);
+            self.whole_nodes.insert(*stored);
         }
     }
 
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
         match run.entry.stored() {
-            Some(stored) => self.check_place(FrameKind::Block, stored),
+            Some(stored) => self.add(FrameKind::Block, stored),
             None => Ok(()),
         }
     }
@@ -148,7 +180,8 @@ impl TreeVisitor for Marker<'_> {
         if error.kind() == ErrorKind::Io {
             return Err(error);
         }
-        self.report(&error.within(format!("blocks {first} to {}", first.0 + count)));
+        let error = error.within(format!("blocks {first} to {}", first.0 + count));
+        self.report(&format!("{}: {error}", self.name));
         Ok(())
     }
 }

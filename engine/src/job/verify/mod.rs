@@ -3,10 +3,12 @@
 //! 1. The images' trees are walked: every node is read and checked, every block's place is
 //!    compared with its pack's table, and the frames that the images need are marked.
 //! 2. The packs are read from end to end: headers, tables and stored bytes against their
-//!    checksums, and contents against their digests unless the run is quick.
+//!    checksums, and contents against their digests unless the run is quick. Deltas wait until
+//!    they can be checked in the order of what they are against.
 //! 3. Where a marked frame is not sound, the trees are walked again, to say which bytes of which
 //!    disk are lost, and the filesystems there, to say which files.
 
+mod deltas;
 mod files;
 mod mark;
 mod salvage;
@@ -16,11 +18,12 @@ use std::collections::{HashMap, HashSet};
 
 use self::files::damaged_files;
 use self::mark::{Marks, mark};
+use crate::base::limits::{WAITING_DELTA_BYTES, WAITING_DELTAS, WAITING_PLACES};
 use crate::base::{BlockIndex, ErrorKind};
 use crate::base::{ByteRange, Error, Event, Observer, Result};
 use crate::store::repository::Image;
 use crate::store::tree::TreeVisitor;
-use crate::store::{ImageReader, PackId, Place, Repository, TreeRun};
+use crate::store::{ImageReader, PackId, Repository, StoredEntry, TreeRun};
 use crate::volume::DiskLayout;
 
 pub use files::DamagedFile;
@@ -71,6 +74,22 @@ pub struct VerifyReport {
 /// Frames that images need and that are not sound, by pack and first byte.
 pub type BadFrames = HashMap<PackId, HashSet<u32>>;
 
+/// How much a verification puts off, so that what lies together is looked at once.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    /// Places that wait to be compared with packs' tables.
+    places: usize,
+    /// Deltas that wait.
+    deltas: usize,
+    /// Bytes of them that are held, and not read again.
+    delta_bytes: usize,
+}
+
+impl Room {
+    const MOST: Self =
+        Self { places: WAITING_PLACES, deltas: WAITING_DELTAS, delta_bytes: WAITING_DELTA_BYTES };
+}
+
 /// Verifies a repository, or some of its images.
 ///
 /// # Errors
@@ -81,21 +100,27 @@ pub fn verify(
     options: &VerifyOptions,
     observer: &dyn Observer,
 ) -> Result<VerifyReport> {
+    verify_within(Room::MOST, repository, options, observer)
+}
+
+fn verify_within(
+    room: Room,
+    repository: &Repository,
+    options: &VerifyOptions,
+    observer: &dyn Observer,
+) -> Result<VerifyReport> {
     let lock = repository.lock_to_read("verify")?;
     lock.warn(observer);
     let mut report = VerifyReport::default();
     let images = images(repository, options, &mut report, observer)?;
-    let mut marks = Marks::default();
-    for image in &images {
-        let broken = mark(repository, image, &mut marks, observer)?;
-        report.damage += broken;
-        report.images += 1;
-    }
-    let scrub = scrub::Scrub { repository, options, marks: &marks, observer };
+    let marks = mark(repository, &images, room, observer)?;
+    report.damage += marks.damage;
+    report.images += images.len();
+    let scrub = scrub::Scrub { repository, options, marks: &marks, room, observer };
     let bad = scrub.run(&mut report)?;
     if !bad.is_empty() || report.damage > 0 {
         for image in &images {
-            let lost = attribute(repository, image, &bad, observer)?;
+            let lost = attribute(repository, image, (&bad, &marks), observer)?;
             if !lost.is_empty() {
                 let ranges: Vec<ByteRange> = lost.iter().map(|lost| lost.range).collect();
                 let (reader, id) = (repository.reader(image), image.id.to_string());
@@ -124,15 +149,16 @@ fn images(
     Ok(found.images)
 }
 
-/// Says which bytes of an image's disk are lost with `bad` and with damaged nodes.
+/// Says which bytes of an image's disk are lost with `bad`, with places that are wrong, and with
+/// damaged nodes.
 fn attribute(
     repository: &Repository,
     image: &Image,
-    bad: &BadFrames,
+    (bad, marks): (&BadFrames, &Marks),
     observer: &dyn Observer,
 ) -> Result<Vec<DamagedRange>> {
     let reader = repository.reader(image);
-    let mut lost = Lost { image: &reader, bad, ranges: Vec::new() };
+    let mut lost = Lost { image: &reader, bad, marks, ranges: Vec::new() };
     reader.walk(None, &mut lost)?;
     // A layout that a later version wrote differently only costs the volumes' names.
     let layout: Option<DiskLayout> = serde_json::from_value(image.manifest.layout.clone()).ok();
@@ -154,12 +180,15 @@ fn attribute(
 struct Lost<'a> {
     image: &'a ImageReader,
     bad: &'a BadFrames,
+    marks: &'a Marks,
     ranges: Vec<ByteRange>,
 }
 
 impl Lost<'_> {
-    fn is_bad(&self, place: &Place) -> bool {
+    fn is_bad(&self, stored: &StoredEntry) -> bool {
+        let place = stored.place;
         self.bad.get(&place.pack).is_some_and(|offsets| offsets.contains(&place.offset))
+            || self.marks.is_wrong(stored)
     }
 
     fn add(&mut self, first: BlockIndex, count: u64) {
@@ -173,7 +202,7 @@ impl Lost<'_> {
 
 impl TreeVisitor for Lost<'_> {
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
-        if run.entry.stored().is_some_and(|stored| self.is_bad(&stored.place)) {
+        if run.entry.stored().is_some_and(|stored| self.is_bad(stored)) {
             self.add(run.first, run.count);
         }
         Ok(())
@@ -185,5 +214,66 @@ impl TreeVisitor for Lost<'_> {
         }
         self.add(first, count);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use imgx_fixtures::pattern::incompressible;
+
+    use super::*;
+    use crate::base::{BlockSize, Silent};
+    use crate::job::{Capture, CaptureOptions};
+
+    #[test]
+    fn how_much_may_wait_changes_nothing_that_is_found() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let root = folder.path().join("repository");
+        let block_size = BlockSize::new(16 << 10).expect("valid");
+        let repository = Repository::create(&root, block_size).expect("created");
+        let (path, mut disk) = (folder.path().join("disk"), incompressible(3, 4 << 20));
+        let packs = || fs::read_dir(root.join("packs")).expect("listed").flatten();
+        let mut first = None;
+        for round in 0..6 {
+            fs::write(&path, &disk).expect("written");
+            let plan = Capture::plan(&repository, &path, CaptureOptions::default(), &Silent);
+            let report = plan.expect("planned").run(&Silent).expect("captured");
+            assert!(round == 0 || report.manifest.cost.stored < 100 << 10, "no deltas");
+            first = first.or_else(|| Some(packs().next()?.path()));
+            for block in 0..40 {
+                let place = ((block * 5 + round) % 256) << 14;
+                disk[place..place + 512].copy_from_slice(&incompressible(place as u64, 512));
+            }
+        }
+        let base = first.expect("the first image's pack");
+        let most = WAITING_DELTAS;
+        let rooms = [
+            Room::MOST,
+            Room { places: 1, deltas: 1, delta_bytes: 0 },
+            Room { places: 100, deltas: 30, delta_bytes: 5000 },
+            Room { places: 3, deltas: most, delta_bytes: 0 },
+        ];
+        let found = |quick| {
+            let options = VerifyOptions { quick, ..VerifyOptions::default() };
+            rooms.map(|room| verify_within(room, &repository, &options, &Silent).expect("read"))
+        };
+        let sound = fs::read(&base).expect("read");
+        for damaged in [None, Some(1000), Some(sound.len() / 2), Some(sound.len() - 60)] {
+            let mut bytes = sound.clone();
+            damaged.into_iter().for_each(|place: usize| bytes[place] ^= 1);
+            fs::write(&base, &bytes).expect("written");
+            for quick in [false, true] {
+                let [full, rest @ ..] = found(quick);
+                assert_eq!(full.damage > 0, damaged.is_some());
+                let sizes = packs().map(|pack| pack.metadata().expect("there").len());
+                assert_eq!(full.read, sizes.sum::<u64>(), "{damaged:?}");
+                rest.iter().for_each(|other| assert_eq!(*other, full, "{damaged:?}"));
+                let images = full.lost.iter().map(|lost| &lost.image).collect::<HashSet<_>>();
+                let frames = damaged.is_some_and(|place| place < sound.len() - 100);
+                assert_eq!(images.len(), if frames { 6 } else { 0 }, "{damaged:?}");
+            }
+        }
     }
 }

@@ -1,12 +1,14 @@
-//! Reading packs from end to end, all processors at once, each with a pack of its own.
+//! Reading packs from end to end, all processors at once, each with a pack of its own, and then
+//! the deltas that were met there, each with those of a frame.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use super::deltas::{Delta, Waiting, by_base};
 use super::mark::Marks;
-use super::{BadFrames, VerifyOptions, VerifyReport};
+use super::{BadFrames, Room, VerifyOptions, VerifyReport};
 use crate::base::{Error, ErrorKind, Event, Observer, Phase, Progress, Result};
 use crate::job::pipeline::reading_threads;
 use crate::store::codec::check_digest;
@@ -23,6 +25,8 @@ pub struct Scrub<'a> {
     pub options: &'a VerifyOptions,
     /// The frames that images need.
     pub marks: &'a Marks,
+    /// Room for deltas that wait.
+    pub room: Room,
     /// Who listens.
     pub observer: &'a dyn Observer,
 }
@@ -33,6 +37,7 @@ struct Shared {
     progress: Progress,
     packs: usize,
     damage: u64,
+    waiting: Waiting,
     failure: Option<Error>,
 }
 
@@ -58,120 +63,195 @@ impl Scrub<'_> {
             progress: Progress { total, ..Progress::default() },
             packs: 0,
             damage: 0,
+            waiting: Waiting::new(self.room),
             failure: None,
         });
-        let next = AtomicUsize::new(0);
-        thread::scope(|scope| {
-            for _ in 0..reading_threads(self.options.threads).min(packs.len()) {
-                scope.spawn(|| self.work(&packs, &next, &shared));
-            }
-        });
-        let shared = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(failure) = shared.failure {
-            return Err(failure);
+        let frames =
+            FrameReader::new(Arc::clone(self.repository.storage()), self.repository.keys());
+        let work = Work { scrub: self, frames: frames.for_bulk(), shared };
+        let mut left = packs.as_slice();
+        while !left.is_empty() {
+            let read = work.divide(left, &|shared| shared.waiting.is_full(), &Work::read_pack)?;
+            left = left.get(read..).unwrap_or_default();
+            let waiting = work.lock().waiting.in_order();
+            work.divide(&by_base(&waiting), &|_| false, &Work::check_deltas)?;
         }
+        let shared = work.shared.into_inner().unwrap_or_else(PoisonError::into_inner);
         report.packs += shared.packs;
         report.read += shared.progress.done;
         report.damage += shared.damage;
         Ok(shared.bad)
     }
+}
 
-    fn work(&self, packs: &[PackId], next: &AtomicUsize, shared: &Mutex<Shared>) {
-        let mut check = Check::new(self.repository);
-        while let Some(id) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let outcome = self.scrub(*id, &mut check, shared);
-            let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = outcome {
-                shared.failure.get_or_insert(error);
+/// A scrub at work.
+struct Work<'a> {
+    scrub: &'a Scrub<'a>,
+    frames: FrameReader,
+    shared: Mutex<Shared>,
+}
+
+impl Work<'_> {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has threads do `work` on each piece, until there are no more or `is_enough`. Returns how
+    /// many were done.
+    fn divide<T: Sync>(
+        &self,
+        pieces: &[T],
+        is_enough: &(dyn Fn(&Shared) -> bool + Sync),
+        work: &(dyn Fn(&Self, &T, &mut Check<'_>) -> Result<()> + Sync),
+    ) -> Result<usize> {
+        let next = AtomicUsize::new(0);
+        let go_on = || {
+            let shared = self.lock();
+            shared.failure.is_none() && !is_enough(&shared)
+        };
+        let run = || {
+            let mut check = Check::new(&self.frames, self.scrub.options.quick);
+            while go_on() {
+                let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                if let Err(error) = work(self, piece, &mut check) {
+                    self.lock().failure.get_or_insert(error);
+                }
             }
-            if shared.failure.is_some() {
-                return;
+        };
+        thread::scope(|scope| {
+            for _ in 0..reading_threads(self.scrub.options.threads).min(pieces.len()) {
+                scope.spawn(run);
             }
+        });
+        match self.lock().failure.take() {
+            Some(failure) => Err(failure),
+            None => Ok(next.into_inner().min(pieces.len())),
         }
     }
 
-    fn scrub(&self, id: PackId, check: &mut Check, shared: &Mutex<Shared>) -> Result<()> {
-        let lock = || shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let needed = self.marks.offsets(id);
-        let needs_all = self.options.images.is_empty();
+    fn read_pack(&self, id: &PackId, check: &mut Check<'_>) -> Result<()> {
+        let Scrub { repository, options, marks, observer, .. } = self.scrub;
+        let (id, needed) = (*id, marks.offsets(*id));
+        let needs_all = options.images.is_empty();
         let mut told = 0;
-        let inspected = inspect(self.repository, id, self.observer, &mut |offset, frame| {
-            if self.observer.cancelled() {
+        let inspected = inspect(repository, id, *observer, &mut |offset, frame| {
+            if observer.cancelled() {
                 return Err(Error::cancelled());
             }
-            let end = u64::from(offset) + u64::from(frame.header.frame_length());
-            let mut shared = lock();
-            shared.progress.done += end - told;
-            shared.progress.moved = shared.progress.done;
-            let progress = shared.progress;
-            drop(shared);
+            let is_needed = needed.contains(&offset);
+            let length = u64::from(frame.header.frame_length());
+            let end = u64::from(offset) + length;
+            let mut shared = self.lock();
+            let waits =
+                (needs_all || is_needed) && shared.waiting.add((id, offset), frame, is_needed);
+            let done = end - told - if waits { length } else { 0 };
             told = end;
-            self.observer.event(&Event::Progress(progress));
-            if !needs_all && !needed.contains(&offset) {
+            self.tell(done, shared);
+            if waits || !needs_all && !is_needed {
                 return Ok(());
             }
-            let checked = if self.options.quick { check.base(frame) } else { check.content(frame) };
-            checked.map_err(|error| error.within(format!("frame at {offset}")))
+            check.frame(frame).map_err(|error| error.within(format!("frame at {offset}")))
         });
         let state = match inspected {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let report = format!("{}: the pack is missing", pack::object_name(id));
-                self.observer.event(&Event::Damage { report: &report });
+                observer.event(&Event::Damage { report: &report });
                 PackState { damage: 1, ..PackState::default() }
             }
             inspected => inspected?,
         };
         let sound: HashSet<u32> = state.sound.iter().map(|entry| entry.offset).collect();
         let bad: HashSet<u32> = needed.difference(&sound).copied().collect();
-        let mut shared = lock();
+        let mut shared = self.lock();
         shared.packs += 1;
         shared.damage += state.damage;
         shared.progress.done += state.size.saturating_sub(told);
         if !bad.is_empty() {
             shared.damage = shared.damage.max(1);
-            shared.bad.insert(id, bad);
+            shared.bad.entry(id).or_default().extend(bad);
         }
         Ok(())
+    }
+
+    /// Checks deltas whose bases are in one frame.
+    fn check_deltas(&self, deltas: &&[Delta], check: &mut Check<'_>) -> Result<()> {
+        let observer = self.scrub.observer;
+        let mut bytes = Vec::new();
+        for delta in *deltas {
+            if observer.cancelled() {
+                return Err(Error::cancelled());
+            }
+            let (pack, offset) = (delta.pack, delta.offset);
+            match delta.show(&self.frames, &mut bytes, |frame| check.frame(frame)) {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    let error = error.within(format!("frame at {offset}"));
+                    let report = format!("{}: {error}", pack::object_name(pack));
+                    observer.event(&Event::Damage { report: &report });
+                    let mut shared = self.lock();
+                    shared.damage += 1;
+                    if delta.is_needed {
+                        shared.bad.entry(pack).or_default().insert(offset);
+                    }
+                }
+                outcome => outcome?,
+            }
+            self.tell(delta.length(), self.lock());
+        }
+        Ok(())
+    }
+
+    /// Says that `done` more bytes are checked.
+    fn tell(&self, done: u64, mut shared: MutexGuard<'_, Shared>) {
+        shared.progress.done += done;
+        shared.progress.moved = shared.progress.done;
+        let progress = shared.progress;
+        drop(shared);
+        self.scrub.observer.event(&Event::Progress(progress));
     }
 }
 
 /// Checks contents against their digests.
-struct Check {
-    frames: FrameReader,
+struct Check<'a> {
+    frames: &'a FrameReader,
+    is_quick: bool,
     blocks: ContentReader,
     /// Of nodes and manifests.
     others: ContentReader,
     content: Vec<u8>,
 }
 
-impl Check {
-    fn new(repository: &Repository) -> Self {
-        let reader = |kind| ContentReader::new(kind, repository.keys());
-        let frames = FrameReader::new(Arc::clone(repository.storage()), repository.keys());
+impl<'a> Check<'a> {
+    fn new(frames: &'a FrameReader, is_quick: bool) -> Self {
+        let reader = |kind| ContentReader::new(kind, frames.keys().clone());
         let (blocks, others) = (reader(FrameKind::Block), reader(FrameKind::Node));
-        Self { frames: frames.for_bulk(), blocks, others, content: Vec::new() }
+        Self { frames, is_quick, blocks, others, content: Vec::new() }
     }
 
-    /// Checks only what a delta is against: that its own bytes are sound is known.
+    /// Checks a frame whose own bytes are known to be sound.
+    fn frame(&mut self, frame: &Frame<'_>) -> Result<()> {
+        if self.is_quick { self.base(frame) } else { self.contents(frame) }
+    }
+
+    /// Checks only what a delta is against.
     fn base(&mut self, frame: &Frame<'_>) -> Result<()> {
         match frame.header.kind {
-            FrameKind::Block => self.blocks.check_base(&self.frames, frame),
-            _ => self.others.check_base(&self.frames, frame),
+            FrameKind::Block => self.blocks.check_base(self.frames, frame),
+            _ => self.others.check_base(self.frames, frame),
         }
     }
 
-    fn content(&mut self, frame: &Frame<'_>) -> Result<()> {
+    fn contents(&mut self, frame: &Frame<'_>) -> Result<()> {
         let keys = self.frames.keys();
         let digest = match frame.header.kind {
             FrameKind::Block => {
-                return self.blocks.expand(&self.frames, frame, &mut self.content);
+                return self.blocks.expand(self.frames, frame, &mut self.content);
             }
             FrameKind::Node => {
-                self.others.expand(&self.frames, frame, &mut self.content)?;
+                self.others.expand(self.frames, frame, &mut self.content)?;
                 Node::decode(&self.content)?.digest(keys)
             }
             FrameKind::Manifest => {
-                self.others.expand(&self.frames, frame, &mut self.content)?;
+                self.others.expand(self.frames, frame, &mut self.content)?;
                 keys.manifest(&self.content)
             }
         };
