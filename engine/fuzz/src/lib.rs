@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use imgx_engine::base::{ByteCount, ByteOffset, Error, ErrorKind, Result};
 use imgx_engine::block::ReadAt;
-use imgx_engine::fs::{FileId, Filesystem};
+use imgx_engine::fs::{FileId, Filesystem, InUse};
 
 /// Files that one run looks at, at most, and entries and extents of each.
 const FILES: usize = 300;
@@ -165,9 +165,28 @@ pub fn use_everything(filesystem: &dyn Filesystem) {
             use_file(filesystem, file, &mut waiting);
         }
     }
+    use_numbers(filesystem);
     let _ = filesystem.free_space(&mut |range| {
         assert!(range.start < range.end, "free space is of some length");
         ControlFlow::Continue(())
+    });
+}
+
+/// Does the same by the files' numbers.
+fn use_numbers(filesystem: &dyn Filesystem) {
+    let Some(numbered) = filesystem.numbered() else { return };
+    let (mut last, mut seen) = (None, 0);
+    let _ = numbered.each_file(None, &mut |InUse { file, .. }| {
+        let order = Some(numbered.order(file));
+        assert!(last < order, "files come in order");
+        (last, seen) = (order, seen + 1);
+        let mut count = 0;
+        let _ = numbered.parts(file, &mut |_| {
+            count += 1;
+            if count < MANY { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        let _ = numbered.folders_of(file);
+        if seen < FILES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
 }
 

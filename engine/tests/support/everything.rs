@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use imgx_engine::fs::{FileId, FileType, Filesystem};
+use imgx_engine::fs::{FileId, FileType, Filesystem, InUse};
 
 /// Does everything there is to do with every file that can be reached; counts the errors.
 pub fn use_everything(filesystem: &dyn Filesystem) -> u64 {
@@ -26,7 +26,21 @@ pub fn use_everything(filesystem: &dyn Filesystem) -> u64 {
             _ => 0,
         };
     }
+    errors += use_numbers(filesystem);
     errors + u64::from(filesystem.free_space(&mut |_| ControlFlow::Continue(())).is_err())
+}
+
+/// Does the same by the files' numbers.
+fn use_numbers(filesystem: &dyn Filesystem) -> u64 {
+    let Some(numbered) = filesystem.numbered() else { return 0 };
+    let (mut errors, mut seen) = (0, 0);
+    let told = numbered.each_file(None, &mut |InUse { file, .. }| {
+        seen += 1;
+        errors += u64::from(numbered.parts(file, &mut |_| ControlFlow::Continue(())).is_err());
+        errors += u64::from(numbered.folders_of(file).is_err());
+        if seen < 20_000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    errors + u64::from(told.is_err())
 }
 
 fn use_folder(filesystem: &dyn Filesystem, folder: FileId, waiting: &mut Vec<FileId>) -> u64 {

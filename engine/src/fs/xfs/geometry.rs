@@ -174,6 +174,18 @@ impl Geometry {
         Ok((block, index(within.saturating_mul(u64::from(self.inode_size)))))
     }
 
+    /// The group of inode `number`, and its number there.
+    pub(super) fn split_inode(&self, number: InodeNumber) -> (GroupNumber, u64) {
+        let (group, within) = split(number.0, self.group_bits.saturating_add(self.inode_bits));
+        (GroupNumber(u32::try_from(group).unwrap_or(u32::MAX)), within)
+    }
+
+    /// The inode that is number `within` of `group`.
+    pub(super) fn inode_in(&self, group: GroupNumber, within: u64) -> InodeNumber {
+        let bits = self.group_bits.saturating_add(self.inode_bits);
+        InodeNumber(u64::from(group.0).wrapping_shl(bits) | within)
+    }
+
     /// The number of the first inode of `block`.
     pub(super) fn inode_at(&self, group: GroupNumber, within: u64) -> u64 {
         let fsbno = u64::from(group.0).wrapping_shl(self.group_bits) | within;

@@ -251,7 +251,11 @@ impl Xfs {
         Ok(inode)
     }
 
-    fn check_inode(&self, number: InodeNumber, bytes: &[u8]) -> Result<()> {
+    /// Checks that `bytes` are those of inode `number`.
+    ///
+    /// # Errors
+    /// `Corrupt` if they are not, or damaged.
+    pub(super) fn check_inode(&self, number: InodeNumber, bytes: &[u8]) -> Result<()> {
         let version = u8_at(bytes, 0x4).unwrap_or_default();
         let is_v5 = self.superblock.is_v5();
         if !has(bytes, 0, MAGIC) || !(if is_v5 { version == 3 } else { matches!(version, 1 | 2) }) {
