@@ -181,9 +181,16 @@ impl Geometry {
     }
 
     /// The inode that is number `within` of `group`.
-    pub(super) fn inode_in(&self, group: GroupNumber, within: u64) -> InodeNumber {
+    ///
+    /// # Errors
+    /// `Corrupt` if no group has so many.
+    pub(super) fn inode_in(&self, group: GroupNumber, within: u64) -> Result<InodeNumber> {
         let bits = self.group_bits.saturating_add(self.inode_bits);
-        InodeNumber(u64::from(group.0).wrapping_shl(bits) | within)
+        let number = InodeNumber(u64::from(group.0).wrapping_shl(bits) | within);
+        if self.split_inode(number) == (group, within) {
+            return Ok(number);
+        }
+        Err(Error::corrupt("an inode's number in its group", format!("{bits} bits"), within))
     }
 
     /// The number of the first inode of `block`.

@@ -89,7 +89,7 @@ impl Xfs {
                 if !chunk.has(place) || within < from {
                     continue;
                 }
-                let number = self.geometry().inode_in(group, within);
+                let number = self.geometry().inode_in(group, within)?;
                 let file = self.in_use(number, bytes, chunk.is_free(place));
                 let Some(file) = file.map_err(|error| error.within(number))? else { continue };
                 if visit(file).is_break() {
@@ -116,7 +116,7 @@ impl Xfs {
         };
         let place = |place: u32| {
             let within = chunk.first.saturating_add(place.into());
-            self.inode_place(geometry.inode_in(group, within))
+            self.inode_place(geometry.inode_in(group, within)?)
         };
         let (start, end) = (place(first)?.start, place(last)?.end);
         let size = CHUNK_INODES.saturating_mul(geometry.inode_size.into());
@@ -171,7 +171,7 @@ impl Xfs {
                 })
             }
             FileType::Directory if fork.form == Form::Local => {
-                // Beside attributes in blocks, its entries are a structure too.
+                // Beside attributes that are not in it, the inode is a folder's structure as well.
                 if parts.len() > 1 {
                     parts.push(Part::Structure(self.inode_place(inode.number)?));
                 }
