@@ -51,6 +51,12 @@ impl Numbered for Ext {
         let inode = self.file(file)?;
         let mut parts = vec![Part::Record(self.inode_place(inode.number)?)];
         self.attribute_parts(&inode, &mut parts)?;
+        let has_entries =
+            inode.has(flags::INLINE_DATA) && inode.file_type()? == FileType::Directory;
+        if has_entries && parts.len() > 1 {
+            // Beside attributes that are not in it, the inode is a folder's structure as well.
+            parts.push(Part::Structure(self.inode_place(inode.number)?));
+        }
         self.map_parts(&inode, &mut parts)?;
         let _ = parts.into_iter().try_for_each(visit);
         Ok(())
