@@ -8,7 +8,7 @@ use imgx_engine::job::diff_files::VolumeState;
 use imgx_fixtures::pattern::incompressible;
 use imgx_fixtures::{mkfs, tool};
 
-use crate::fixture::{EXT4, Fixture, compare_disks};
+use crate::fixture::{EXT4, EXT4_INLINE, Fixture, XFS, compare_disks};
 use crate::{common, need, operations, truth};
 
 #[test]
@@ -45,6 +45,32 @@ fn a_renamed_folder_is_told_once_and_what_changed_in_it_by_its_new_path() {
     assert!(has("Renamed /a/lots/file10 -> /few/ten []"), "{lines:?}");
     assert!(has("Changed /a/lots/file11 -> /few/file11 [Content, Modified]"), "{lines:?}");
     assert_eq!(lines.len(), 5, "{lines:?}");
+}
+
+/// The entries lie within the folder's inode, and its attributes do not.
+#[test]
+fn a_renamed_entry_of_a_small_folder_is_told_whatever_its_time_says() {
+    for kind in [&EXT4_INLINE, &XFS] {
+        need!(kind);
+        let fixture = Fixture::new(kind);
+        fixture.change(|root| {
+            operations::fill(root, 5);
+            let small = root.join("small");
+            fs::create_dir(&small).expect("made");
+            fs::write(small.join("one"), "one").expect("written");
+            xattr::set(&small, "user.large", &incompressible(1, 800)).expect("set");
+        });
+        fixture.capture();
+        fixture.change(|root| {
+            let small = root.join("small");
+            let times = operations::times(&small);
+            fs::rename(small.join("one"), small.join("two")).expect("renamed");
+            File::open(&small).and_then(|folder| folder.set_times(times)).expect("put back");
+        });
+        fixture.capture();
+        let told = fixture.compare();
+        assert_eq!(told.lines(), ["Renamed /small/one -> /small/two []"], "{}", kind.name);
+    }
 }
 
 #[test]

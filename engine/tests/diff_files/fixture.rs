@@ -40,6 +40,12 @@ pub const XFS: Kind = Kind {
     make: &["mkfs.xfs", "-q", "-f"],
     options: "noatime,nouuid",
 };
+pub const XFS_SMALL: Kind = Kind {
+    name: "xfs",
+    size: 320 << 20,
+    make: &["mkfs.xfs", "-q", "-f", "-b", "size=1024", "-n", "size=4096"],
+    options: "noatime,nouuid",
+};
 pub const BTRFS: Kind =
     Kind { name: "btrfs", size: 160 << 20, make: &["mkfs.btrfs", "-q", "-f"], options: "noatime" };
 pub const BTRFS_PACKED: Kind = Kind {

@@ -66,7 +66,8 @@ fn listed(root: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     (files, folders)
 }
 
-fn times(path: &Path) -> FileTimes {
+/// The times of `path`, to be put back.
+pub fn times(path: &Path) -> FileTimes {
     let metadata = fs::metadata(path).expect("there");
     FileTimes::new()
         .set_modified(metadata.modified().expect("known"))

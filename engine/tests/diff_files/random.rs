@@ -1,7 +1,7 @@
 //! Operations by chance, and the listing that has to be their effect.
 
 use crate::fixture::{
-    BTRFS, BTRFS_PACKED, EXT4, EXT4_INLINE, Fixture, Kind, XFS, compare_disks, report,
+    BTRFS, BTRFS_PACKED, EXT4, EXT4_INLINE, Fixture, Kind, XFS, XFS_SMALL, compare_disks, report,
 };
 use crate::{common, need, operations, truth};
 use imgx_engine::block::Disk;
@@ -44,6 +44,7 @@ fn listings_of_ext4_are_what_was_done() {
 #[test]
 fn listings_of_xfs_are_what_was_done() {
     check(&XFS, 3);
+    check(&XFS_SMALL, 6);
 }
 
 #[test]

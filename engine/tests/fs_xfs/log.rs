@@ -278,4 +278,5 @@ fn a_damaged_record_is_told_of() {
     assert!(notes.iter().any(|note| note.contains("log is damaged")), "{notes:?}");
     let free = filesystem.free_space(&mut |_| ControlFlow::Continue(()));
     assert!(free.is_err(), "free space is not certain");
+    assert!(filesystem.numbered().is_none(), "nor is what is in use");
 }

@@ -19,5 +19,6 @@ mod fixture;
 mod folders;
 mod free;
 mod log;
+mod numbered;
 mod variants;
 mod version4;

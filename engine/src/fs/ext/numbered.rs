@@ -53,7 +53,12 @@ impl Numbered for Ext {
 
     fn parts(&self, file: FileId, visit: Visit<'_, Part>) -> Result<()> {
         let inode = self.file(file)?;
-        let record = Part::Record(self.inode_place(inode.number)?);
+        let place = self.inode_place(inode.number)?;
+        let is_folder = inode.file_type()? == FileType::Directory;
+        let record = match is_folder && inode.has(flags::INLINE_DATA) {
+            true => Part::Structure(place),
+            false => Part::Record(place),
+        };
         if visit(record).is_continue() && self.attribute_parts(&inode, visit)?.is_continue() {
             let _ = self.map_parts(&inode, visit)?;
         }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::base::fields::{be16, be32, be64, has};
+use crate::base::fields::{array, be16, be32, be64, has};
 use crate::base::{Error, Result};
 
 /// How the blocks of a tree are laid out.
@@ -28,6 +28,12 @@ pub(super) fn long(is_v5: bool) -> Shape {
 pub(super) fn free_by_block(is_v5: bool) -> Shape {
     let (magic, header) = if is_v5 { (b"AB3B", 0x38) } else { (b"ABTB", 0x10) };
     Shape { magic, header, pointer: 4, key: 8, record: 8 }
+}
+
+/// The tree of inodes, in chunks of 64.
+pub(super) fn inodes(is_v5: bool) -> Shape {
+    let (magic, header) = if is_v5 { (b"IAB3", 0x38) } else { (b"IABT", 0x10) };
+    Shape { magic, header, pointer: 4, key: 4, record: 16 }
 }
 
 /// A node, its header checked: keys with a pointer for each, or, on level 0, records.
@@ -94,10 +100,14 @@ impl Node {
         self.bytes
     }
 
-    /// A key that is one 64-bit number.
+    /// A key that is one number.
     pub(super) fn key(&self, place: usize) -> Option<u64> {
         let at = place.checked_mul(self.key)?.checked_add(self.start)?;
-        be64(&self.bytes, at).filter(|_| place < self.count)
+        let key = match self.key {
+            8 => be64(&self.bytes, at),
+            _ => be32(&self.bytes, at).map(u64::from),
+        };
+        key.filter(|_| place < self.count)
     }
 
     /// The number of the block below.
@@ -115,6 +125,12 @@ impl Node {
         let at = place.checked_mul(8)?.checked_add(self.start)?;
         let (start, count) = (be32(&self.bytes, at)?, be32(&self.bytes, at.checked_add(4)?)?);
         (place < self.count).then_some((start.into(), count.into()))
+    }
+
+    /// A record of a tree of inodes.
+    pub(super) fn inodes(&self, place: usize) -> Option<[u8; 16]> {
+        let at = place.checked_mul(16)?.checked_add(self.start)?;
+        array(&self.bytes, at).filter(|_| place < self.count)
     }
 
     /// The last entry whose key is `wanted` or less.

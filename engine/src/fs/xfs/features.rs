@@ -32,12 +32,13 @@ pub(super) mod ro_compat {
 /// Bits of `sb_features_incompat`.
 pub(super) mod incompat {
     pub(crate) const FTYPE: u32 = 0x1;
+    pub(crate) const SPINODES: u32 = 0x2;
     /// Metadata carries `sb_meta_uuid`, because the other was changed.
     pub(crate) const META_UUID: u32 = 0x4;
     pub(crate) const NEEDSREPAIR: u32 = 0x10;
     /// The lowest eight, from `ftype` to `parent`. All that the others change is either said by
-    /// each inode (`bigtime`, `nrext64`), found by no reader (`spinodes`, `exchrange`), or an
-    /// attribute that is not shown (`parent`).
+    /// each inode (`bigtime`, `nrext64`), of the trees of inodes alone (`spinodes`), found by no
+    /// reader (`exchrange`), or an attribute that is not shown (`parent`).
     pub(crate) const KNOWN: u32 = 0xff;
     pub(crate) const NAMES: [&str; 11] = [
         "ftype",

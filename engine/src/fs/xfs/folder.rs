@@ -7,6 +7,7 @@ use super::entries::Visit;
 use super::index::Found;
 use super::inode::{Form, Inode};
 use super::map::{Map, RunPlace};
+use super::shortform::short_parent;
 use super::units::{FileBlock, InodeNumber};
 use crate::base::{Error, ErrorKind, Result, limits};
 use crate::fs::FileType;
@@ -68,6 +69,30 @@ impl Xfs {
             next = FileBlock(next.0.saturating_add(count));
         }
         Ok(())
+    }
+
+    /// The folder that `folder` is in; the root is in itself.
+    ///
+    /// # Errors
+    /// `Corrupt` where it does not say so.
+    pub(super) fn parent(&self, folder: &Inode) -> Result<InodeNumber> {
+        let fork = folder.data_fork()?;
+        let mut parent = None;
+        if fork.form == Form::Local {
+            parent = short_parent(fork.bytes);
+        } else {
+            let mut map = Map::new(folder, &fork)?;
+            let first = self.fork_block(&mut map, FileBlock(0), self.geometry().folder_blocks)?;
+            let _ = self.each_entry(&self.entry_block(folder, first)?, &mut |entry| match entry {
+                Ok(entry) if entry.name == b".." => {
+                    parent = Some(entry.inode);
+                    ControlFlow::Break(())
+                }
+                Ok(_) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            });
+        }
+        parent.ok_or_else(|| folder.corrupt("the folder above", "none"))
     }
 
     /// The entry called `name`.

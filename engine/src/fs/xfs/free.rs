@@ -6,14 +6,13 @@ use std::ops::ControlFlow;
 
 use super::Xfs;
 use super::btree::{self, Node};
-use super::stamp::{SHORT_BTREE, check_sum};
-use super::units::{BlockNumber, GroupNumber, index};
-use crate::base::fields::{array, be32, has};
+use super::headers::FREE_SPACE;
+use super::stamp::SHORT_BTREE;
+use super::units::{BlockNumber, GroupNumber};
+use crate::base::fields::be32;
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use crate::fs::Visit;
 
-/// Where the checksum of a group's header is, in version 5.
-const CRC_AT: usize = 0xd8;
 /// Levels of a tree of free blocks at most: more than 2^32 blocks need.
 const MAX_LEVELS: u32 = 9;
 /// Sectors of headers that each group starts with: superblock, free space, inodes, free list.
@@ -21,13 +20,27 @@ const HEADER_SECTORS: u64 = 4;
 
 /// The fields of a group's header (`xfs_agf`) that a reader needs.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct GroupHeader {
+struct GroupHeader {
     agf_bno_root: u32,
     agf_bno_level: u32,
     agf_flcount: u32,
     agf_freeblks: u32,
     agf_longest: u32,
     agf_btreeblks: u32,
+}
+
+impl GroupHeader {
+    fn parse(bytes: &[u8]) -> Self {
+        let field = |at| be32(bytes, at).unwrap_or_default();
+        Self {
+            agf_bno_root: field(0x10),
+            agf_bno_level: field(0x1c),
+            agf_flcount: field(0x30),
+            agf_freeblks: field(0x34),
+            agf_longest: field(0x38),
+            agf_btreeblks: field(0x3c),
+        }
+    }
 }
 
 /// Free blocks of one group, counted as they are visited.
@@ -125,15 +138,12 @@ impl Xfs {
         visit: &mut dyn FnMut(BlockNumber, u64) -> ControlFlow<()>,
     ) -> Result<Option<u64>> {
         let geometry = self.geometry();
-        let size = u64::from(geometry.sector_size);
-        let start = geometry.offset(geometry.group_start(group));
-        let mut header = vec![0; index(size)];
-        self.blocks.read_bytes(start.saturating_add(size), &mut header)?;
-        let header = self.check_group_header(&header, group)?;
+        let header = GroupHeader::parse(&self.header(group, &FREE_SPACE)?);
         if header.agf_bno_level == 0 || header.agf_bno_level > MAX_LEVELS {
             return Err(Error::corrupt("agf_level", "1 to 9", header.agf_bno_level));
         }
-        let headers = geometry.blocks_of(HEADER_SECTORS.saturating_mul(size));
+        let headers =
+            geometry.blocks_of(HEADER_SECTORS.saturating_mul(geometry.sector_size.into()));
         let flow = ControlFlow::Continue(());
         let (next, free, longest, nodes) = (headers, 0, 0, 0);
         let mut walk = Walk { group, headers, next, free, longest, nodes, visit, flow };
@@ -204,37 +214,5 @@ impl Xfs {
         walk.longest = walk.longest.max(count);
         walk.flow = (walk.visit)(first, count);
         Ok(())
-    }
-
-    /// The header of `group` in the sector `bytes`.
-    ///
-    /// # Errors
-    /// `Corrupt` if it is another's or damaged.
-    pub(super) fn check_group_header(
-        &self,
-        bytes: &[u8],
-        group: GroupNumber,
-    ) -> Result<GroupHeader> {
-        let blocks = self.geometry().blocks_in(group);
-        let field = |at| be32(bytes, at).unwrap_or_default();
-        let (seqno, length) = (field(0x8), field(0xc));
-        if !has(bytes, 0, b"XAGF") || seqno != group.0 || u64::from(length) != blocks {
-            let found = format!("that of group {seqno} with {length}");
-            return Err(Error::corrupt("header", format!("one of {blocks} blocks"), found));
-        }
-        if self.superblock.is_v5() {
-            check_sum(bytes, CRC_AT)?;
-            if array(bytes, 0x40) != Some(self.superblock.metadata_uuid()) {
-                return Err(Error::corrupt("header", "this filesystem's UUID", "another"));
-            }
-        }
-        Ok(GroupHeader {
-            agf_bno_root: field(0x10),
-            agf_bno_level: field(0x1c),
-            agf_flcount: field(0x30),
-            agf_freeblks: field(0x34),
-            agf_longest: field(0x38),
-            agf_btreeblks: field(0x3c),
-        })
     }
 }

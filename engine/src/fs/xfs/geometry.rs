@@ -174,6 +174,25 @@ impl Geometry {
         Ok((block, index(within.saturating_mul(u64::from(self.inode_size)))))
     }
 
+    /// The group of inode `number`, and its number there.
+    pub(super) fn split_inode(&self, number: InodeNumber) -> (GroupNumber, u64) {
+        let (group, within) = split(number.0, self.group_bits.saturating_add(self.inode_bits));
+        (GroupNumber(u32::try_from(group).unwrap_or(u32::MAX)), within)
+    }
+
+    /// The inode that is number `within` of `group`.
+    ///
+    /// # Errors
+    /// `Corrupt` if no group has so many.
+    pub(super) fn inode_in(&self, group: GroupNumber, within: u64) -> Result<InodeNumber> {
+        let bits = self.group_bits.saturating_add(self.inode_bits);
+        let number = InodeNumber(u64::from(group.0).wrapping_shl(bits) | within);
+        if self.split_inode(number) == (group, within) {
+            return Ok(number);
+        }
+        Err(Error::corrupt("an inode's number in its group", format!("{bits} bits"), within))
+    }
+
     /// The number of the first inode of `block`.
     pub(super) fn inode_at(&self, group: GroupNumber, within: u64) -> u64 {
         let fsbno = u64::from(group.0).wrapping_shl(self.group_bits) | within;

@@ -207,6 +207,11 @@ impl Inode {
         Some((number >> 18 & 0x3fff, number & 0x3_ffff))
     }
 
+    /// Names that lead to it.
+    pub(super) fn links(&self) -> u32 {
+        if self.di_version == 1 { self.di_onlink.into() } else { self.di_nlink }
+    }
+
     /// Its attributes.
     ///
     /// # Errors
@@ -220,7 +225,7 @@ impl Inode {
             mode: Some(self.di_mode & 0xfff),
             uid: Some(self.di_uid),
             gid: Some(self.di_gid),
-            links: if self.di_version == 1 { self.di_onlink.into() } else { self.di_nlink },
+            links: self.links(),
             device: if is_device { self.device() } else { None },
             accessed: self.time(0x20),
             modified: self.time(0x28),
@@ -251,7 +256,11 @@ impl Xfs {
         Ok(inode)
     }
 
-    fn check_inode(&self, number: InodeNumber, bytes: &[u8]) -> Result<()> {
+    /// Checks that `bytes` are those of inode `number`.
+    ///
+    /// # Errors
+    /// `Corrupt` if they are not, or damaged.
+    pub(super) fn check_inode(&self, number: InodeNumber, bytes: &[u8]) -> Result<()> {
         let version = u8_at(bytes, 0x4).unwrap_or_default();
         let is_v5 = self.superblock.is_v5();
         if !has(bytes, 0, MAGIC) || !(if is_v5 { version == 3 } else { matches!(version, 1 | 2) }) {

@@ -2,6 +2,7 @@
 //!
 //! The kernel's `fs/xfs/libxfs/xfs_bmap_btree.h` and `xfs_format.h` (`struct xfs_bmbt_rec`).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Xfs;
@@ -16,7 +17,7 @@ const MAX_PARTS: u32 = 1024;
 /// Bytes of an extent.
 const EXTENT_SIZE: usize = 16;
 /// File blocks that can be counted: `br_startoff` has 54 bits.
-const END: u64 = 1 << 54;
+pub(super) const END: u64 = 1 << 54;
 /// Levels of a tree below the inode at most: more than 2^54 blocks of any size need.
 const MAX_LEVELS: u16 = 12;
 /// Bytes before the keys of a tree's root.
@@ -142,6 +143,62 @@ impl Xfs {
             run.count = run.count.saturating_add(part.count);
         }
         Ok(run)
+    }
+
+    /// Calls `visit` for each run of blocks that hold something, up to the file block `end`.
+    ///
+    /// # Errors
+    /// `Corrupt` where the map is damaged; those of `visit`.
+    pub(super) fn each_run(
+        &self,
+        map: &mut Map,
+        end: u64,
+        visit: &mut dyn FnMut(BlockNumber, u64) -> Result<()>,
+    ) -> Result<()> {
+        let mut next = FileBlock(0);
+        while next.0 < end {
+            let run = self.run(map, next, end)?;
+            if let RunPlace::At(first) = run.place {
+                visit(first, run.count.min(end.saturating_sub(next.0)))?;
+            }
+            next = FileBlock(run.end());
+        }
+        Ok(())
+    }
+
+    /// The blocks of the tree below the inode, if there is one.
+    ///
+    /// # Errors
+    /// `Corrupt` where the tree is damaged or leads to one of them twice: a walk of the map comes
+    /// to each then.
+    pub(super) fn map_blocks(&self, map: &Map) -> Result<Vec<BlockNumber>> {
+        let mut seen = HashSet::new();
+        let mut add = |node: &Node| -> Result<Vec<BlockNumber>> {
+            let broken = || Error::corrupt("tree of extents", "another block below", "no other");
+            let child = |place| {
+                let child = self.geometry().block(node.child(place).ok_or_else(broken)?, 1)?;
+                if seen.insert(child) { Ok(child) } else { Err(broken()) }
+            };
+            (0..node.count()).map(child).collect()
+        };
+        let Some(mut below) = map.levels.checked_sub(1) else { return Ok(Vec::new()) };
+        let mut row = add(&Node::root(&map.root, ROOT_HEADER, 8)?)?;
+        let mut blocks = Vec::new();
+        // Each round is a level lower. Of the leaves it is enough to know where they are.
+        while below > 0 {
+            let mut next = Vec::new();
+            for block in &row {
+                let bytes = self.blocks.read(*block)?;
+                let node = self
+                    .long_node(&bytes, *block, below, map.owner)
+                    .map_err(|error| error.within(block))?;
+                next.extend(add(&node)?);
+            }
+            blocks.append(&mut row);
+            (row, below) = (next, below.saturating_sub(1));
+        }
+        blocks.append(&mut row);
+        Ok(blocks)
     }
 
     /// What one extent tells of `block` and what follows it.

@@ -4,7 +4,7 @@
 //! the format, whose names of fields are used here. [`Superblock`] is what the disk says;
 //! [`Geometry`] is what makes sense of it; [`Xfs`] is the open filesystem, to which each file here
 //! adds one subject: `inode`, `map` with its `btree`, `entries` of folders with their `index`,
-//! `shortform`, `attributes`, `content`, `free`. `log` overlays the volume with what a dirty log
+//! `shortform`, `attributes`, `content`, `free`, `numbered` with its `chunks` of inodes. `log` overlays the volume with what a dirty log
 //! holds, so nothing else knows of it.
 //!
 //! Invariants: everything of version 5 is verified before it is believed, by its checksum and by
@@ -15,6 +15,7 @@ mod acl;
 mod attributes;
 mod blocks;
 mod btree;
+mod chunks;
 mod content;
 mod entries;
 mod features;
@@ -22,10 +23,12 @@ mod folder;
 mod free;
 mod geometry;
 mod hash;
+mod headers;
 mod index;
 mod inode;
 mod log;
 mod map;
+mod numbered;
 mod open;
 mod shortform;
 mod stamp;
@@ -38,7 +41,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::{
-    DirEntry, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Visit, Xattr,
+    DirEntry, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Numbered, Visit,
+    Xattr,
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use blocks::Blocks;
@@ -74,8 +78,13 @@ impl Xfs {
         Some((self.geometry().block(start, blocks).ok()?, blocks))
     }
 
+    /// The inode of a file that has a name: one that was removed while it was open has none.
     fn file(&self, file: FileId) -> Result<Inode> {
-        self.inode(number(file)?)
+        let inode = self.inode(number(file)?)?;
+        match inode.links() {
+            0 => Err(Error::corrupt(inode.number, "a file with a name", "a removed one")),
+            _ => Ok(inode),
+        }
     }
 }
 
@@ -141,6 +150,11 @@ impl Filesystem for Xfs {
 
     fn replayed(&self) -> &[ByteRange] {
         &self.replayed
+    }
+
+    fn numbered(&self) -> Option<&dyn Numbered> {
+        // Where it is not certain what is free, it is not either what is in use.
+        (self.doubt.is_none() && self.unfinished.is_empty()).then_some(self)
     }
 
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {

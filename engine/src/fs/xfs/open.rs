@@ -7,8 +7,9 @@ use super::Xfs;
 use super::blocks::Blocks;
 use super::features::{self, incompat, ro_compat};
 use super::geometry::Geometry;
+use super::headers::FREE_SPACE;
 use super::superblock::{MAGIC, Superblock};
-use super::units::{GroupNumber, InodeNumber, index};
+use super::units::{GroupNumber, InodeNumber};
 use crate::base::bytes::some_uuid;
 use crate::base::fields::{be32, has};
 use crate::base::{ByteOffset, Error, ErrorKind, Result};
@@ -123,10 +124,8 @@ fn find_backup(volume: &Arc<dyn ReadAt>, damaged: &[u8]) -> Result<Option<Sound>
 /// Whether the first allocation group, whose superblock is damaged, is one of the filesystem that
 /// `sound` describes: its header says so, and its root folder is there.
 fn is_certain(volume: &Arc<dyn ReadAt>, sound: &Sound) -> bool {
-    let size = u64::from(sound.geometry.sector_size);
-    let Ok(Some(header)) = read(volume, size, index(size)) else { return false };
     let xfs = unreplayed(volume, sound);
-    let is_ours = xfs.check_group_header(&header, GroupNumber(0)).is_ok();
+    let is_ours = xfs.header(GroupNumber(0), &FREE_SPACE).is_ok();
     is_ours && xfs.folder(InodeNumber(sound.superblock.sb_rootino)).is_ok()
 }
 

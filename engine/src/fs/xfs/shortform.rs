@@ -12,6 +12,16 @@ use super::units::{InodeNumber, index};
 use crate::base::fields::{be32, be64, slice, u8_at};
 use crate::base::{Error, Result};
 
+/// The folder above, which the header says: behind `count` and `i8count`, which tells of what size
+/// it is.
+pub(super) fn short_parent(bytes: &[u8]) -> Option<InodeNumber> {
+    let number = match u8_at(bytes, 1)? {
+        0 => be32(bytes, 2)?.into(),
+        _ => be64(bytes, 2)?,
+    };
+    (number != 0).then_some(InodeNumber(number))
+}
+
 impl Xfs {
     /// Calls `visit` for each entry; `.` and `..` are not among them.
     ///

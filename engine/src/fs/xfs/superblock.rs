@@ -19,6 +19,8 @@ pub(super) struct Superblock {
     pub sb_uuid: [u8; 16],
     pub sb_logstart: u64,
     pub sb_rootino: u64,
+    pub sb_rbmino: u64,
+    pub sb_rsumino: u64,
     pub sb_agblocks: u32,
     pub sb_agcount: u32,
     pub sb_logblocks: u32,
@@ -34,6 +36,8 @@ pub(super) struct Superblock {
     pub sb_agblklog: u8,
     pub sb_inprogress: u8,
     pub sb_fdblocks: u64,
+    pub sb_uquotino: u64,
+    pub sb_gquotino: u64,
     pub sb_dirblklog: u8,
     pub sb_logsectsize: u16,
     pub sb_features2: u32,
@@ -41,6 +45,7 @@ pub(super) struct Superblock {
     pub sb_features_ro_compat: u32,
     pub sb_features_incompat: u32,
     pub sb_features_log_incompat: u32,
+    pub sb_pquotino: u64,
     pub sb_meta_uuid: [u8; 16],
 }
 
@@ -56,6 +61,8 @@ impl Superblock {
             sb_uuid: array(sector, 0x20)?,
             sb_logstart: be64(sector, 0x30)?,
             sb_rootino: be64(sector, 0x38)?,
+            sb_rbmino: be64(sector, 0x40)?,
+            sb_rsumino: be64(sector, 0x48)?,
             sb_agblocks: be32(sector, 0x54)?,
             sb_agcount: be32(sector, 0x58)?,
             sb_logblocks: be32(sector, 0x60)?,
@@ -71,6 +78,8 @@ impl Superblock {
             sb_agblklog: u8_at(sector, 0x7c)?,
             sb_inprogress: u8_at(sector, 0x7e)?,
             sb_fdblocks: be64(sector, 0x90)?,
+            sb_uquotino: be64(sector, 0xa0)?,
+            sb_gquotino: be64(sector, 0xa8)?,
             sb_dirblklog: u8_at(sector, 0xc0)?,
             sb_logsectsize: be16(sector, 0xc2)?,
             sb_features2: be32(sector, 0xc8)?,
@@ -78,6 +87,7 @@ impl Superblock {
             sb_features_ro_compat: be32(sector, 0xd4)?,
             sb_features_incompat: be32(sector, 0xd8)?,
             sb_features_log_incompat: be32(sector, 0xdc)?,
+            sb_pquotino: be64(sector, 0xe8)?,
             sb_meta_uuid: array(sector, 0xf8)?,
         })
     }
@@ -114,6 +124,17 @@ impl Superblock {
     /// Whether unwritten extents are told apart.
     pub(super) fn has_unwritten(&self) -> bool {
         self.is_v5() || self.sb_versionnum & version::EXTFLG != 0
+    }
+
+    /// Whether chunks of inodes may have gaps.
+    pub(super) fn has_sparse_inodes(&self) -> bool {
+        self.has_incompat(incompat::SPINODES)
+    }
+
+    /// Files of the filesystem's own, which no folder names; numbers that are none among them.
+    pub(super) fn own_files(&self) -> [u64; 5] {
+        let of_version_5 = if self.is_v5() { self.sb_pquotino } else { 0 };
+        [self.sb_rbmino, self.sb_rsumino, self.sb_uquotino, self.sb_gquotino, of_version_5]
     }
 
     /// Whether names are compared without regard to case.

@@ -48,7 +48,8 @@ impl Names<'_> {
     }
 
     /// The folders that name the files of `wanted`, of each as often as is said there. Begins with
-    /// those of `likely`. `None` if they were not found with reasonable effort.
+    /// those of `likely` that are folders on this side. `None` if they were not found with
+    /// reasonable effort.
     ///
     /// # Errors
     /// `Cancelled`; the filesystem's.
@@ -62,7 +63,10 @@ impl Names<'_> {
             return Ok(Some(found));
         }
         let most = self.folders.len() / SHARE + TRIED + likely.len();
-        let mut next: Vec<FileId> = likely.to_vec();
+        let order = |folder: &FileId| self.numbered.order(*folder);
+        let is_here =
+            |folder: &&FileId| self.folders.binary_search_by_key(&order(folder), order).is_ok();
+        let mut next: Vec<FileId> = likely.iter().filter(is_here).copied().collect();
         let (mut distance, mut step) = (0, 1);
         loop {
             next.sort_unstable();

@@ -19,7 +19,7 @@ use crate::fs::{FileId, InUse, Numbered, Part};
 use crate::job::files::list_sorted;
 
 /// Files of one side that are taken at once.
-const AT_ONCE: usize = 32_768;
+const AT_ONCE: usize = 8192;
 
 /// Two states of one filesystem.
 #[derive(Clone, Copy)]
@@ -58,8 +58,12 @@ struct Disturbed {
     has_body: bool,
 }
 
-/// Files of one side that follow one another, and whether these are the last.
-type Batch = (Vec<InUse>, bool);
+/// Files that follow one another, of both sides.
+struct Batch {
+    files: [Vec<InUse>; 2],
+    /// The last of them, if there may be more.
+    end: Option<FileId>,
+}
 
 impl Suspects {
     /// Finds them.
@@ -68,25 +72,16 @@ impl Suspects {
     /// `Cancelled`; those of the filesystems, after which nothing is known.
     pub fn find(states: States<'_>) -> Result<Self> {
         let mut found = Self::default();
-        let mut after = None;
-        loop {
-            let [before, later] = states.numbered;
-            let batches = rayon::join(|| batch(before, after), || batch(later, after));
-            let mut batches = [batches.0?, batches.1?];
-            let order = |one: &InUse| later.order(one.file);
-            let ends = batches.iter().filter(|(_, is_last)| !is_last);
-            let end = ends.filter_map(|(files, _)| files.last().copied()).min_by_key(order);
-            if let Some(end) = end {
-                for (files, _) in &mut batches {
-                    files.retain(|one| order(one) <= order(&end));
-                }
-            }
-            found.take(states, &batches.map(|(files, _)| files))?;
-            match end {
-                Some(end) => after = Some(end.file),
-                None => return Ok(found),
-            }
+        let mut batch = states.batch(None)?;
+        while let Some(end) = batch.end {
+            // What is unpacked for the next ones waits for nothing of these.
+            let (taken, next) =
+                rayon::join(|| found.take(states, &batch.files), || states.batch(Some(end)));
+            taken?;
+            batch = next?;
         }
+        found.take(states, &batch.files)?;
+        Ok(found)
     }
 
     fn take(&mut self, states: States<'_>, files: &[Vec<InUse>; 2]) -> Result<()> {
@@ -133,7 +128,8 @@ impl Suspects {
     }
 }
 
-fn batch(numbered: &dyn Numbered, after: Option<FileId>) -> Result<Batch> {
+/// Some of the files of one side behind `after`, and whether these are the last.
+fn next_of(numbered: &dyn Numbered, after: Option<FileId>) -> Result<(Vec<InUse>, bool)> {
     let mut files = Vec::new();
     numbered.each_file(after, &mut |file| {
         files.push(file);
@@ -144,6 +140,21 @@ fn batch(numbered: &dyn Numbered, after: Option<FileId>) -> Result<Batch> {
 }
 
 impl<'a> States<'a> {
+    /// The files behind `after`. One side is asked after the other, so that what both hold is
+    /// unpacked once.
+    fn batch(&self, after: Option<FileId>) -> Result<Batch> {
+        let [before, later] = self.numbered;
+        let sides = [next_of(before, after)?, next_of(later, after)?];
+        let order = |one: &InUse| later.order(one.file);
+        let ends = sides.iter().filter(|(_, is_last)| !is_last);
+        let end = ends.filter_map(|(files, _)| files.last().copied()).min_by_key(order);
+        let mut files = sides.map(|(files, _)| files);
+        if let Some(end) = &end {
+            files.iter_mut().for_each(|files| files.retain(|one| order(one) <= order(end)));
+        }
+        Ok(Batch { files, end: end.map(|end| end.file) })
+    }
+
     /// The names of one side, which has `folders`.
     pub fn names<'f>(&self, side: Side, folders: &'f [FileId]) -> Names<'f>
     where
