@@ -13,7 +13,7 @@ const MANY: u64 = 2500;
 /// Bytes of files: empty, within an inode, a block, some, and more than one of an image's blocks.
 const LENGTHS: [usize; 8] = [0, 10, 150, 3000, 5000, 9000, 40_000, 300_000];
 
-fn pick<'a, T>(random: &mut Random, choices: &'a [T]) -> &'a T {
+pub fn pick<'a, T>(random: &mut Random, choices: &'a [T]) -> &'a T {
     let chosen = random.below(choices.len() as u64);
     &choices[usize::try_from(chosen).expect("few")]
 }
@@ -45,7 +45,8 @@ pub fn fill(root: &Path, seed: u64) {
     }
 }
 
-fn listed(root: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+/// The files and folders below `root`.
+pub fn listed(root: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let (mut files, mut folders, mut next) = (Vec::new(), Vec::new(), vec![root.to_owned()]);
     while let Some(folder) = next.pop() {
         let mut entries: Vec<_> = fs::read_dir(&folder)
@@ -66,14 +67,14 @@ fn listed(root: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     (files, folders)
 }
 
-fn times(path: &Path) -> FileTimes {
+pub fn times(path: &Path) -> FileTimes {
     let metadata = fs::metadata(path).expect("there");
     FileTimes::new()
         .set_modified(metadata.modified().expect("known"))
         .set_accessed(metadata.accessed().expect("known"))
 }
 
-fn writable(path: &Path) -> File {
+pub fn writable(path: &Path) -> File {
     File::options().write(true).open(path).expect("opened")
 }
 

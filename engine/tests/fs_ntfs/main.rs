@@ -5,6 +5,8 @@
 mod common;
 #[path = "../support/everything.rs"]
 mod everything;
+#[path = "../support/ntfs_3g.rs"]
+mod ntfs_3g;
 
 mod damage;
 mod fixture;
