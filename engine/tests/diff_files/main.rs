@@ -1,5 +1,5 @@
-//! `diff --files` beside walks of the kernel's and ntfs-3g's mounts: what is told turns the one tree into the
-//! other, exactly, whatever was done between them.
+//! `diff --files` beside walks of the kernel's and ntfs-3g's mounts: what is told turns the one
+//! tree into the other, exactly, whatever was done between them.
 
 #[path = "../support/mod.rs"]
 mod common;
@@ -12,6 +12,6 @@ mod disks;
 mod fixture;
 mod operations;
 mod random;
-mod streams;
+mod streams_by_chance;
 mod subvolumes;
 mod truth;

@@ -1,6 +1,7 @@
 //! What is done to a tree between two images.
 
 use std::fs::{self, File, FileTimes, Permissions};
+use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
@@ -49,13 +50,13 @@ pub fn fill(root: &Path, seed: u64) {
 pub fn listed(root: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let (mut files, mut folders, mut next) = (Vec::new(), Vec::new(), vec![root.to_owned()]);
     while let Some(folder) = next.pop() {
-        let mut entries: Vec<_> = fs::read_dir(&folder)
-            .expect("listed")
-            .map(|entry| entry.expect("listed").path())
-            .collect();
-        entries.sort();
-        for path in entries {
-            let file_type = fs::symlink_metadata(&path).expect("there").file_type();
+        let entry = |entry: io::Result<fs::DirEntry>| {
+            let entry = entry.expect("listed");
+            (entry.path(), entry.file_type().expect("known"))
+        };
+        let mut entries: Vec<_> = fs::read_dir(&folder).expect("listed").map(entry).collect();
+        entries.sort_by(|one, other| one.0.cmp(&other.0));
+        for (path, file_type) in entries {
             if file_type.is_dir() && !path.ends_with("lost+found") {
                 folders.push(path.clone());
                 next.push(path);

@@ -4,7 +4,7 @@ use crate::fixture::{
     BTRFS, BTRFS_PACKED, EXT4, EXT4_INLINE, Fixture, Kind, NTFS, NTFS_SMALL_CLUSTERS, XFS,
     compare_disks, report,
 };
-use crate::{common, need, operations, streams, truth};
+use crate::{common, need, operations, streams_by_chance, truth};
 use imgx_engine::block::Disk;
 use imgx_engine::job::{DiffFiles, FileDisk};
 
@@ -15,7 +15,7 @@ fn check(kind: &'static Kind, seed: u64) {
     let mut before = fixture.change(|root| {
         operations::fill(root, seed);
         if kind.is_ntfs() {
-            streams::fill(root, seed);
+            streams_by_chance::fill(root, seed);
         }
     });
     fixture.capture();
@@ -27,7 +27,7 @@ fn check(kind: &'static Kind, seed: u64) {
         let after = fixture.change(|root| {
             operations::change(root, seed, many);
             if kind.is_ntfs() {
-                streams::change(root, seed, many / 2);
+                streams_by_chance::change(root, seed, many / 2);
             }
         });
         fixture.capture();

@@ -1,11 +1,10 @@
 //! A mounted tree as the kernel shows it, and the check that a listing is the difference of two.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use imgx_engine::job::diff_files::{Aspect, ChangeKind, FileChange};
@@ -13,6 +12,8 @@ use imgx_fixtures::tool;
 
 /// The number of a btrfs subvolume's own root.
 const FIRST_OF_SUBVOLUME: u64 = 256;
+
+use crate::streams_by_chance::{stream_of, streams_of};
 
 /// A file as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,19 +99,6 @@ fn walk(at: &Path, (path, volume): (&[u8], u64), tree: &mut Tree) {
             walk(&entry.path(), (&path, volume), tree);
         }
     }
-}
-
-/// The names of the streams of an NTFS's file.
-pub fn streams_of(at: &Path) -> Vec<Vec<u8>> {
-    let list = xattr::get(at, "ntfs.streams.list").ok().flatten().unwrap_or_default();
-    let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    names.map(<[u8]>::to_vec).collect()
-}
-
-/// The path of a stream of the file at `at`.
-pub fn stream_of(at: &Path, name: &[u8]) -> PathBuf {
-    let path = [at.as_os_str().as_bytes(), b":", name].concat();
-    PathBuf::from(OsString::from_vec(path))
 }
 
 /// A stream of the file at `at`, which is as `file` but for its content.

@@ -1,13 +1,14 @@
 //! What NTFS has besides: streams, and files that are compressed.
 
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use imgx_fixtures::pattern::{Random, incompressible, text};
 
 use crate::operations::{listed, pick, times, writable};
-use crate::truth::{stream_of, streams_of};
 
 /// Names of streams, in which some come before others.
 const NAMES: [&str; 5] = ["a", "m", "Zone.Identifier", "note", "z"];
@@ -95,4 +96,17 @@ fn one(paths: &[PathBuf], random: &mut Random, file: &Path, name: &[u8]) {
     if random.below(2) == 0 {
         fs::File::open(file).and_then(|open| open.set_times(before)).expect("set");
     }
+}
+
+/// The names of the streams of an NTFS's file.
+pub fn streams_of(at: &Path) -> Vec<Vec<u8>> {
+    let list = xattr::get(at, "ntfs.streams.list").ok().flatten().unwrap_or_default();
+    let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    names.map(<[u8]>::to_vec).collect()
+}
+
+/// The path of a stream of the file at `at`.
+pub fn stream_of(at: &Path, name: &[u8]) -> PathBuf {
+    let path = [at.as_os_str().as_bytes(), b":", name].concat();
+    PathBuf::from(OsString::from_vec(path))
 }
