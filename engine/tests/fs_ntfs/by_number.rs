@@ -154,7 +154,7 @@ impl State {
             .chain(expected.iter().filter(|(number, _)| !shown.contains_key(*number)))
             .collect();
         assert!(wrong.is_empty(), "{context}: {wrong:?}");
-        for most in [1, 7, 1000] {
+        for most in [61, 1000] {
             let mut after = None;
             let mut again = Vec::new();
             loop {
@@ -225,6 +225,16 @@ fn each_file_is_shown_by_its_number_and_is_what_its_parts_are() {
     }
 }
 
+/// What comes behind the first record, which may be in two parts.
+fn behind_record(parts: &[(Part, Vec<u8>)]) -> &[(Part, Vec<u8>)] {
+    let (mut length, mut count) = (0, 0);
+    while length < 1024 {
+        length += parts[count].1.len();
+        count += 1;
+    }
+    &parts[count..]
+}
+
 #[test]
 fn what_changes_in_one_way_has_other_parts_and_nothing_else_has() {
     need_ntfs_3g!();
@@ -240,13 +250,11 @@ fn what_changes_in_one_way_has_other_parts_and_nothing_else_has() {
         for (name, case) in layouts::CASES {
             for path in case.changed {
                 let file = find(&format!("{name}/{path}"));
-                let mut parts = [&before, &after].map(|state| state.parts(file));
+                let parts = [&before, &after].map(|state| state.parts(file));
                 assert_ne!(parts[0], parts[1], "{cluster_size}: {name}/{path}");
                 if case.is_beyond && case.changed.last() == Some(path) {
-                    for parts in &mut parts {
-                        parts.retain(|(part, _)| !matches!(part, Part::Record(_)));
-                    }
-                    assert!(parts[0] != parts[1], "{cluster_size}: {name}/{path}, but its record");
+                    let [one, other] = [&parts[0], &parts[1]].map(|parts| behind_record(parts));
+                    assert!(one != other, "{cluster_size}: {name}/{path}, but its record");
                 }
                 changed.insert(file.number);
                 let path = format!("{name}/{path}");

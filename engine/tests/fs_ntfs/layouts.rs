@@ -357,7 +357,7 @@ pub const CASES: &[(&str, Case)] = &[
             },
             change: |at| write(&at.join("folder/new"), b"new"),
             changed: &["folder"],
-            is_beyond: true,
+            is_beyond: false,
         },
     ),
 ];

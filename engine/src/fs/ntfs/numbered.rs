@@ -20,8 +20,9 @@ use crate::base::limits::{MAX_OWN_FOLDERS, MAX_REPARSE};
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use crate::fs::{FileId, FileType, InUse, Numbered, Part, Visit};
 
-/// Bytes of the table that are read at once.
-const READ_AT_ONCE: u64 = 1 << 20;
+/// Bytes of the table that are read at once: few enough for the cache of an image, from which the
+/// other side and what looks at the parts have them again.
+const READ_AT_ONCE: u64 = 64 << 10;
 
 impl Numbered for Ntfs {
     fn basis(&self) -> Vec<u64> {
