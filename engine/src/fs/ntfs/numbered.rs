@@ -71,7 +71,7 @@ impl Numbered for Ntfs {
     fn parts(&self, file: FileId, visit: Visit<'_, Part>) -> Result<()> {
         let found = self.file(file)?;
         let name = self.stream_name(&found, file.tree)?;
-        let mut parts = Vec::new();
+        let mut parts = Shown { visit, is_over: false };
         match (file.tree, found.record.is_folder) {
             (0, true) => self.folder_parts(&found, &mut parts)?,
             _ => {
@@ -84,7 +84,6 @@ impl Numbered for Ntfs {
         if file.tree == 0 {
             self.point_parts(&found, &mut parts)?;
         }
-        let _ = parts.into_iter().try_for_each(visit);
         Ok(())
     }
 
@@ -114,6 +113,18 @@ impl Numbered for Ntfs {
             0 => self.streams(&self.file(file)?),
             _ => Ok(Vec::new()),
         }
+    }
+}
+
+/// Parts that are shown to `visit` until it breaks.
+struct Shown<'a> {
+    visit: Visit<'a, Part>,
+    is_over: bool,
+}
+
+impl Shown<'_> {
+    fn show(&mut self, mut parts: impl Iterator<Item = Part>) {
+        self.is_over = self.is_over || parts.try_for_each(&mut *self.visit).is_break();
     }
 }
 
@@ -217,17 +228,17 @@ impl Ntfs {
         &self,
         file: &File,
         first: fn(ByteRange) -> Part,
-        parts: &mut Vec<Part>,
+        parts: &mut Shown<'_>,
     ) -> Result<()> {
-        parts.extend(self.mft.places(file.record.number.0)?.into_iter().map(first));
+        parts.show(self.mft.places(file.record.number.0)?.into_iter().map(first));
         for number in file.later_records() {
-            parts.extend(self.mft.places(number)?.into_iter().map(Part::Structure));
+            parts.show(self.mft.places(number)?.into_iter().map(Part::Structure));
         }
         for attribute in file.record.attributes() {
             let attribute = attribute?;
             if attribute.kind == kind::ATTRIBUTE_LIST {
                 let list = super::Stream::begin(&attribute, &self.mft.space)?;
-                parts.extend(list.places(&self.mft.space).map(Part::Structure));
+                parts.show(list.places(&self.mft.space).map(Part::Structure));
             }
         }
         Ok(())
@@ -239,16 +250,16 @@ impl Ntfs {
         file: &File,
         (kind, name): (u32, &[u8]),
         sort: fn(ByteRange) -> Part,
-        parts: &mut Vec<Part>,
+        parts: &mut Shown<'_>,
     ) -> Result<()> {
         let stream = self.mft.stream(file, kind, name)?;
-        parts.extend(stream.iter().flat_map(|stream| stream.places(&self.mft.space)).map(sort));
+        parts.show(stream.iter().flat_map(|stream| stream.places(&self.mft.space)).map(sort));
         Ok(())
     }
 
     /// What a folder's entries are in. The record is of those: it holds the first of them, and says
     /// which blocks hold others; either may change by itself.
-    fn folder_parts(&self, folder: &File, parts: &mut Vec<Part>) -> Result<()> {
+    fn folder_parts(&self, folder: &File, parts: &mut Shown<'_>) -> Result<()> {
         self.record_parts(folder, Part::Structure, parts)?;
         for kind in [kind::INDEX_ROOT, kind::INDEX_ALLOCATION, kind::BITMAP] {
             self.value_parts(folder, (kind, I30), Part::Structure, parts)?;
@@ -257,7 +268,7 @@ impl Ntfs {
     }
 
     /// What decides besides over what a file with a reparse point is.
-    fn point_parts(&self, file: &File, parts: &mut Vec<Part>) -> Result<()> {
+    fn point_parts(&self, file: &File, parts: &mut Shown<'_>) -> Result<()> {
         let point = self.mft.value(file, kind::REPARSE_POINT, b"", MAX_REPARSE)?;
         match point.map(|point| reparse::parse(&point)).transpose()? {
             Some(Reparse::Overlay(_)) => {
