@@ -10,6 +10,7 @@ mod cases;
 mod damage;
 mod disks;
 mod fixture;
+mod ntfs;
 mod operations;
 mod random;
 mod streams_by_chance;

@@ -200,7 +200,7 @@ fn assert_same_parts_are_same_files(context: &str, [before, after]: [&State; 2])
 #[test]
 fn each_file_is_shown_by_its_number_and_is_what_its_parts_are() {
     need_ntfs_3g!();
-    for (cluster_size, seed) in [(512, 1), (4096, 2), (65_536, 3)] {
+    for (cluster_size, seed) in [(512, 1), (65_536, 2)] {
         let fixture = Fixture::make(96 * MIB, cluster_size);
         let states = [0, 1, 2].map(|round| {
             let mount = fixture.mount("noatime");
@@ -219,7 +219,7 @@ fn each_file_is_shown_by_its_number_and_is_what_its_parts_are() {
         for (round, state) in states.iter().enumerate() {
             state.assert_shows(&format!("{context}, round {round}"));
         }
-        for pair in [[0, 1], [1, 2], [0, 2]] {
+        for pair in [[0, 1], [1, 2]] {
             assert_same_parts_are_same_files(&context, pair.map(|state| &states[state]));
         }
     }
