@@ -32,6 +32,9 @@ pub enum Part {
 /// last reading, if both have the same parts and those hold the same bytes. If only records are
 /// not, folders have the same entries where there are further parts. Errors are as there; each
 /// makes it uncertain which files there are.
+///
+/// Streams are files of their own, which every folder that names their file lists beside it: of
+/// those nothing is said by the folder's parts, but by [`stream_names`](Self::stream_names).
 pub trait Numbered: Sync {
     /// What of the filesystem itself decides over the meaning of its files' parts.
     fn basis(&self) -> Vec<u64>;
@@ -66,4 +69,12 @@ pub trait Numbered: Sync {
     /// # Errors
     /// See [`Numbered`].
     fn folders_of(&self, file: FileId) -> Result<Option<Vec<FileId>>>;
+
+    /// The names of the streams of `file`, which decide over what its folders list beside it.
+    ///
+    /// # Errors
+    /// See [`Numbered`].
+    fn stream_names(&self, _file: FileId) -> Result<Vec<Vec<u8>>> {
+        Ok(Vec::new())
+    }
 }

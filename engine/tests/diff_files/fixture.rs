@@ -12,6 +12,7 @@ use imgx_fixtures::loopdev::LoopDevice;
 use imgx_fixtures::{mkfs, tool};
 
 use crate::common::{Mounted, capture, folder_in_memory};
+use crate::ntfs_3g;
 use crate::truth::{self, Tree};
 
 /// How a filesystem is made and mounted.
@@ -55,9 +56,26 @@ pub const BTRFS_PACKED: Kind = Kind {
     options: "noatime,compress-force=zstd",
 };
 
+pub const NTFS: Kind = Kind {
+    name: "ntfs",
+    size: 96 << 20,
+    make: &["mkfs.ntfs", "-q", "-F", "-Q", "-c", "4096"],
+    options: "noatime,streams_interface=windows",
+};
+pub const NTFS_SMALL_CLUSTERS: Kind =
+    Kind { make: &["mkfs.ntfs", "-q", "-F", "-Q", "-c", "512"], ..NTFS };
+
 impl Kind {
+    /// Whether ntfs-3g mounts it.
+    pub fn is_ntfs(&self) -> bool {
+        self.name == "ntfs"
+    }
+
     /// Why it cannot be had here.
     pub fn missing(&self) -> Option<String> {
+        if self.is_ntfs() {
+            return ntfs_3g::missing().map(str::to_owned);
+        }
         let kernel = fs::read_to_string("/proc/filesystems").unwrap_or_default();
         let unknown = || (!kernel.contains(self.name)).then(|| format!("no {}", self.name));
         let maker = self.make[0];
@@ -86,9 +104,15 @@ pub struct Fixture {
 
 /// A mounted filesystem.
 pub struct Mount {
-    _mounted: Mounted,
-    _device: LoopDevice,
+    _held: Held,
     pub root: PathBuf,
+}
+
+/// What ends a mount when it is dropped, in that order.
+#[expect(dead_code, reason = "it is held and not used")]
+enum Held {
+    ByKernel(Mounted, LoopDevice),
+    ByDriver(ntfs_3g::Mount),
 }
 
 /// What a comparison told.
@@ -122,12 +146,17 @@ impl Fixture {
 
     pub fn mount(&self, more: &str) -> Mount {
         let root = self.path("mnt");
+        let options = format!("{}{more}", self.kind.options);
+        if self.kind.is_ntfs() {
+            let mounted = ntfs_3g::Mount::new(&self.disk(), &root, &options);
+            let root = mounted.root().to_owned();
+            return Mount { _held: Held::ByDriver(mounted), root };
+        }
         fs::create_dir_all(&root).expect("made");
         let device = LoopDevice::attach(&self.disk()).expect("attached");
         let path = device.path().to_str().expect("plain").to_owned();
-        let options = format!("{}{more}", self.kind.options);
         let mounted = Mounted::new(&["-t", self.kind.name, "-o", &options, &path], &root);
-        Mount { _mounted: mounted, _device: device, root }
+        Mount { _held: Held::ByKernel(mounted, device), root }
     }
 
     /// Changes the filesystem, and says what it holds then.

@@ -1,8 +1,10 @@
-//! `diff --files` beside walks of the kernel's mounts: what is told turns the one tree into the
-//! other, exactly, whatever was done between them.
+//! `diff --files` beside walks of the kernel's and ntfs-3g's mounts: what is told turns the one
+//! tree into the other, exactly, whatever was done between them.
 
 #[path = "../support/mod.rs"]
 mod common;
+#[path = "../support/ntfs_3g.rs"]
+mod ntfs_3g;
 
 mod cases;
 mod damage;
@@ -11,7 +13,9 @@ mod fixture;
 mod logical;
 #[path = "../support/logical.rs"]
 mod logical_disk;
+mod ntfs;
 mod operations;
 mod random;
+mod streams_by_chance;
 mod subvolumes;
 mod truth;

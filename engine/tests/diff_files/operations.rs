@@ -1,6 +1,7 @@
 //! What is done to a tree between two images.
 
 use std::fs::{self, File, FileTimes, Permissions};
+use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ const MANY: u64 = 2500;
 /// Bytes of files: empty, within an inode, a block, some, and more than one of an image's blocks.
 const LENGTHS: [usize; 8] = [0, 10, 150, 3000, 5000, 9000, 40_000, 300_000];
 
-fn pick<'a, T>(random: &mut Random, choices: &'a [T]) -> &'a T {
+pub fn pick<'a, T>(random: &mut Random, choices: &'a [T]) -> &'a T {
     let chosen = random.below(choices.len() as u64);
     &choices[usize::try_from(chosen).expect("few")]
 }
@@ -45,16 +46,17 @@ pub fn fill(root: &Path, seed: u64) {
     }
 }
 
-fn listed(root: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+/// The files and folders below `root`.
+pub fn listed(root: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let (mut files, mut folders, mut next) = (Vec::new(), Vec::new(), vec![root.to_owned()]);
     while let Some(folder) = next.pop() {
-        let mut entries: Vec<_> = fs::read_dir(&folder)
-            .expect("listed")
-            .map(|entry| entry.expect("listed").path())
-            .collect();
-        entries.sort();
-        for path in entries {
-            let file_type = fs::symlink_metadata(&path).expect("there").file_type();
+        let entry = |entry: io::Result<fs::DirEntry>| {
+            let entry = entry.expect("listed");
+            (entry.path(), entry.file_type().expect("known"))
+        };
+        let mut entries: Vec<_> = fs::read_dir(&folder).expect("listed").map(entry).collect();
+        entries.sort_by(|one, other| one.0.cmp(&other.0));
+        for (path, file_type) in entries {
             if file_type.is_dir() && !path.ends_with("lost+found") {
                 folders.push(path.clone());
                 next.push(path);
@@ -74,7 +76,7 @@ pub fn times(path: &Path) -> FileTimes {
         .set_accessed(metadata.accessed().expect("known"))
 }
 
-fn writable(path: &Path) -> File {
+pub fn writable(path: &Path) -> File {
     File::options().write(true).open(path).expect("opened")
 }
 

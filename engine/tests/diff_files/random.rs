@@ -1,9 +1,10 @@
 //! Operations by chance, and the listing that has to be their effect.
 
 use crate::fixture::{
-    BTRFS, BTRFS_PACKED, EXT4, EXT4_INLINE, Fixture, Kind, XFS, XFS_SMALL, compare_disks, report,
+    BTRFS, BTRFS_PACKED, EXT4, EXT4_INLINE, Fixture, Kind, NTFS, NTFS_SMALL_CLUSTERS, XFS,
+    XFS_SMALL, compare_disks, report,
 };
-use crate::{common, need, operations, truth};
+use crate::{common, need, operations, streams_by_chance, truth};
 use imgx_engine::block::Disk;
 use imgx_engine::job::{DiffFiles, FileDisk};
 
@@ -11,13 +12,24 @@ fn check(kind: &'static Kind, seed: u64) {
     need!(kind);
     let rounds = if common::is_long() { 20 } else { 3 };
     let fixture = Fixture::new(kind);
-    let mut before = fixture.change(|root| operations::fill(root, seed));
+    let mut before = fixture.change(|root| {
+        operations::fill(root, seed);
+        if kind.is_ntfs() {
+            streams_by_chance::fill(root, seed);
+        }
+    });
     fixture.capture();
     for round in 0..rounds {
         let context = format!("{} seed {seed} round {round}", kind.name);
         std::fs::copy(fixture.disk(), fixture.path("old")).expect("copied");
         let many = if round == 0 { 4 } else { 40 };
-        let after = fixture.change(|root| operations::change(root, seed * 100 + round, many));
+        let seed = seed * 100 + round;
+        let after = fixture.change(|root| {
+            operations::change(root, seed, many);
+            if kind.is_ntfs() {
+                streams_by_chance::change(root, seed, many / 2);
+            }
+        });
         fixture.capture();
         let told = fixture.compare();
         assert!(told.lost.is_empty(), "{context}: {:?}", told.lost);
@@ -51,4 +63,10 @@ fn listings_of_xfs_are_what_was_done() {
 fn listings_of_btrfs_are_what_was_done() {
     check(&BTRFS, 4);
     check(&BTRFS_PACKED, 5);
+}
+
+#[test]
+fn listings_of_ntfs_are_what_was_done() {
+    check(&NTFS, 6);
+    check(&NTFS_SMALL_CLUSTERS, 7);
 }

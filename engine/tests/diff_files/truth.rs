@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use imgx_engine::job::diff_files::{Aspect, ChangeKind, FileChange};
 use imgx_fixtures::tool;
@@ -13,11 +13,17 @@ use imgx_fixtures::tool;
 /// The number of a btrfs subvolume's own root.
 const FIRST_OF_SUBVOLUME: u64 = 256;
 
+use crate::streams_by_chance::{stream_of, streams_of};
+
 /// A file as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     /// The subvolume that it is in, of a btrfs, and its number there.
     ino: (u64, u64),
+    /// What tells a file of NTFS from another that had its number before.
+    generation: u64,
+    /// The name of a stream, of which its file has the number.
+    stream: Vec<u8>,
     born: Option<SystemTime>,
     links: u64,
     kind: u32,
@@ -63,9 +69,13 @@ fn walk(at: &Path, (path, volume): (&[u8], u64), tree: &mut Tree) {
         let is_own = !name.as_bytes().starts_with(b"system.ntfs");
         is_own.then(|| (name.as_bytes().to_vec(), value))
     });
+    let ticks = ticks(at);
+    let known = ticks.map(|ticks| SystemTime::UNIX_EPOCH + Duration::from_micros(ticks / 10));
     let seen = Seen {
         ino: (volume, metadata.ino()),
-        born: metadata.created().ok(),
+        generation: ticks.unwrap_or_default(),
+        stream: Vec::new(),
+        born: metadata.created().ok().or(known),
         links: metadata.nlink(),
         kind: metadata.mode() & 0o170_000,
         mode: metadata.mode() & 0o7777,
@@ -77,6 +87,10 @@ fn walk(at: &Path, (path, volume): (&[u8], u64), tree: &mut Tree) {
         xattrs: xattrs.collect(),
     };
     let own = if path.is_empty() { b"/".to_vec() } else { path.to_vec() };
+    for name in streams_of(at) {
+        let path = [&own, &b":"[..], &name].concat();
+        tree.insert(path, stream(at, &name, &seen));
+    }
     tree.insert(own, seen);
     if file_type.is_dir() {
         for entry in fs::read_dir(at).expect("listed") {
@@ -85,6 +99,25 @@ fn walk(at: &Path, (path, volume): (&[u8], u64), tree: &mut Tree) {
             walk(&entry.path(), (&path, volume), tree);
         }
     }
+}
+
+/// A stream of the file at `at`, which is as `file` but for its content.
+fn stream(at: &Path, name: &[u8], file: &Seen) -> Seen {
+    Seen {
+        stream: name.to_vec(),
+        kind: 0o100_000,
+        content: fs::read(stream_of(at, name)).expect("read"),
+        target: Vec::new(),
+        device: 0,
+        xattrs: BTreeMap::new(),
+        ..file.clone()
+    }
+}
+
+/// When a file of NTFS was made, in its own ticks, which FUSE does not say.
+fn ticks(at: &Path) -> Option<u64> {
+    let time = xattr::get(at, "system.ntfs_crtime").ok().flatten()?;
+    Some(u64::from_le_bytes(time.get(..8)?.try_into().ok()?))
 }
 
 fn folder_of(path: &[u8]) -> (Vec<u8>, &[u8]) {
@@ -142,7 +175,8 @@ pub fn assert_is_difference(context: &str, before: &Tree, after: &Tree, changes:
             assert_eq!(origin.as_ref(), Some(path), "{context}: {} is in both", show(path));
         }
         let mut same = before.iter().filter(|(old, was)| {
-            let is_one = (was.ino, was.born, was.kind) == (seen.ino, seen.born, seen.kind);
+            let id = |one: &Seen| (one.ino, one.stream.clone(), one.born, one.kind);
+            let is_one = id(was) == id(seen);
             was.links == 1 && is_one && seen.born.is_some() && !after.contains_key(*old)
         });
         let is_new = seen.links == 1 && !before.contains_key(path);
@@ -193,7 +227,9 @@ fn aspects(
         let names = entries(after, path);
         let stayed = |name: &Vec<u8>| {
             let (one, other) = (join(old, name), join(path, name));
-            origins.of(&other).as_ref() == Some(&one) && before[&one].ino == after[&other].ino
+            let number = |seen: &Seen| (seen.ino, seen.generation);
+            let is_one = || number(&before[&one]) == number(&after[&other]);
+            origins.of(&other).as_ref() == Some(&one) && is_one()
         };
         names != entries(before, old) || !names.iter().all(stayed)
     };

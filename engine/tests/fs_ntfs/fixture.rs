@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 use imgx_engine::base::{ByteCount, ByteOffset, ErrorContext, Result};
@@ -13,6 +12,7 @@ use imgx_fixtures::pattern::{Random, text};
 use imgx_fixtures::{mkfs, tool};
 
 use crate::common::folder_in_memory;
+use crate::ntfs_3g::Mount;
 use crate::truth::{self, Tree};
 
 pub const MIB: u64 = 1 << 20;
@@ -21,10 +21,8 @@ pub const MIB: u64 = 1 << 20;
 #[macro_export]
 macro_rules! need_ntfs_3g {
     () => {
-        let has_tools = ["mkfs.ntfs", "ntfs-3g"].into_iter().all(imgx_fixtures::tool::have);
-        let has_fuse = std::path::Path::new("/dev/fuse").exists();
-        if !has_tools || !has_fuse || !imgx_fixtures::tool::is_root() {
-            println!("skipped: no ntfs-3g, FUSE or root");
+        if let Some(reason) = $crate::ntfs_3g::missing() {
+            println!("skipped: {reason}");
             return;
         }
     };
@@ -83,13 +81,8 @@ impl Fixture {
 
     /// Mounts the volume with `options`.
     pub fn mount(&self, options: &str) -> Mount {
-        let point = self.path().join("mnt");
-        fs::create_dir_all(&point).expect("made");
-        let (image, target) = (self.image(), point.to_str().expect("plain").to_owned());
         let options = format!("{options},streams_interface=windows");
-        let arguments = ["-o", &options, image.to_str().expect("plain"), &target];
-        tool::run("ntfs-3g", &arguments).expect("mounted");
-        Mount(point)
+        Mount::new(&self.image(), &self.path().join("mnt"), &options)
     }
 
     /// Fills the volume through ntfs-3g; returns the truth of it, from a mount of its own.
@@ -110,43 +103,6 @@ impl Fixture {
         truth::assert_same(context, &truth::of_engine(filesystem.as_ref()), expected);
         filesystem
     }
-}
-
-/// A mounted volume, unmounted when dropped, after which its file is whole.
-pub struct Mount(pub PathBuf);
-
-impl Mount {
-    pub fn root(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let point = self.0.to_str().unwrap_or_default();
-        for _ in 0..200 {
-            let gone = Command::new("umount").arg(point).output();
-            if gone.is_ok_and(|output| output.status.success()) {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        // The driver goes on writing for a moment after that.
-        while is_served(point) {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-    }
-}
-
-/// Whether a process still serves the mount of `point`.
-fn is_served(point: &str) -> bool {
-    let processes = fs::read_dir("/proc").expect("there are processes").flatten();
-    let mut lines = processes.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-    lines.any(|line| {
-        let mut words = line.split(|byte| *byte == 0);
-        words.next().is_some_and(|word| word.ends_with(b"ntfs-3g"))
-            && words.any(|word| word == point.as_bytes())
-    })
 }
 
 /// Noise that no compression makes smaller.

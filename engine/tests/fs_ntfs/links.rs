@@ -46,7 +46,7 @@ fn special_files_are_what_interix_and_linux_made_them() {
 }
 
 /// The value of a reparse point with a target, as `setfattr` takes it.
-fn point(tag: u32, flags: Option<u32>, target: &str) -> String {
+pub fn point(tag: u32, flags: Option<u32>, target: &str) -> String {
     let name: Vec<u8> = target.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let length = u16::try_from(name.len()).expect("short");
     let mut data: Vec<u8> = [0, length, length, 0].iter().flat_map(|n| n.to_le_bytes()).collect();

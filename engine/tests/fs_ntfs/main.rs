@@ -5,11 +5,19 @@
 mod common;
 #[path = "../support/everything.rs"]
 mod everything;
+#[path = "../support/ntfs_3g.rs"]
+mod ntfs_3g;
+#[path = "../diff_files/operations.rs"]
+mod operations;
+#[path = "../diff_files/streams_by_chance.rs"]
+mod streams_by_chance;
 
+mod by_number;
 mod damage;
 mod fixture;
 mod folders;
 mod free;
+mod layouts;
 mod links;
 mod speed;
 mod streams;

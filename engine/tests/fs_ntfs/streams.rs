@@ -8,11 +8,11 @@ use std::path::Path;
 
 use imgx_engine::fs::{FileType, Filesystem};
 use imgx_fixtures::pattern::text;
-use imgx_fixtures::tool;
 
-use crate::fixture::{Fixture, MIB, Mount, noise, open};
+use crate::fixture::{Fixture, MIB, noise, open};
 use crate::links::find;
 use crate::need_ntfs_3g;
+use crate::ntfs_3g::Mount;
 
 /// The streams of a folder's files by their names, read whole.
 fn streams(filesystem: &dyn Filesystem, path: &str) -> BTreeMap<String, Vec<u8>> {
@@ -82,10 +82,7 @@ fn a_stream_and_a_file_of_one_name_are_told_apart() {
     });
     // Without streams, ntfs-3g makes a file of that name.
     let point = fixture.path().join("mnt");
-    let image = fixture.image();
-    let paths = [image.to_str().expect("plain"), point.to_str().expect("plain")];
-    tool::run("ntfs-3g", &["-o", "streams_interface=none", paths[0], paths[1]]).expect("mounted");
-    let mount = Mount(point);
+    let mount = Mount::new(&fixture.image(), &point, "streams_interface=none");
     fs::write(mount.root().join("file:name"), "another file").expect("written");
     drop(mount);
     let filesystem = open(&fixture.image()).expect("opened");

@@ -16,7 +16,7 @@ use crate::base::limits::MAX_FOLDER_BLOCKS;
 use crate::base::{Error, ErrorKind, Result};
 
 /// The name of the attributes of a folder: `$I30`.
-const I30: &[u8] = b"$\0I\x003\x000\0";
+pub(super) const I30: &[u8] = b"$\0I\x003\x000\0";
 /// `INDEX_HEADER.Flags`: there are blocks.
 const LARGE: u8 = 1;
 /// Flags of an entry: there is a node before it; it is the last, which has no name.

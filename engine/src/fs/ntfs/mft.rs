@@ -1,5 +1,6 @@
 //! The master file table: records by number, and with them the files and their attributes.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use super::attribute::{Attribute, kind};
@@ -7,10 +8,10 @@ use super::boot::Boot;
 use super::list::{self, ListEntry};
 use super::record::Record;
 use super::space::Space;
-use super::stream::Stream;
+use super::stream::{Body, Stream};
 use super::units::{Lcn, RecordNumber, Reference, bytes};
 use crate::base::limits::MAX_ATTRIBUTE_LIST;
-use crate::base::{Error, Result};
+use crate::base::{ByteRange, Error, Result};
 
 /// Records that there is a copy of.
 const MIRRORED: u64 = 4;
@@ -18,7 +19,7 @@ const MIRRORED: u64 = 4;
 /// The table.
 pub(super) struct Mft {
     pub space: Space,
-    record_size: usize,
+    pub record_size: usize,
     mirror: Lcn,
     table: Stream,
 }
@@ -32,6 +33,12 @@ pub(super) struct File {
 impl File {
     pub(super) fn reference(&self) -> Reference {
         Reference::new(self.record.number.0, self.record.sequence)
+    }
+
+    /// The records that it needs besides its first, ascending.
+    pub(super) fn later_records(&self) -> BTreeSet<u64> {
+        let records = self.list.iter().flatten().map(|entry| entry.record.number().0);
+        records.filter(|number| *number != self.record.number.0).collect()
     }
 
     /// An error about this file.
@@ -127,6 +134,23 @@ impl Mft {
         &self.table
     }
 
+    /// Where record `number` is: in two places or more only where clusters are smaller than it.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is beyond the table's end.
+    pub(super) fn places(&self, number: u64) -> Result<Vec<ByteRange>> {
+        let mut at = number.saturating_mul(bytes(self.record_size));
+        let end = at.saturating_add(bytes(self.record_size));
+        let mut places = Vec::new();
+        while let (Body::Mapped(runs), true) = (&self.table.body, at < end) {
+            let stretch = Stream::stretch(runs, &self.space, at)?;
+            let length = stretch.length.min(end.saturating_sub(at)).max(1);
+            places.extend(stretch.place.map(|place| ByteRange::new(place, length)));
+            at = at.saturating_add(length);
+        }
+        Ok(places)
+    }
+
     /// The file that `reference` means.
     ///
     /// # Errors
@@ -141,7 +165,11 @@ impl Mft {
         self.file_of(record)
     }
 
-    fn file_of(&self, record: Record) -> Result<File> {
+    /// The file whose first record is `record`.
+    ///
+    /// # Errors
+    /// `Corrupt` when the list of its attributes is damaged; the volume's own.
+    pub(super) fn file_of(&self, record: Record) -> Result<File> {
         let mut list = None;
         for attribute in record.attributes() {
             let attribute = attribute?;

@@ -13,6 +13,8 @@
 //! that files have for DOS are not listed, nor are the filesystem's own files; both can be looked
 //! up.
 //!
+//! `numbered` goes through the table instead of the folders.
+//!
 //! Names of fields are those of Microsoft's headers, as the projects that document the format give
 //! them: linux-ntfs ("NTFS Documentation") and libfsntfs.
 
@@ -30,6 +32,7 @@ mod lznt1;
 mod mft;
 mod name;
 mod nature;
+mod numbered;
 mod open;
 mod record;
 mod reparse;
@@ -43,7 +46,9 @@ mod wof;
 
 pub(super) use open::{open, open_by_backup};
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::sync::OnceLock;
 
 use self::attribute::kind;
 use self::compressed::Compressed;
@@ -57,7 +62,8 @@ use self::units::{Reference, bytes};
 use self::upcase::UpCase;
 use self::wof::Overlaid;
 use super::{
-    DirEntry, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Visit, Xattr,
+    DirEntry, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Numbered, Visit,
+    Xattr,
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 
@@ -75,6 +81,8 @@ pub(super) struct Ntfs {
     info: FilesystemInfo,
     /// Why it is not certain what is free, if it is not.
     doubt: Option<String>,
+    /// The folders of the filesystem's own, once they were asked for.
+    own_folders: OnceLock<HashSet<Reference>>,
 }
 
 impl Ntfs {
@@ -284,6 +292,11 @@ impl Filesystem for Ntfs {
 
     fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         self.free_ranges(visit)
+    }
+
+    fn numbered(&self) -> Option<&dyn Numbered> {
+        // Where a log was not replayed, folders and records may not go together.
+        self.doubt.is_none().then_some(self)
     }
 }
 

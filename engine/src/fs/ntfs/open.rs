@@ -1,6 +1,6 @@
 //! Opening: which boot sector is to be believed, and what is to be said about the volume.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::attribute::kind;
 use super::boot::{Boot, Found};
@@ -125,7 +125,7 @@ fn assemble(volume: &Arc<dyn ReadAt>, boot: &Boot, is_copy: bool) -> Result<Ntfs
         block_size: u32::try_from(boot.cluster_size).unwrap_or(u32::MAX),
         notes: remarks.notes,
     };
-    Ok(Ntfs { mft, upcase, info, doubt: remarks.doubt })
+    Ok(Ntfs { mft, upcase, info, doubt: remarks.doubt, own_folders: OnceLock::new() })
 }
 
 /// The volume's name; and what its flags mean.

@@ -3,9 +3,11 @@
 use super::attribute::Attribute;
 use super::fixup;
 use super::units::{RecordNumber, Reference, index};
-use crate::base::fields::{le16, le32, le64};
+use crate::base::fields::{has, le16, le32, le64};
 use crate::base::{Error, Result};
 
+/// How a record begins.
+const MAGIC: &[u8; 4] = b"FILE";
 /// `Flags`.
 const IN_USE: u16 = 0x1;
 const IS_FOLDER: u16 = 0x2;
@@ -29,7 +31,7 @@ impl Record {
     /// # Errors
     /// `Corrupt` when it is not whole, or not in use.
     pub(super) fn parse(number: RecordNumber, mut bytes: Vec<u8>) -> Result<Self> {
-        fixup::apply(&mut bytes, b"FILE").map_err(|error| error.within(number))?;
+        fixup::apply(&mut bytes, MAGIC).map_err(|error| error.within(number))?;
         let field = |at| le16(&bytes, at).unwrap_or_default();
         let sequence = field(0x10); // SequenceNumber
         let first = usize::from(field(0x14)); // FirstAttributeOffset
@@ -45,6 +47,19 @@ impl Record {
         }
         let is_folder = flags & IS_FOLDER != 0;
         Ok(Self { number, sequence, base, is_folder, bytes, attributes: (first, end) })
+    }
+
+    /// As [`parse`](Self::parse) of a part of the table; `None` where there is no record, or none in
+    /// use.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is not whole.
+    pub(super) fn parse_used(number: RecordNumber, bytes: &[u8]) -> Result<Option<Self>> {
+        let is_blank = has(bytes, 0, &[0; 4]);
+        let flags = le16(bytes, 0x16).unwrap_or_default(); // Flags
+        let is_unused = has(bytes, 0, MAGIC) && flags & IN_USE == 0;
+        let is_there = !is_blank && !is_unused;
+        is_there.then(|| Self::parse(number, bytes.to_vec())).transpose()
     }
 
     /// Its attributes; after one that is damaged, nothing more can be found.

@@ -99,16 +99,16 @@ fn link(data: &[u8], start: usize, is_relative: bool) -> Option<Reparse> {
     Some(Reparse::Absolute(target))
 }
 
+/// What is called for each folder on a way.
+type VisitFolder<'a> = &'a mut dyn FnMut(&File) -> Result<()>;
+
 impl Ntfs {
     /// What a link to a path of Windows' means here: if there is such a path on this volume, the
     /// way to it from the link's folder, as drivers have it; else the path as it is, with the drive.
     pub(super) fn resolve(&self, link: &File, target: Vec<u8>) -> Vec<u8> {
-        let path = match target.as_slice() {
-            [drive, b':', b'/', path @ ..] if drive.is_ascii_alphabetic() => path,
-            _ => return target,
-        };
-        let is_here = matches!(self.is_here(path), Ok(true));
-        let depth = self.depth(link).filter(|_| is_here);
+        let Some(path) = on_a_drive(&target) else { return target };
+        let is_here = matches!(self.is_here(path, &mut |_| Ok(())), Ok(true));
+        let depth = self.depth(link, &mut |_| Ok(())).ok().flatten().filter(|_| is_here);
         let Some(depth) = depth else { return target };
         let path = path.strip_suffix(b"/").unwrap_or(path);
         let mut way = b"../".repeat(depth);
@@ -120,12 +120,32 @@ impl Ntfs {
         }
     }
 
-    fn is_here(&self, path: &[u8]) -> Result<bool> {
+    /// Shows the folders by which [`resolve`](Self::resolve) finds out what a link means to `visit`:
+    /// first those that the path leads through, then, with `false`, those that the link is in.
+    ///
+    /// # Errors
+    /// Those of `visit`; `Corrupt` when a folder is damaged; the volume's own.
+    pub(super) fn each_on_the_way(
+        &self,
+        link: &File,
+        target: &[u8],
+        visit: &mut dyn FnMut(&File, bool) -> Result<()>,
+    ) -> Result<()> {
+        if let Some(path) = on_a_drive(target) {
+            self.is_here(path, &mut |folder| visit(folder, true))?;
+            self.depth(link, &mut |folder| visit(folder, false))?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is such a path; shows the folders that it leads through.
+    fn is_here(&self, path: &[u8], visit: VisitFolder<'_>) -> Result<bool> {
         let mut folder = super::ROOT;
         let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
         for name in names.take(MAX_LINKED_DEPTH) {
             let Some(name) = name::from_text(name) else { return Ok(false) };
             let file = self.mft.file(folder)?;
+            visit(&file)?;
             let is_folder = file.record.is_folder;
             let found = match is_folder {
                 true => Index::open(&self.mft, &file)?.find(&name, &self.upcase)?,
@@ -137,27 +157,37 @@ impl Ntfs {
         Ok(true)
     }
 
-    /// Folders between the root and `file`.
-    fn depth(&self, file: &File) -> Option<usize> {
+    /// Folders between the root and `file`, which are shown; `None` if they do not lead there.
+    fn depth(&self, file: &File, visit: VisitFolder<'_>) -> Result<Option<usize>> {
         let mut parent = self.parent(file)?;
         for depth in 0..MAX_LINKED_DEPTH {
-            if parent.number() == super::ROOT.number() {
-                return Some(depth);
+            let Some(above) = parent else { return Ok(None) };
+            if above.number() == super::ROOT.number() {
+                return Ok(Some(depth));
             }
-            parent = self.parent(&self.mft.file(parent).ok()?)?;
+            let above = self.mft.file(above)?;
+            visit(&above)?;
+            parent = self.parent(&above)?;
         }
-        None
+        Ok(None)
     }
 
-    fn parent(&self, file: &File) -> Option<Reference> {
+    fn parent(&self, file: &File) -> Result<Option<Reference>> {
         let mut parent = None;
-        let found = self.mft.each_attribute(file, kind::FILE_NAME, None, &mut |attribute| {
+        self.mft.each_attribute(file, kind::FILE_NAME, None, &mut |attribute| {
             if let Form::Resident(value) = attribute.form {
                 parent = FileName::parse(value).map(|name| name.parent);
             }
             Ok(std::ops::ControlFlow::Break(()))
-        });
-        found.ok()?;
-        parent
+        })?;
+        Ok(parent)
+    }
+}
+
+/// The path of a target on a drive, from the drive's root on.
+fn on_a_drive(target: &[u8]) -> Option<&[u8]> {
+    match target {
+        [drive, b':', b'/', path @ ..] if drive.is_ascii_alphabetic() => Some(path),
+        _ => None,
     }
 }

@@ -5,7 +5,7 @@ use super::runs::Runs;
 use super::space::Space;
 use super::units::{Vcn, bytes, index};
 use crate::base::fields::slice;
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{ByteRange, Error, ErrorKind, Result};
 
 /// The value of an attribute.
 #[derive(Debug, Clone)]
@@ -132,6 +132,25 @@ impl Stream {
         offset: u64,
         buffer: &mut [u8],
     ) -> Result<()> {
+        self.read_by(space, offset, buffer, &|place, part| space.read_metadata(place, part))
+    }
+
+    /// As [`read_metadata`](Self::read_metadata), past the cache: what is read once from end to end
+    /// would only flush it.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn read_once(&self, space: &Space, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.read_by(space, offset, buffer, &|place, part| space.read(place, part))
+    }
+
+    fn read_by(
+        &self,
+        space: &Space,
+        offset: u64,
+        buffer: &mut [u8],
+        read: &dyn Fn(u64, &mut [u8]) -> Result<()>,
+    ) -> Result<()> {
         let end = offset.checked_add(bytes(buffer.len()));
         if end.is_none_or(|end| end > self.size) {
             let (expected, found) = (format!("{} bytes", buffer.len()), format!("{}", self.size));
@@ -160,13 +179,25 @@ impl Stream {
             let count = index(stretch.length.min(left)).min(rest.len());
             let (part, after) = rest.split_at_mut(count);
             match stretch.place {
-                Some(place) => space.read_metadata(place, part)?,
+                Some(place) => read(place, part)?,
                 None => part.fill(0),
             }
             at = at.saturating_add(bytes(count));
             rest = after;
         }
         Ok(())
+    }
+
+    /// The clusters that it is on.
+    pub(super) fn places<'a>(&'a self, space: &'a Space) -> impl Iterator<Item = ByteRange> + 'a {
+        let runs = match &self.body {
+            Body::Resident(_) => None,
+            Body::Mapped(runs) => Some(runs.iter()),
+        };
+        runs.into_iter().flatten().filter_map(|run| {
+            let length = run.count.saturating_mul(space.cluster_size);
+            run.place.map(|place| ByteRange::new(space.offset(place), length))
+        })
     }
 
     /// All of a value of at most `most` bytes.

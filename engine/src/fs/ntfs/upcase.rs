@@ -33,6 +33,12 @@ impl UpCase {
         Ok(Self { table: units.iter().map(|unit| u16::from_le_bytes(*unit)).collect() })
     }
 
+    /// All that it says, in numbers.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
+        let packed = |units: &[u16]| units.iter().fold(0, |all, unit| all << 16 | u64::from(*unit));
+        self.table.chunks(4).map(packed)
+    }
+
     pub(super) fn upper(&self, unit: u16) -> u16 {
         self.table.get(usize::from(unit)).copied().unwrap_or(unit)
     }

@@ -178,6 +178,11 @@ impl<'a> States<'a> {
         if !disturbed.record && !disturbed.body {
             return Ok(Verdict::Same);
         }
+        // Its folders list them beside it, and are the same themselves.
+        let [before, after] = self.numbered.map(|numbered| numbered.stream_names(file));
+        if before? != after? {
+            return Ok(Verdict::Changed);
+        }
         let is_folder = files.iter().all(|one| one.is_folder);
         let may_have_others = is_folder && (disturbed.body || !disturbed.has_body);
         if may_have_others
