@@ -61,8 +61,8 @@ impl Scope {
         Ok(Some(scope))
     }
 
-    /// Notes what has to be met on one side; returns the folders that lead to it, as far as they
-    /// do not differ themselves.
+    /// Notes what has to be met on one side; returns the folders that differ or name what does.
+    /// `None` if these were not found.
     fn expect(
         &mut self,
         side: Side,

@@ -1,9 +1,9 @@
 //! Which files differ between two states of one filesystem, by their numbers alone.
 //!
 //! All files in use are gone through on both sides, without a folder being read. A file whose
-//! parts are the same and lie where the volumes are, is the same; every other one is compared.
-//! This finds what was written without its times being changed as well as anything else does. It
-//! takes that no file in use is damaged: whoever asks falls back to the walk of all folders.
+//! parts are at the same places, where the volumes hold the same bytes, is the same; every other
+//! one is compared. So what was written with its times put back is found like anything else. No
+//! file in use may be damaged: then nothing is known, and all folders are walked.
 
 use std::ops::ControlFlow;
 
