@@ -168,3 +168,20 @@ fn a_name_that_leads_to_no_file_leads_to_damage() {
         assert!(fs::metadata(mount.root().join(name)).is_err(), "the kernel reads {name}");
     }
 }
+
+#[test]
+fn inode_tables_that_claim_more_than_the_volume_are_not_gone_through() {
+    need_mounts!();
+    let fixture = Fixture::make(16 * MIB, &["-t", "ext2", "-b", "1024", "-I", "128"]);
+    fixture.fill(|root| fs::write(root.join("file"), "little").expect("written"));
+    let mut bytes = fs::read(fixture.image()).expect("read");
+    // Larger inodes in the same number.
+    bytes[1024 + 0x58..1024 + 0x5a].copy_from_slice(&1024_u16.to_le_bytes());
+    let count = u32::from_le_bytes(bytes[1024..1028].try_into().expect("four"));
+    bytes.resize(usize::try_from(count).expect("small") * 1024 - 1, 0);
+    let filesystem = open_bytes(bytes).expect("opened");
+    let numbered = filesystem.numbered().expect("files have numbers");
+    let shown = numbered.each_file(None, &mut |_| ControlFlow::Continue(()));
+    let error = shown.expect_err("there is no room for them").to_string();
+    assert!(error.contains("no more than the volume"), "{error}");
+}

@@ -200,3 +200,36 @@ fn flipped_bytes_cause_no_panic_and_no_endless_walk() {
     println!("{broken} of {runs} runs met an error");
     assert!(broken > runs / 20, "nothing was damaged");
 }
+
+#[test]
+fn a_file_table_that_claims_more_than_the_volume_is_not_gone_through() {
+    need_ntfs_3g!();
+    let fixture = Fixture::make(24 * MIB, 4096);
+    fixture.fill("", |root| fs::write(root.join("file"), "content").expect("written"));
+    let mut bytes = fs::read(fixture.image()).expect("read");
+    let shown = |bytes: &[u8]| {
+        let filesystem = open_bytes(bytes.to_vec()).expect("opened");
+        assert_eq!(filesystem.metadata(find(filesystem.as_ref(), "file")).expect("there").size, 7);
+        let numbered = filesystem.numbered().expect("files have numbers");
+        numbered.each_file(None, &mut |_| ControlFlow::Continue(()))
+    };
+    shown(&bytes).expect("it is sound");
+    // A hole behind the table's one run: 32,767 clusters of blank records.
+    let record = table(&bytes);
+    let mut at = record + usize::from(bytes[record + 0x14]);
+    while bytes[at] != 0x80 {
+        at += usize::from(bytes[at + 4]);
+    }
+    let runs = at + usize::from(bytes[at + 0x20]);
+    let (count, place) = (usize::from(bytes[runs] & 0xf), usize::from(bytes[runs] >> 4));
+    let length = &bytes[runs + 1..runs + 1 + count];
+    let clusters = length.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte)) + 0x7fff;
+    let next = runs + 1 + count + place;
+    bytes[next..next + 4].copy_from_slice(&[2, 0xff, 0x7f, 0]);
+    bytes[at + 0x18..at + 0x20].copy_from_slice(&(clusters - 1).to_le_bytes());
+    for field in [0x28, 0x30, 0x38] {
+        bytes[at + field..at + field + 8].copy_from_slice(&(clusters * 4096).to_le_bytes());
+    }
+    let error = shown(&bytes).expect_err("it is larger than the volume");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}

@@ -24,6 +24,11 @@ impl Blocks {
         &self.geometry
     }
 
+    /// Bytes of the volume.
+    pub(super) fn volume_size(&self) -> u64 {
+        self.volume.size().0
+    }
+
     /// A block of metadata.
     ///
     /// # Errors
@@ -46,7 +51,7 @@ impl Blocks {
     /// `Corrupt` beyond the volume's end; the volume's own.
     pub(super) fn read_bytes(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let end = offset.checked_add(bytes(buffer.len()));
-        let size = self.volume.size().0;
+        let size = self.volume_size();
         if end.is_none_or(|end| end > size) {
             let expected = format!("{} bytes", buffer.len());
             let found = format!("the volume's end at {size}");

@@ -8,7 +8,7 @@ use super::map::RunPlace;
 use super::units::{BlockNumber, FileBlock, GroupNumber, InodeNumber, ROOT_INODE, index};
 use super::{Ext, id, number};
 use crate::base::fields::{le16, le32};
-use crate::base::{ByteRange, Result};
+use crate::base::{ByteRange, Error, Result};
 use crate::fs::{FileId, FileType, InUse, Numbered, Part, Visit};
 
 /// Bytes of an inode table that are read at once.
@@ -40,6 +40,12 @@ impl Numbered for Ext {
         let first = InodeNumber(after.saturating_add(1));
         if first.0 > geometry.inode_count {
             return Ok(());
+        }
+        // Tables lie apart, so that what they claim to be they take.
+        let size = u64::from(geometry.inode_size);
+        let tables = u64::from(geometry.inode_count).saturating_mul(size);
+        if tables > self.blocks.volume_size() {
+            return Err(Error::corrupt("inode tables", "no more than the volume", tables));
         }
         let (group, mut place) = geometry.locate(first)?;
         for group in (group.0..geometry.group_count).map(GroupNumber) {

@@ -43,7 +43,12 @@ impl Numbered for Ntfs {
             _ => visit(one),
         };
         let size = bytes(self.mft.record_size);
-        let count = self.mft.table().size.checked_div(size).unwrap_or_default();
+        let table = self.mft.table().size;
+        // It has no holes, so that what it claims to be it takes.
+        if table > self.mft.space.volume_size() {
+            return Err(Error::corrupt("file table", "no more than the volume", table));
+        }
+        let count = table.checked_div(size).unwrap_or_default();
         let at_once = READ_AT_ONCE.checked_div(size).unwrap_or_default().max(1);
         // Streams of the same file may be left.
         let mut next = after.map_or(ROOT, |after| Reference(after.number)).number().0;

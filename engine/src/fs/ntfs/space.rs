@@ -25,6 +25,10 @@ impl Space {
         let (cluster_size, clusters) = (boot.cluster_size, boot.clusters);
         Self { volume, cluster_size, clusters, cache: Recent::new(CACHED_FS_BLOCKS) }
     }
+    /// Bytes of the volume.
+    pub(super) fn volume_size(&self) -> u64 {
+        self.volume.size().0
+    }
 
     /// The first byte of a cluster.
     pub(super) fn offset(&self, cluster: Lcn) -> u64 {
