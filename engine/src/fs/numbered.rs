@@ -1,6 +1,8 @@
 //! Files by their numbers, without the way through folders: what a comparison of two states of one
 //! filesystem goes by.
 
+use std::ops::ControlFlow;
+
 use super::{FileId, Visit};
 use crate::base::{ByteRange, Result};
 
@@ -16,7 +18,8 @@ pub struct InUse {
 /// Bytes of the volume that a file consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// What every file has: its inode or record, with all that lies within it.
+    /// What every file has: its inode or record, with all that lies within it; but that of a
+    /// folder whose entries may lie within it is a structure.
     Record(ByteRange),
     /// Further structures: a folder's entries, a link's target, extended attributes, the map to
     /// either or to a content.
@@ -25,13 +28,23 @@ pub enum Part {
     Content(ByteRange),
 }
 
+impl Part {
+    /// The bytes, whatever they are of the file.
+    #[must_use]
+    pub fn range(&self) -> ByteRange {
+        match *self {
+            Self::Record(range) | Self::Structure(range) | Self::Content(range) => range,
+        }
+    }
+}
+
 /// A filesystem's files by their numbers.
 ///
 /// Files that have one number in two states of a filesystem whose [`basis`](Self::basis) is one are
 /// the same, with all that [`Filesystem`](super::Filesystem) says of them but the time of their
-/// last reading, if both have the same parts and those hold the same bytes. If only records are
-/// not, folders have the same entries where there are further parts. Errors are as there; each
-/// makes it uncertain which files there are.
+/// last reading, if both have the same parts and those hold the same bytes. If only records do
+/// not, folders have the same entries. Errors are as there; each makes it uncertain which files
+/// there are.
 ///
 /// Streams are files of their own, which every folder that names their file lists beside it: of
 /// those nothing is said by the folder's parts, but by [`stream_names`](Self::stream_names).
@@ -76,5 +89,20 @@ pub trait Numbered: Sync {
     /// See [`Numbered`].
     fn stream_names(&self, _file: FileId) -> Result<Vec<Vec<u8>>> {
         Ok(Vec::new())
+    }
+}
+
+impl dyn Numbered + '_ {
+    /// The next files in use behind `after`, `most` of them; fewer only if there are no more.
+    ///
+    /// # Errors
+    /// Those of [`each_file`](Numbered::each_file).
+    pub fn next_files(&self, after: Option<FileId>, most: usize) -> Result<Vec<InUse>> {
+        let mut files = Vec::new();
+        self.each_file(after, &mut |file| {
+            files.push(file);
+            if files.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(files)
     }
 }

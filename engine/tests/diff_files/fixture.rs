@@ -41,20 +41,11 @@ pub const XFS: Kind = Kind {
     make: &["mkfs.xfs", "-q", "-f"],
     options: "noatime,nouuid",
 };
-pub const XFS_SMALL: Kind = Kind {
-    name: "xfs",
-    size: 320 << 20,
-    make: &["mkfs.xfs", "-q", "-f", "-b", "size=1024", "-n", "size=4096"],
-    options: "noatime,nouuid",
-};
+pub const XFS_SMALL: Kind =
+    Kind { make: &["mkfs.xfs", "-q", "-f", "-b", "size=1024", "-n", "size=4096"], ..XFS };
 pub const BTRFS: Kind =
     Kind { name: "btrfs", size: 160 << 20, make: &["mkfs.btrfs", "-q", "-f"], options: "noatime" };
-pub const BTRFS_PACKED: Kind = Kind {
-    name: "btrfs",
-    size: 160 << 20,
-    make: &["mkfs.btrfs", "-q", "-f"],
-    options: "noatime,compress-force=zstd",
-};
+pub const BTRFS_PACKED: Kind = Kind { options: "noatime,compress-force=zstd", ..BTRFS };
 
 pub const NTFS: Kind = Kind {
     name: "ntfs",

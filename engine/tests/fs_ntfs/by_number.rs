@@ -126,8 +126,8 @@ impl State {
     /// What a file consists of: its parts and what they hold.
     fn parts(&self, file: FileId) -> Vec<(Part, Vec<u8>)> {
         let mut parts = Vec::new();
-        let take = &mut |part| {
-            let (Part::Record(range) | Part::Structure(range) | Part::Content(range)) = part;
+        let take = &mut |part: Part| {
+            let range = part.range();
             let mut held = vec![0; usize::try_from(range.len()).expect("small")];
             self.bytes.read_exact_at(ByteOffset(range.start), &mut held).expect("on the volume");
             parts.push((part, held));

@@ -64,12 +64,6 @@ fn parts(numbered: &dyn Numbered, file: FileId) -> Result<Vec<Part>> {
     Ok(found)
 }
 
-fn range_of(part: Part) -> ByteRange {
-    match part {
-        Part::Record(range) | Part::Structure(range) | Part::Content(range) => range,
-    }
-}
-
 fn assert_numbered(context: &str, filesystem: &dyn Filesystem, known: &BTreeMap<u64, Known>) {
     let numbered = numbered(filesystem);
     let found = files(numbered, None, usize::MAX);
@@ -382,7 +376,7 @@ fn all_that_is_said_of_a_file_follows_from_its_parts() {
             if is_plain && place % 50 > 0 {
                 continue;
             }
-            let seen: Vec<ByteRange> = parts.iter().copied().map(range_of).collect();
+            let seen: Vec<ByteRange> = parts.iter().map(Part::range).collect();
             let masked = Arc::new(Masked {
                 bytes: Arc::clone(&bytes),
                 is_covered: AtomicBool::new(false),
@@ -412,7 +406,7 @@ fn snapshot(fixture: &Fixture) -> BTreeMap<u64, Vec<(Part, blake3::Hash)>> {
     let files = files(numbered, None, usize::MAX).expect("told");
     let with_content = files.into_iter().map(|InUse { file, .. }| {
         let parts = parts(numbered, file).expect("told").into_iter().map(|part| {
-            let ByteRange { start, end } = range_of(part);
+            let ByteRange { start, end } = part.range();
             let place =
                 usize::try_from(start).expect("small")..usize::try_from(end).expect("small");
             (part, blake3::hash(&bytes[place]))

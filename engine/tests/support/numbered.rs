@@ -124,8 +124,8 @@ pub fn assert_shows(context: &str, filesystem: &dyn Filesystem, mount: &BTreeMap
 fn parts(filesystem: &dyn Filesystem, bytes: &[u8], file: FileId) -> Vec<(Part, Vec<u8>)> {
     let mut parts = Vec::new();
     let numbered = filesystem.numbered().expect("files have numbers");
-    let take = &mut |part| {
-        let (Part::Record(range) | Part::Structure(range) | Part::Content(range)) = part;
+    let take = &mut |part: Part| {
+        let range = part.range();
         let mut held = vec![0; usize::try_from(range.len()).expect("small")];
         bytes.read_exact_at(ByteOffset(range.start), &mut held).expect("on the volume");
         parts.push((part, held));
@@ -202,7 +202,7 @@ pub fn assert_reads_are_parts(context: &str, bytes: Vec<u8>, unit: u64, shared: 
             continue;
         }
         for (part, _) in own {
-            let (Part::Record(range) | Part::Structure(range) | Part::Content(range)) = part;
+            let range = part.range();
             let (start, end) = (range.start / unit * unit, range.end.next_multiple_of(unit));
             known.push(ByteRange { start, end });
         }

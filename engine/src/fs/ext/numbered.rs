@@ -6,7 +6,7 @@ use super::features::incompat;
 use super::inode::{Inode, flags};
 use super::map::RunPlace;
 use super::units::{BlockNumber, FileBlock, GroupNumber, InodeNumber, ROOT_INODE, index};
-use super::{Ext, id, number};
+use super::{Ext, id};
 use crate::base::fields::{le16, le32};
 use crate::base::{ByteRange, Error, Result};
 use crate::fs::{FileId, FileType, InUse, Numbered, Part, Visit};
@@ -72,7 +72,7 @@ impl Numbered for Ext {
     }
 
     fn folders_of(&self, file: FileId) -> Result<Option<Vec<FileId>>> {
-        let inode = self.inode(number(file)?)?;
+        let inode = self.file(file)?;
         if inode.file_type()? != FileType::Directory {
             return Ok(None);
         }

@@ -51,7 +51,12 @@ impl Numbered for Xfs {
 
     fn parts(&self, file: FileId, visit: Visit<'_, Part>) -> Result<()> {
         let inode = self.file(file)?;
-        let mut parts = vec![Part::Record(self.inode_place(inode.number)?)];
+        let place = self.inode_place(inode.number)?;
+        let is_folder = inode.file_type()? == FileType::Directory;
+        let mut parts = match is_folder && inode.data_fork()?.form == Form::Local {
+            true => vec![Part::Structure(place)],
+            false => vec![Part::Record(place)],
+        };
         if let Some(fork) = inode.attribute_fork()? {
             self.structure_parts(&inode, &fork, &mut parts)?;
         }
@@ -169,13 +174,6 @@ impl Xfs {
                 self.each_run(&mut map, end, &mut |first, count| {
                     add(parts, Part::Content(self.geometry().range(first, count)))
                 })
-            }
-            FileType::Directory if fork.form == Form::Local => {
-                // Beside attributes that are not in it, the inode is a folder's structure as well.
-                if parts.len() > 1 {
-                    parts.push(Part::Structure(self.inode_place(inode.number)?));
-                }
-                Ok(())
             }
             FileType::Directory | FileType::Symlink => self.structure_parts(inode, &fork, parts),
             _ => Ok(()),

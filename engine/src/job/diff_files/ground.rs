@@ -98,16 +98,28 @@ pub(super) fn count_by_reading(volumes: [&dyn ReadAt; 2], observer: &dyn Observe
             return Err(crate::base::Error::cancelled());
         }
         let length = COUNTED.min(smaller - at);
-        for (volume, buffer) in volumes.iter().zip(&mut buffers) {
-            buffer.resize(usize::try_from(length).unwrap_or_default(), 0);
-            volume.read_exact_at(ByteOffset(at), buffer)?;
-        }
-        if buffers[0] != buffers[1] {
+        if differ_in(volumes, ByteRange::new(at, length), &mut buffers)? {
             bytes += length;
         }
         at += length;
     }
     Ok(bytes)
+}
+
+/// Whether two volumes hold different bytes in `range`, which are read into `buffers` whole.
+///
+/// # Errors
+/// Those of the volumes.
+pub(super) fn differ_in(
+    volumes: [&dyn ReadAt; 2],
+    range: ByteRange,
+    buffers: &mut [Vec<u8>; 2],
+) -> Result<bool> {
+    for (volume, buffer) in volumes.iter().zip(&mut *buffers) {
+        buffer.resize(usize::try_from(range.len()).unwrap_or_default(), 0);
+        volume.read_exact_at(ByteOffset(range.start), buffer)?;
+    }
+    Ok(buffers[0] != buffers[1])
 }
 
 /// See [`Ground::shared`].

@@ -11,9 +11,10 @@ use rayon::prelude::*;
 
 use super::change::Side;
 use super::compare::{Comparer, Pair};
+use super::ground::differ_in;
 use super::names::Names;
 use crate::base::limits::{MAX_COMPARED_EXTENTS, MAX_IO_SIZE};
-use crate::base::{ByteOffset, ByteRange, Error, ErrorKind, Result};
+use crate::base::{ByteRange, Error, ErrorKind, Result};
 use crate::block::ReadAt;
 use crate::fs::{FileId, InUse, Numbered, Part};
 use crate::job::files::list_sorted;
@@ -54,8 +55,6 @@ enum Verdict {
 struct Disturbed {
     record: bool,
     body: bool,
-    /// Whether there is a body: parts besides the record.
-    has_body: bool,
 }
 
 /// Files that follow one another, of both sides.
@@ -128,27 +127,15 @@ impl Suspects {
     }
 }
 
-/// Some of the files of one side behind `after`, and whether these are the last.
-fn next_of(numbered: &dyn Numbered, after: Option<FileId>) -> Result<(Vec<InUse>, bool)> {
-    let mut files = Vec::new();
-    numbered.each_file(after, &mut |file| {
-        files.push(file);
-        if files.len() < AT_ONCE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
-    let is_last = files.len() < AT_ONCE;
-    Ok((files, is_last))
-}
-
 impl<'a> States<'a> {
     /// The files behind `after`. One side is asked after the other, so that what both hold is
     /// unpacked once.
     fn batch(&self, after: Option<FileId>) -> Result<Batch> {
         let [before, later] = self.numbered;
-        let sides = [next_of(before, after)?, next_of(later, after)?];
+        let mut files = [before.next_files(after, AT_ONCE)?, later.next_files(after, AT_ONCE)?];
         let order = |one: &InUse| later.order(one.file);
-        let ends = sides.iter().filter(|(_, is_last)| !is_last);
-        let end = ends.filter_map(|(files, _)| files.last().copied()).min_by_key(order);
-        let mut files = sides.map(|(files, _)| files);
+        let ends = files.iter().filter(|files| files.len() == AT_ONCE);
+        let end = ends.filter_map(|files| files.last().copied()).min_by_key(order);
         if let Some(end) = &end {
             files.iter_mut().for_each(|files| files.retain(|one| order(one) <= order(end)));
         }
@@ -184,8 +171,8 @@ impl<'a> States<'a> {
             return Ok(Verdict::Changed);
         }
         let is_folder = files.iter().all(|one| one.is_folder);
-        let may_have_others = is_folder && (disturbed.body || !disturbed.has_body);
-        if may_have_others
+        if is_folder
+            && disturbed.body
             && self.entries(Side::Before, file)? != self.entries(Side::After, file)?
         {
             return Ok(Verdict::Changed);
@@ -234,11 +221,8 @@ impl<'a> States<'a> {
                 return Err(Error::new(ErrorKind::Limit, context));
             }
         }
-        let mut disturbed = Disturbed {
-            record: records[0] != records[1],
-            body: bodies[0] != bodies[1],
-            has_body: !bodies[1].is_empty(),
-        };
+        let mut disturbed =
+            Disturbed { record: records[0] != records[1], body: bodies[0] != bodies[1] };
         for range in &records[1] {
             disturbed.record = disturbed.record || self.differs(*range)?;
         }
@@ -269,11 +253,7 @@ impl<'a> States<'a> {
         for range in doubtful {
             for start in (range.start..range.end).step_by(MAX_IO_SIZE) {
                 let length = (range.end - start).min(MAX_IO_SIZE as u64);
-                for (volume, buffer) in self.bytes.iter().zip(&mut buffers) {
-                    buffer.resize(usize::try_from(length).unwrap_or_default(), 0);
-                    volume.read_exact_at(ByteOffset(start), buffer)?;
-                }
-                if buffers[0] != buffers[1] {
+                if differ_in(self.bytes, ByteRange::new(start, length), &mut buffers)? {
                     return Ok(true);
                 }
             }

@@ -15,7 +15,7 @@ use crate::base::{
     BlockIndex, ByteCount, ByteOffset, ByteRange, Error, ErrorKind, Observer, Result,
 };
 use crate::block::{Cached, ReadAt};
-use crate::fs::{self, FileId, FileType, Filesystem, Part, Place};
+use crate::fs::{self, FileId, FileType, Filesystem, InUse, Part, Place};
 use crate::job::files::{Descend, LastLink, Visited, Walk, resolve};
 use crate::store::tree::TreeVisitor;
 use crate::store::{Entry, ImageReader, TreeRun};
@@ -161,18 +161,15 @@ fn holds_all(
     };
     let mut after = None;
     loop {
-        let mut files = Vec::new();
-        let shown = numbered.each_file(after, &mut |one| {
-            files.push(one.file);
-            let is_enough = files.len() >= LOOKED_UP;
-            if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        let are_there = files.par_iter().all(|file| {
+        let Ok(files) = numbered.next_files(after, LOOKED_UP) else {
+            guard.forget();
+            return Ok(false);
+        };
+        let are_there = files.par_iter().all(|InUse { file, .. }| {
             let looked_up = numbered.parts(*file, &mut |part| {
-                let (Part::Record(range) | Part::Structure(range) | Part::Content(range)) = part;
                 let is_skipped = matches!(part, Part::Content(_)) && skipped.contains(file);
                 if !is_skipped {
-                    volume.each_place(range, &mut |place| guard.note(place));
+                    volume.each_place(part.range(), &mut |place| guard.note(place));
                 }
                 ControlFlow::Continue(())
             });
@@ -181,10 +178,10 @@ fn holds_all(
         if observer.cancelled() {
             return Err(Error::cancelled());
         }
-        if shown.is_err() || !are_there || guard.forget() {
+        if guard.forget() || !are_there {
             return Ok(false);
         }
-        after = files.last().copied();
+        after = files.last().map(|last| last.file);
         if files.len() < LOOKED_UP {
             return Ok(true);
         }
