@@ -125,6 +125,15 @@ impl DeviceFacts {
     }
 }
 
+/// Where the partition that the kernel calls `name` starts on its disk, and its size, in bytes.
+#[must_use]
+pub fn start_and_size(name: &str) -> Option<(u64, u64)> {
+    // sysfs counts 512-byte units, whatever the sector size.
+    let bytes =
+        |file: &str| text(&sysfs(name).join(file))?.parse::<u64>().ok()?.checked_mul(512);
+    Some((bytes("start")?, bytes("size")?))
+}
+
 /// What the kernel counted of a disk since it appeared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskCounters {
