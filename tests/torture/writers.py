@@ -269,8 +269,10 @@ class Writers:
     def mount_anew(self):
         """Has all rest, unmounts everything and mounts it again."""
         self.go.clear()
-        for _, idle in self.crew:
-            idle.wait()
+        for process, idle in self.crew:
+            while not idle.wait(timeout=1):
+                if not process.is_alive():
+                    raise RuntimeError("a writer ended")
         self.disk.unmount()
         self.disk.mount()
         self.go.set()
