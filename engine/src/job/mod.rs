@@ -13,8 +13,8 @@ pub mod verify;
 
 pub use bitmaps::next_bitmap;
 pub use capture::{
-    Capture, CaptureOptions, CaptureReport, ChangeTracker, Effort, Findings, LiveOptions, OnError,
-    ParentChoice, TrackerChoice,
+    Capture, CaptureOptions, CaptureReport, ChangeTracker, Copied, Effort, Findings, LiveOptions,
+    OnError, ParentChoice, Since, TrackerChoice,
 };
 pub use diff_files::DiffFiles;
 pub use extract::{Extract, ExtractOptions, ExtractReport};

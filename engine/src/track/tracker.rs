@@ -49,21 +49,15 @@ pub struct Tracker {
     id: String,
     /// The epoch that its last checkpoint ended; the one before the running one at first.
     last: u64,
-    /// The last epoch that could be told of; the one before the running one at first.
-    told: u64,
-    /// The last epoch at whose end nothing was in flight, as far as this tracker saw.
-    quiet: Option<u64>,
+    /// The epochs at whose end nothing was in flight, as far as this tracker saw, in order.
+    quiet: Vec<u64>,
 }
 
 /// What a tracker says when an epoch ends.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
-    /// Everything that was marked since the last image that was stored, if the verdict allows to
-    /// believe so.
+    /// Everything that was marked since what was asked for, if the verdict allows to believe so.
     pub changes: ChangeMap,
-    /// The part of this that was marked since this tracker's checkpoint before whose verdict
-    /// allowed that; or why it is not known.
-    pub recent: std::result::Result<ChangeMap, String>,
     /// Whether it does.
     pub verdict: Verdict,
     /// The same, for the manifest.
@@ -79,7 +73,7 @@ impl Tracker {
         id: String,
         last: u64,
     ) -> Self {
-        Self { folder, facts, size, slot, id, last, told: last, quiet: None }
+        Self { folder, facts, size, slot, id, last, quiet: Vec::new() }
     }
 
     /// What is installed now, if the tracking is still this one.
@@ -98,11 +92,25 @@ impl Tracker {
     }
 
     /// Ends the running epoch and begins the next. Blocks are to be read only after this
-    /// returned. It may be called again and again: what no image was stored of is told again.
+    /// returned. Tells what was marked since the last image that was stored; it may be called
+    /// again and again.
     ///
     /// # Errors
     /// `Unsupported` when the tracking was stopped or broken off; the kernel's.
     pub fn checkpoint(&mut self) -> Result<Checkpoint> {
+        self.end_epoch(None)
+    }
+
+    /// The same, but tells only what was marked since the checkpoint that ended the epoch
+    /// `copied`, whoever ended epochs meanwhile.
+    ///
+    /// # Errors
+    /// As [`checkpoint`](Self::checkpoint).
+    pub fn checkpoint_since(&mut self, copied: u64) -> Result<Checkpoint> {
+        self.end_epoch(Some(copied))
+    }
+
+    fn end_epoch(&mut self, copied: Option<u64>) -> Result<Checkpoint> {
         let (installation, _lock) = self.installation()?;
         let (folder, page) = (installation.folder(), installation.page(self.slot));
         let granule = Granule::new(page.get(Own::Granule))?;
@@ -135,44 +143,20 @@ impl Tracker {
         if open.first().map(|(first, _)| *first) != Some(page.get(Own::Committed) + 1) {
             judgement.verdict = Verdict::Tainted("an epoch's pin was removed".to_owned());
         }
-        let mut changes = ChangeMap::new(self.size, granule)?;
-        let mut recent = changes.clone();
-        // A completion that was missed is one of a write that was queued since it was quiet.
-        let since = match judgement.verdict {
-            Verdict::Exact => self.told + 1,
-            Verdict::Carried | Verdict::Tainted(_) => {
-                self.quiet.map_or(0, |quiet| quiet.min(self.told) + 1)
-            }
-        };
         let committed = page.get(Own::Committed);
-        // Epochs that were joined are in the first of them.
-        let is_open = |wanted: u64| open.iter().any(|(number, _)| *number == wanted);
-        let since = if (since.max(committed + 1)..=epoch).all(is_open) { since } else { 0 };
-        for (number, bitmap) in &open {
-            let marked = bitmap.read()?;
-            changes.union(&marked)?;
-            if *number >= since {
-                recent.union(&marked)?;
-            }
+        if copied.is_some_and(|copied| committed > copied) {
+            let taken = "another capture took over what was marked meanwhile";
+            judgement.verdict = Verdict::Tainted(taken.to_owned());
         }
-        if judgement.verdict == Verdict::Carried
-            && let Some(carry) = self.bitmap(&installation, &carry_pin(self.slot))?
-        {
-            let carried = carry.read()?;
-            changes.union(&carried)?;
-            if self.quiet.is_none_or(|quiet| quiet < committed) {
-                recent.union(&carried)?;
+        let changes = match copied.filter(|copied| *copied > committed) {
+            Some(copied) => {
+                let is_carried = judgement.verdict == Verdict::Carried;
+                self.marked_since(&installation, &open, (copied, epoch), is_carried)?
             }
-        }
-        let recent = match committed > self.told {
-            true => Err("another capture took over what was marked meanwhile".to_owned()),
-            false => Ok(recent),
+            None => self.marked(&installation, &open, 0, judgement.verdict == Verdict::Carried)?,
         };
         if judgement.is_quiet {
-            self.quiet = Some(epoch);
-        }
-        if !matches!(judgement.verdict, Verdict::Tainted(_)) {
-            self.told = epoch;
+            self.quiet.push(epoch);
         }
         self.join(folder, open)?;
         let (verdict, reason) = Evidence::judge(&judgement.verdict);
@@ -192,7 +176,46 @@ impl Tracker {
             queued: judgement.queued,
             misses,
         };
-        Ok(Checkpoint { changes, recent, verdict: judgement.verdict, evidence })
+        Ok(Checkpoint { changes, verdict: judgement.verdict, evidence })
+    }
+
+    /// What the epochs after `copied` and up to `epoch` marked. Where completions were missed,
+    /// those are of writes that were queued since nothing was last in flight, which may be
+    /// earlier.
+    fn marked_since(
+        &self,
+        installation: &Installation,
+        open: &[(u64, Bitmap)],
+        (copied, epoch): (u64, u64),
+        is_carried: bool,
+    ) -> Result<ChangeMap> {
+        let committed = installation.page(self.slot).get(Own::Committed);
+        let quiet = self.quiet.iter().rev().find(|quiet| **quiet <= copied).copied();
+        let since = if is_carried { quiet.unwrap_or(0) } else { copied };
+        // Epochs that were joined are in the first of them.
+        let is_open = |wanted: u64| open.iter().any(|(number, _)| *number == wanted);
+        let is_apart = (since.max(committed) + 1..=epoch).all(is_open);
+        let since = if is_apart { since } else { 0 };
+        self.marked(installation, open, since, is_carried && quiet.is_none_or(|q| q < committed))
+    }
+
+    /// What the epochs after `since` marked, and what was carried over.
+    fn marked(
+        &self,
+        installation: &Installation,
+        open: &[(u64, Bitmap)],
+        since: u64,
+        with_carry: bool,
+    ) -> Result<ChangeMap> {
+        let granule = Granule::new(installation.page(self.slot).get(Own::Granule))?;
+        let mut changes = ChangeMap::new(self.size, granule)?;
+        for (_, bitmap) in open.iter().filter(|(number, _)| *number > since) {
+            changes.union(&bitmap.read()?)?;
+        }
+        if with_carry && let Some(carry) = self.bitmap(installation, &carry_pin(self.slot))? {
+            changes.union(&carry.read()?)?;
+        }
+        Ok(changes)
     }
 
     fn bitmap(&self, installation: &Installation, pin: &str) -> Result<Option<Bitmap>> {

@@ -73,32 +73,41 @@ fn what_no_image_was_stored_of_is_told_again_and_what_was_is_not() {
 }
 
 #[test]
-fn what_was_marked_since_it_was_told_is_told_whoever_ended_epochs_meanwhile() {
+fn what_was_marked_since_a_checkpoint_is_told_whoever_ended_epochs_meanwhile() {
     let Some(disk) = Tracked::new(64 << 20, 4096) else { return };
     let path = disk.device.path();
     let (mut one, mut other) = (disk.tracker(), disk.tracker());
-    let recent = |tracker: &mut imgx_engine::track::Tracker| {
-        tracker.checkpoint().expect("checkpoint").recent.map(|recent| pages(&recent))
+    let since = |tracker: &mut imgx_engine::track::Tracker, copied: u64| {
+        let told = tracker.checkpoint_since(copied).expect("checkpoint");
+        let is_known = !matches!(told.verdict, Verdict::Tainted(_));
+        (is_known.then(|| pages(&told.changes)), told.evidence.epoch)
     };
     write_page(path, 1);
-    assert_eq!(recent(&mut one), Ok(vec![1]));
+    let (told, mut copied) = since(&mut one, 0);
+    assert_eq!(told, Some(vec![1]));
     write_page(path, 2);
-    assert_eq!(recent(&mut other), Ok(vec![1, 2]));
+    assert_eq!(since(&mut other, 0).0, Some(vec![1, 2]));
     write_page(path, 3);
-    assert_eq!(recent(&mut one), Ok(vec![2, 3]));
+    let (told, last) = since(&mut one, copied);
+    assert_eq!(told, Some(vec![2, 3]));
+    // What was told and not copied is told again.
+    write_page(path, 5);
+    assert_eq!(since(&mut one, copied).0, Some(vec![2, 3, 5]));
+    copied = last;
     // More epochs than are kept apart.
-    for page in 4..30 {
+    for page in 5..30 {
         write_page(path, page);
-        recent(&mut other).expect("told");
+        assert!(since(&mut other, 0).0.is_some());
     }
-    let told = recent(&mut one).expect("told");
-    assert!((4..30).all(|page| told.contains(&page)), "{told:?}");
+    let told = since(&mut one, copied).0.expect("known");
+    assert!((5..30).all(|page| told.contains(&page)), "{told:?}");
     write_page(path, 40);
     let taken = other.checkpoint().expect("checkpoint");
     other.commit(taken.evidence.epoch).expect("committed");
-    assert!(recent(&mut one).is_err(), "the other has what was marked");
+    assert_eq!(since(&mut one, copied).0, None, "the other has what was marked");
+    let (_, copied) = since(&mut one, taken.evidence.epoch);
     write_page(path, 41);
-    assert_eq!(recent(&mut one), Ok(vec![41]));
+    assert_eq!(since(&mut one, copied).0, Some(vec![41]));
 }
 
 #[test]

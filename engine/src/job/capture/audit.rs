@@ -37,6 +37,11 @@ impl Objection {
     pub fn damaged_parent(error: &Error) -> Self {
         Self { doubt: format!("the parent is damaged: {error}"), alarm: None }
     }
+
+    /// The tracker does not answer any more.
+    fn silent(error: &Error) -> Self {
+        Self { doubt: error.to_string(), alarm: None }
+    }
 }
 
 impl Audited {
@@ -50,8 +55,13 @@ impl Audited {
             Self::ParentDamaged(error) => return Ok(Some(Objection::damaged_parent(error))),
         };
         for range in differing {
+            let is_written = match tracker.is_written_since(&[*range]) {
+                Ok(is_written) => is_written,
+                // Whether it was wrong cannot be told any more.
+                Err(error) => return Ok(Some(Objection::silent(&error))),
+            };
             // What was written after the checkpoint is told with the next.
-            if !tracker.is_written_since(&[*range])? {
+            if !is_written {
                 tracker.distrust()?;
                 let doubt = "the audit found a change that it missed".to_owned();
                 let alarm = Some(format!(

@@ -11,13 +11,13 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::changes::{ChangeTracker, Findings, usable};
+use super::changes::ChangeTracker;
+use super::checkpoint::{Pending, Told};
 use crate::base::limits::{MAX_HELD, MAX_IO_SIZE, MAX_ROUNDS};
 use crate::base::{ByteRange, Error, ErrorContext, ErrorKind, Observer, Result, Silent};
 use crate::block::{BufferPool, Chunk, Disk, ReadRequest};
 use crate::job::pipeline::{ChunkSource, DEPTH, chunk_for};
 use crate::job::tracked::Ebpf;
-use crate::store::repository::Image;
 use crate::sys::freeze::Freezer;
 use crate::sys::mounts::{self, Mount};
 use crate::track::Tracking;
@@ -114,7 +114,10 @@ impl Live {
         let freezer = Freezer::open(&self.mounts)?;
         catch_up(&freezer, rounds, disk, &mut told)?;
         let outcome = self.with_hooks(|| self.freeze(&freezer, rounds, disk, &mut told))?;
-        told.doubt = outcome.err();
+        told.doubt = match outcome {
+            Outcome::OneInstant => None,
+            Outcome::Doubt(doubt) => Some(doubt),
+        };
         Ok(told)
     }
 
@@ -125,7 +128,7 @@ impl Live {
         rounds: &mut dyn Rounds,
         disk: &Disk,
         told: &mut Moment,
-    ) -> Result<std::result::Result<(), String>> {
+    ) -> Result<Outcome> {
         let mut doubt = String::new();
         for _ in 0..TRIES {
             freezer.sync()?;
@@ -137,43 +140,39 @@ impl Live {
                     continue;
                 }
             };
-            let held = match rounds.changes() {
-                Ok(Ok(ranges)) => Held::read(disk, ranges).map(Ok),
-                Ok(Err(unknown)) => Ok(Err(unknown)),
-                Err(error) => Err(error),
-            };
+            let held = rounds.changes().and_then(|changes| Holding::of(disk, changes));
             let is_whole = frozen.thaw();
             told.frozen_milliseconds =
                 u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let held = match held? {
-                Ok(held) => held,
-                Err(unknown) => {
+            // Whatever was held: it is what the next round starts from, and it is the disk's.
+            match held? {
+                Holding::All(held, pending) => {
+                    told.rounds.push(pending.bytes());
+                    rounds.copy(&held, pending)?;
+                }
+                Holding::TooMuch(pending) => {
+                    told.rounds.push(pending.bytes());
+                    rounds.copy(disk, pending)?;
+                    doubt = format!("more than {MAX_HELD} bytes were written in the last round");
+                    catch_up(freezer, rounds, disk, told)?;
+                    continue;
+                }
+                Holding::Nothing(unknown) => {
                     doubt = unknown;
                     continue;
                 }
-            };
-            let (ranges, bytes) = (held.ranges.clone(), held.bytes());
-            told.rounds.push(bytes);
-            // Whatever was held: it is what the next round starts from, and it is the disk's.
-            if held.is_all {
-                rounds.copy(&held, ranges)?;
-            } else {
-                rounds.copy(disk, ranges)?;
-                doubt = format!("more than {MAX_HELD} bytes were written in the last round");
-                catch_up(freezer, rounds, disk, told)?;
-                continue;
             }
             if is_whole {
                 match rounds.settle(disk)? {
-                    Ok(()) => return Ok(Ok(())),
-                    Err(late) => doubt = late,
+                    Settled::AsFrozen => return Ok(Outcome::OneInstant),
+                    Settled::Late(late) => doubt = late,
                 }
                 continue;
             }
             let limit = self.options.limit.as_millis();
             doubt = format!("the filesystems were frozen for {limit} ms, and that did not suffice");
         }
-        Ok(Err(doubt))
+        Ok(Outcome::Doubt(doubt))
     }
 
     fn with_hooks<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -196,9 +195,9 @@ fn catch_up(
     let mut before = u64::MAX;
     for _ in 0..MAX_ROUNDS {
         freezer.sync()?;
-        let Ok(ranges) = rounds.changes()? else { break };
-        let left = ranges.iter().map(ByteRange::len).sum();
-        rounds.copy(disk, ranges)?;
+        let Told::Known(pending) = rounds.changes()? else { break };
+        let left = pending.bytes();
+        rounds.copy(disk, pending)?;
         told.rounds.push(left);
         // What is written while a round lasts does not get less any more.
         if left <= LITTLE || left > before / 4 * 3 {
@@ -224,63 +223,87 @@ pub use crate::store::manifest::Moment;
 
 /// The captures that follow one another.
 pub trait Rounds {
-    /// What was written since this was told before; or why that cannot be told.
+    /// What was written since the checkpoint up to which all was copied, whatever checkpoints in
+    /// doubt came between.
     ///
     /// # Errors
     /// `Io`.
-    fn changes(&mut self) -> Result<std::result::Result<Vec<ByteRange>, String>>;
+    fn changes(&mut self) -> Result<Told>;
 
-    /// Reads these blocks from `source`; all else is as it was.
+    /// Reads these blocks from `source`; all else is as it was. What is asked for next is what was
+    /// written since their checkpoint.
     ///
     /// # Errors
     /// `Io`; `Cancelled`.
-    fn copy(&mut self, source: &dyn ChunkSource, ranges: Vec<ByteRange>) -> Result<()>;
+    fn copy(&mut self, source: &dyn ChunkSource, pending: Pending) -> Result<()>;
 
     /// Reads what was left out so far though the state that was frozen uses it; or says why what
     /// is there now need not be what was there then.
     ///
     /// # Errors
     /// `Io`; `Cancelled`.
-    fn settle(&mut self, disk: &Disk) -> Result<std::result::Result<(), String>>;
+    fn settle(&mut self, disk: &Disk) -> Result<Settled>;
 }
 
-/// What a tracker's findings say was written since its checkpoint before, in blocks, and what of
-/// `before` could not be read.
-pub fn recent(before: &Image, findings: Findings) -> std::result::Result<Vec<ByteRange>, String> {
-    usable(Some(before), findings.recent).map_err(Option::unwrap_or_default)
+/// Whether what was read after the thaw is as it was when frozen.
+#[derive(Debug)]
+pub enum Settled {
+    /// It is.
+    AsFrozen,
+    /// It need not be, for this reason.
+    Late(String),
+}
+
+/// Whether the image is the disk at one instant.
+enum Outcome {
+    OneInstant,
+    Doubt(String),
+}
+
+/// What was held of a frozen disk.
+enum Holding {
+    /// All that was written since the last round.
+    All(Held, Pending),
+    /// That was more than there is room for.
+    TooMuch(Pending),
+    /// What was written is not known, for this reason.
+    Nothing(String),
+}
+
+impl Holding {
+    fn of(disk: &Disk, changes: Told) -> Result<Self> {
+        Ok(match changes {
+            Told::Known(pending) if pending.bytes() <= MAX_HELD => {
+                Self::All(Held::read(disk, pending.ranges())?, pending)
+            }
+            Told::Known(pending) => Self::TooMuch(pending),
+            Told::Doubt(unknown) => Self::Nothing(unknown.reason().unwrap_or_default().to_owned()),
+        })
+    }
 }
 
 /// Blocks of a disk in memory.
 pub struct Held {
-    ranges: Vec<ByteRange>,
     chunks: Mutex<Vec<Chunk>>,
-    /// Whether there was room for all of them.
-    is_all: bool,
 }
 
 impl Held {
-    /// Reads `ranges`, if there is room for them.
-    fn read(disk: &Disk, ranges: Vec<ByteRange>) -> Result<Self> {
-        let bytes: u64 = ranges.iter().map(ByteRange::len).sum();
+    /// Reads `ranges`, for which there is room.
+    fn read(disk: &Disk, ranges: &[ByteRange]) -> Result<Self> {
         let mut chunks = Vec::new();
-        let is_all = bytes <= MAX_HELD;
-        if is_all && bytes > 0 {
-            let chunk = chunk_for(&ranges);
+        if !ranges.is_empty() {
+            let chunk = chunk_for(ranges);
             let cut = |range: &ByteRange| range.len() / chunk as u64 + 2;
             let most = usize::try_from(ranges.iter().map(cut).sum::<u64>()).unwrap_or(MAX_IO_SIZE);
             let pool = BufferPool::new(most, chunk)?;
-            let request = ReadRequest { ranges: ranges.clone(), chunk, depth: DEPTH };
+            let request = ReadRequest { ranges: ranges.to_vec(), chunk, depth: DEPTH };
             disk.stream(&request, &pool, &Silent, &mut |chunk| {
                 chunks.push(chunk);
                 Ok(())
             })?;
             chunks.sort_by_key(|chunk| chunk.index);
         }
-        Ok(Self { ranges, chunks: Mutex::new(chunks), is_all })
-    }
-
-    fn bytes(&self) -> u64 {
-        self.ranges.iter().map(ByteRange::len).sum()
+        Ok(Self { chunks: Mutex::new(chunks) })
     }
 }
 

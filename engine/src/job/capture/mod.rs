@@ -7,6 +7,7 @@
 mod assembly;
 mod audit;
 mod changes;
+mod checkpoint;
 mod delta;
 mod effort;
 mod history;
@@ -25,6 +26,7 @@ use std::time::Instant;
 use self::assembly::{Assembled, Assembly};
 use self::audit::{Audit, Objection};
 use self::changes::{Reading, whole_blocks};
+use self::checkpoint::{Pending, Told};
 use self::delta::{Bases, Deltas};
 use self::effort::Governor;
 use self::history::changes_of_disk;
@@ -48,7 +50,8 @@ use crate::store::{ImageId, LockKind, Manifest, Parent, Repository, StoreWriter,
 use crate::sys::mounts;
 use crate::volume::{DiskLayout, Volume, probe};
 
-pub use changes::{ChangeTracker, Findings};
+pub use changes::{ChangeTracker, Findings, Since};
+pub use checkpoint::Copied;
 pub use effort::Effort;
 pub use live::LiveOptions;
 
@@ -279,17 +282,16 @@ impl<'a> Capture<'a> {
         salvage::adopt_unfinished(self.repository, &lock, observer)?;
         let index = Arc::new(self.repository.index(observer)?);
         let mut writer = self.writer(&index, self.parent.as_ref())?;
-        let mut reading = self.decide()?;
+        let (mut reading, told) = self.decide()?;
         if self.options.skip_swap {
             reading.tell_kept(observer);
         }
         let assembled = match self.read_changes(&reading, &index, &mut writer, observer)? {
-            Ok(assembled) => assembled,
+            Read::Done(assembled) => assembled,
             // The disk is all there.
-            Err(objection) => {
+            Read::Refused(objection) => {
                 let Objection { doubt, alarm } = objection;
-                let evidence = reading.evidence.take();
-                reading = Reading { doubt: Some(doubt), alarm, evidence, ..self.everything()? };
+                reading = Reading { doubt: Some(doubt), alarm, ..self.everything()? };
                 let from = From { source: self.disk.as_ref(), before: self.parent.as_ref() };
                 self.read(from, &reading, &index, &mut writer, observer)?
             }
@@ -298,21 +300,24 @@ impl<'a> Capture<'a> {
         // All nine digits, so that text sorts as time does.
         let created = format!("{created:.9}");
         let mut manifest = self.manifest(&created, clock, &assembled, &reading);
+        let mut copied = told.and_then(|told| told.copied_by(&reading, &assembled));
         // What was started for it ends with the run, not before the tracker's last word.
         let live = self.live.take();
         if let Some(live) = &live {
             writer.end()?;
-            manifest = self.in_rounds(live, manifest, &mut reading, (&index, observer))?;
+            let first = (manifest, copied);
+            (manifest, copied) = self.in_rounds(live, first, &mut reading, (&index, observer))?;
             writer = self.writer(&index, None)?;
         }
+        manifest.tracking = copied.as_ref().map(|copied| copied.evidence().clone());
         let sealed = writer.seal(&manifest)?;
         if let Err(error) = self.prove(&manifest, &reading, observer) {
             sealed.withdraw()?;
             return Err(error);
         }
         let id = sealed.publish()?;
-        if let Some(tracker) = &mut self.tracker
-            && let Err(error) = tracker.commit()
+        if let (Some(tracker), Some(copied)) = (&mut self.tracker, &copied)
+            && let Err(error) = tracker.commit(copied, id)
         {
             let message = format!("the next image will have to read more: {error}");
             observer.event(&Event::Warning { message: &message });
@@ -367,31 +372,31 @@ impl<'a> Capture<'a> {
         unused
     }
 
-    fn decide(&mut self) -> Result<Reading> {
+    /// What is to be read, and the checkpoint that came before.
+    fn decide(&mut self) -> Result<(Reading, Option<Told>)> {
         if let Some(live) = &self.live {
             live.sync()?;
         }
-        let findings = self.tracker.as_mut().map(|tracker| tracker.checkpoint(known(&self.parent)));
-        let (changes, evidence) = match findings {
-            None => (Err(self.doubt.clone()), None),
-            Some(Err(error)) => (Err(Some(error.to_string())), None),
+        let parent = self.parent.as_ref();
+        let since = Since::parent(parent);
+        let told = self.tracker.as_mut().map(|tracker| match tracker.checkpoint(since) {
+            Err(error) => Told::failed(error.to_string()),
             // It only follows what is written while the disk is copied.
-            Some(Ok(told)) if self.options.tracker == TrackerChoice::Compare => {
-                (Err(None), Some(told.evidence))
+            Ok(findings) if self.options.tracker == TrackerChoice::Compare => {
+                Told::unasked(findings)
             }
-            Some(Ok(Findings { changes, evidence, .. })) => {
-                (changes::usable(self.parent.as_ref(), changes), Some(evidence))
-            }
-        };
-        let reading = match (changes, &self.parent, &self.tracker) {
-            (Ok(changes), Some(parent), Some(tracker)) => {
-                let reading = self.read_of_changes(parent, &changes);
+            Ok(findings) => Told::of(parent, findings),
+        });
+        let reading = match (&told, parent, &self.tracker) {
+            (Some(Told::Known(pending)), Some(parent), Some(tracker)) => {
+                let reading = self.read_of_changes(parent, pending);
                 reading.map(|reading| Reading { tracker: tracker.name(), ..reading })
             }
-            (changes, ..) => {
-                let doubt = changes.err().flatten();
+            (Some(Told::Doubt(unknown)), ..) => {
+                let doubt = unknown.reason().map(str::to_owned);
                 self.everything().map(|all| Reading { doubt, ..all })
             }
+            _ => self.everything().map(|all| Reading { doubt: self.doubt.clone(), ..all }),
         };
         let reading = match reading {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -400,12 +405,13 @@ impl<'a> Capture<'a> {
             }
             reading => reading?,
         };
-        Ok(Reading { evidence, ..reading })
+        Ok((reading, told))
     }
 
-    /// What is to be read where only `changes` are not as in the parent: these, and what no
+    /// What is to be read where only what is `pending` is not as in the parent: this, and what no
     /// filesystem used then and one uses now, written or not.
-    fn read_of_changes(&self, parent: &Image, changes: &[ByteRange]) -> Result<Reading> {
+    fn read_of_changes(&self, parent: &Image, pending: &Pending) -> Result<Reading> {
+        let changes = pending.ranges();
         let before = serde_json::from_value::<DiskLayout>(parent.manifest.layout.clone()).ok();
         let is_same_layout = before.is_some_and(|before| before.volumes == self.layout.volumes);
         // What the parent lacks is wanted now.
@@ -454,7 +460,7 @@ impl<'a> Capture<'a> {
         index: &Index,
         writer: &mut StoreWriter,
         observer: &dyn Observer,
-    ) -> Result<std::result::Result<Assembled, Objection>> {
+    ) -> Result<Read> {
         let audit = Audit { disk: self.disk.as_ref(), bytes: self.options.audit, observer };
         let parent = self.parent.as_ref().filter(|_| reading.is_incremental);
         let parent = parent.map(|parent| self.as_parent(parent));
@@ -476,16 +482,16 @@ impl<'a> Capture<'a> {
             if let Some(message) = &objection.alarm {
                 observer.event(&Event::Warning { message });
             }
-            return Ok(Err(objection));
+            return Ok(Read::Refused(objection));
         }
         audited.transpose()?;
         match read {
             Err(error) if reading.is_incremental && error.kind() == ErrorKind::Corrupt => {
                 let objection = Objection::damaged_parent(&error);
                 observer.event(&Event::Warning { message: &objection.doubt });
-                Ok(Err(objection))
+                Ok(Read::Refused(objection))
             }
-            read => read.map(Ok),
+            read => read.map(Read::Done),
         }
     }
 
@@ -575,7 +581,7 @@ impl<'a> Capture<'a> {
             parent: self.parent.as_ref().map(|parent| parent.id),
             tracker: reading.tracker.to_owned(),
             tracker_doubt: reading.doubt.clone(),
-            tracking: reading.evidence.clone(),
+            tracking: None,
             live: None,
             source: as_json(self.disk.info()),
             layout: as_json(&self.layout),
@@ -593,9 +599,12 @@ struct From<'a> {
     before: Option<&'a Image>,
 }
 
-/// What a tracker said of itself when the parent was captured.
-fn known(parent: &Option<Image>) -> Option<&serde_json::Value> {
-    parent.as_ref().and_then(|parent| parent.manifest.tracking.as_ref())
+/// What came of reading what a tracker named.
+enum Read {
+    /// The disk, whole.
+    Done(Assembled),
+    /// The tracker's map is of no use after all.
+    Refused(Objection),
 }
 
 /// A tracker, and why there is none though there should be one.
