@@ -6,7 +6,7 @@
 //! that it does not matter which of the filesystems holds them. A watchdog
 //! ([`freeze`](crate::sys::freeze)) thaws whatever becomes of this process.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +18,8 @@ use crate::base::{ByteRange, Error, ErrorContext, ErrorKind, Observer, Result, S
 use crate::block::{BufferPool, Chunk, Disk, ReadRequest};
 use crate::job::pipeline::{ChunkSource, DEPTH, chunk_for};
 use crate::job::tracked::Ebpf;
-use crate::sys::freeze::Freezer;
+use crate::store::manifest::MountedFilesystem;
+use crate::sys::freeze::{Freezer, Refused};
 use crate::sys::mounts::{self, Mount};
 use crate::track::Tracking;
 
@@ -89,10 +90,10 @@ impl Live {
         Ok(Some(Self { options, mounts, _started: started }))
     }
 
-    /// The filesystems that are frozen, with their types.
-    pub fn filesystems(&self) -> impl Iterator<Item = String> {
-        let name = |mount: &Mount| format!("{} ({})", mount.point.display(), mount.kind);
-        self.mounts.iter().map(name)
+    /// The same for a disk of which no filesystem is mounted, and that is written to nonetheless.
+    #[must_use]
+    pub fn without_mounts(options: LiveOptions) -> Self {
+        Self { options, mounts: Vec::new(), _started: None }
     }
 
     /// Writes back what is cached of the filesystems.
@@ -108,44 +109,35 @@ impl Live {
     ///
     /// # Errors
     /// Those of `copy`; `Io` of the disk; `Cancelled`; a hook's failure. Whatever keeps the image
-    /// from being one instant is no error, but a doubt that is recorded.
-    pub fn run(&self, rounds: &mut dyn Rounds, disk: &Disk) -> Result<Moment> {
+    /// from being one instant is no error, but an outcome that is recorded.
+    pub fn run(&self, rounds: &mut dyn Rounds, disk: &Disk) -> Result<(Moment, Outcome)> {
         let mut told = Moment::default();
         let freezer = Freezer::open(&self.mounts)?;
         catch_up(&freezer, rounds, disk, &mut told)?;
-        let outcome = self.with_hooks(|| self.freeze(&freezer, rounds, disk, &mut told))?;
-        told.doubt = match outcome {
-            Outcome::OneInstant => None,
-            Outcome::Doubt(doubt) => Some(doubt),
-        };
-        Ok(told)
+        let outcome = self.with_hooks(|| self.last_round(&freezer, rounds, disk, &mut told))?;
+        Ok((told, outcome))
     }
 
-    /// Copies the last blocks while everything is frozen; or says why that could not be done.
-    fn freeze(
+    /// Copies the last blocks as they are at one instant, while everything is frozen that can be;
+    /// or says why that could not be done.
+    ///
+    /// The instant is that of the checkpoint: what was written before is in the image, or is read
+    /// now, and what is read now was not written since, or it is torn. So it is an instant of the
+    /// whole disk, whoever writes to it, and freezing only makes it likely and filesystems clean.
+    fn last_round(
         &self,
         freezer: &Freezer,
         rounds: &mut dyn Rounds,
         disk: &Disk,
         told: &mut Moment,
     ) -> Result<Outcome> {
-        let mut doubt = String::new();
-        for _ in 0..TRIES {
-            freezer.sync()?;
-            let clock = Instant::now();
-            let frozen = match freezer.freeze(self.options.limit) {
-                Ok(frozen) => frozen,
-                Err(error) => {
-                    doubt = error.to_string();
-                    continue;
-                }
-            };
-            let held = rounds.changes().and_then(|changes| Holding::of(disk, changes));
-            let is_whole = frozen.thaw();
-            told.frozen_milliseconds =
-                u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut outcome = Outcome::Doubt(String::new());
+        for attempt in 1..=TRIES {
+            let instant = self.instant(freezer, rounds, disk)?;
+            told.frozen_milliseconds = instant.milliseconds;
+            told.filesystems = self.filesystems(&instant);
             // Whatever was held: it is what the next round starts from, and it is the disk's.
-            match held? {
+            match instant.held? {
                 Holding::All(held, pending) => {
                     told.rounds.push(pending.bytes());
                     rounds.copy(&held, pending)?;
@@ -153,26 +145,71 @@ impl Live {
                 Holding::TooMuch(pending) => {
                     told.rounds.push(pending.bytes());
                     rounds.copy(disk, pending)?;
-                    doubt = format!("more than {MAX_HELD} bytes were written in the last round");
+                    let much = format!("more than {MAX_HELD} bytes were written in the last round");
+                    outcome = Outcome::Doubt(much);
                     catch_up(freezer, rounds, disk, told)?;
                     continue;
                 }
                 Holding::Nothing(unknown) => {
-                    doubt = unknown;
+                    outcome = Outcome::Doubt(unknown);
                     continue;
                 }
             }
-            if is_whole {
-                match rounds.settle(disk)? {
+            outcome = match instant.torn {
+                torn if !torn.is_empty() => Outcome::Torn(torn),
+                _ => match rounds.settle(disk)? {
+                    Settled::Late(late) => Outcome::Doubt(late),
+                    // Another attempt may find the filesystems clean.
+                    Settled::AsFrozen if instant.was_thawed_early && attempt < TRIES => continue,
                     Settled::AsFrozen => return Ok(Outcome::OneInstant),
-                    Settled::Late(late) => doubt = late,
-                }
-                continue;
-            }
-            let limit = self.options.limit.as_millis();
-            doubt = format!("the filesystems were frozen for {limit} ms, and that did not suffice");
+                },
+            };
         }
-        Ok(Outcome::Doubt(doubt))
+        Ok(outcome)
+    }
+
+    /// Freezes what can be frozen, and reads into memory what was written since the last round.
+    fn instant(
+        &self,
+        freezer: &Freezer,
+        rounds: &mut dyn Rounds,
+        disk: &Disk,
+    ) -> Result<AtOneInstant> {
+        freezer.sync()?;
+        let clock = Instant::now();
+        let frozen = freezer.freeze_what_can_be(self.options.limit);
+        let held = rounds.changes().and_then(|changes| Holding::of(disk, changes));
+        // Before the thaw: afterwards the filesystems write there again.
+        let torn = match &held {
+            Ok(Holding::All(_, pending)) => rounds.written_since(pending.ranges()),
+            _ => Vec::new(),
+        };
+        let (not_frozen, is_whole) = match frozen {
+            Ok(frozen) => {
+                let why = |refused: &Refused| (refused.point.clone(), refused.error.to_string());
+                let refused = frozen.refused().iter().map(why).collect();
+                (NotFrozen::These(refused), frozen.thaw())
+            }
+            Err(error) => (NotFrozen::All(error.to_string()), true),
+        };
+        let milliseconds = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(AtOneInstant { held, torn, not_frozen, was_thawed_early: !is_whole, milliseconds })
+    }
+
+    /// The mounted filesystems, and which of them were not frozen.
+    fn filesystems(&self, instant: &AtOneInstant) -> Vec<MountedFilesystem> {
+        let late = instant.was_thawed_early.then(|| {
+            let limit = self.options.limit.as_millis();
+            format!("it was thawed after {limit} ms, and those did not suffice")
+        });
+        let not_frozen = |mount: &Mount| match &instant.not_frozen {
+            NotFrozen::All(why) => Some(why.clone()),
+            NotFrozen::These(refused) => {
+                let refused = refused.iter().find(|(point, _)| *point == mount.point);
+                refused.map(|(_, why)| why.clone()).or_else(|| late.clone())
+            }
+        };
+        self.mounts.iter().map(|mount| mounted(mount, not_frozen(mount))).collect()
     }
 
     fn with_hooks<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -182,6 +219,18 @@ impl Live {
         let outcome = outcome?;
         after.map(|()| outcome)
     }
+}
+
+/// The filesystems mounted from the disk `source`, none of which is frozen: `why` says it.
+#[must_use]
+pub fn not_frozen(source: &Path, why: &str) -> Vec<MountedFilesystem> {
+    let mounts = mounts::mounted_from(source).unwrap_or_default();
+    mounts.iter().map(|mount| mounted(mount, Some(why.to_owned()))).collect()
+}
+
+fn mounted(mount: &Mount, not_frozen: Option<String>) -> MountedFilesystem {
+    let (point, kind) = (mount.point.display().to_string(), mount.kind.clone());
+    MountedFilesystem { mounted: point, kind, not_frozen }
 }
 
 /// Copies in rounds what was written meanwhile, until little is left or it does not get less, or
@@ -237,6 +286,9 @@ pub trait Rounds {
     /// `Io`; `Cancelled`.
     fn copy(&mut self, source: &dyn ChunkSource, pending: Pending) -> Result<()>;
 
+    /// What of `ranges` was written since the last checkpoint.
+    fn written_since(&self, ranges: &[ByteRange]) -> Vec<ByteRange>;
+
     /// Reads what was left out so far though the state that was frozen uses it; or says why what
     /// is there now need not be what was there then.
     ///
@@ -255,9 +307,31 @@ pub enum Settled {
 }
 
 /// Whether the image is the disk at one instant.
-enum Outcome {
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is.
     OneInstant,
+    /// It is but for these bytes, which were written while they were read.
+    Torn(Vec<ByteRange>),
+    /// That is not known, for this reason.
     Doubt(String),
+}
+
+/// What was read of a disk at one instant.
+struct AtOneInstant {
+    held: Result<Holding>,
+    /// What of it was written meanwhile.
+    torn: Vec<ByteRange>,
+    not_frozen: NotFrozen,
+    /// Whether the time for which filesystems may be frozen did not suffice.
+    was_thawed_early: bool,
+    milliseconds: u64,
+}
+
+/// Which filesystems were not frozen, and why.
+enum NotFrozen {
+    All(String),
+    These(Vec<(PathBuf, String)>),
 }
 
 /// What was held of a frozen disk.

@@ -13,7 +13,9 @@ mod effort;
 mod history;
 mod lanes;
 mod live;
+mod moment;
 mod rounds;
+mod stillness;
 mod unused;
 mod worker;
 
@@ -31,7 +33,8 @@ use self::delta::{Bases, Deltas};
 use self::effort::Governor;
 use self::history::changes_of_disk;
 use self::lanes::Lanes;
-use self::live::Live;
+use self::live::{Live, not_frozen};
+use self::stillness::{Stillness, Written};
 use self::unused::{Search, Unused};
 use self::worker::Worker;
 use super::bitmaps::Bitmaps;
@@ -43,7 +46,7 @@ use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Phase, Result};
 use crate::block::{Cached, Chunk, Disk, ExtentKind, IoMode, OpenOptions, ReadAt, SourceInfo};
 use crate::store::index::Index;
 use crate::store::lock::host_name;
-use crate::store::manifest::{TreeRoot, VolumeUse};
+use crate::store::manifest::{Moment, MountedFilesystem, TreeRoot, VolumeUse};
 use crate::store::repository::Image;
 use crate::store::tree::disk_digest;
 use crate::store::{ImageId, LockKind, Manifest, Parent, Repository, StoreWriter, salvage};
@@ -135,6 +138,8 @@ pub struct Capture<'a> {
     /// Whether somebody uses the disk, so that what it says of itself may change at any time.
     is_in_use: bool,
     live: Option<Live>,
+    /// What is mounted from it, where it cannot be captured at one instant, with the reason.
+    mounted: Vec<MountedFilesystem>,
     options: CaptureOptions,
     #[cfg(feature = "fault-injection")]
     leave_out: Vec<ByteRange>,
@@ -201,9 +206,15 @@ impl<'a> Capture<'a> {
         }
         let (mut tracker, doubt) = open_tracker(&disk, parent.as_ref(), options.tracker)?;
         let wanted = options.live.clone().filter(|_| disk.facts().is_some());
-        let live = wanted.map(|wanted| Live::prepare(source, wanted, &mut tracker));
-        let live = live.unwrap_or(Ok(None)).map_err(|error| error.to_string());
-        let live = no_instant(live, &uses, observer);
+        let (live, mounted) = match wanted.map(|wanted| Live::prepare(source, wanted, &mut tracker))
+        {
+            Some(Ok(live)) => (live, Vec::new()),
+            Some(Err(error)) => (None, not_frozen(source, &error.to_string())),
+            None => (None, not_frozen(source, "that was not wanted")),
+        };
+        if live.is_none() {
+            warn_of_use(&uses, &mounted, observer);
+        }
         let is_in_use = !uses.is_empty();
         if options.skip_swap && is_in_use && live.is_none() {
             let message = "swap files are kept: the disk is in use, and the image no one instant";
@@ -219,6 +230,7 @@ impl<'a> Capture<'a> {
             doubt,
             is_in_use,
             live,
+            mounted,
             options,
             #[cfg(feature = "fault-injection")]
             leave_out: Vec::new(),
@@ -282,6 +294,7 @@ impl<'a> Capture<'a> {
         salvage::adopt_unfinished(self.repository, &lock, observer)?;
         let index = Arc::new(self.repository.index(observer)?);
         let mut writer = self.writer(&index, self.parent.as_ref())?;
+        let stillness = Stillness::begin(&self.disk);
         let (mut reading, told) = self.decide()?;
         if self.options.skip_swap {
             reading.tell_kept(observer);
@@ -302,12 +315,21 @@ impl<'a> Capture<'a> {
         let mut manifest = self.manifest(&created, clock, &assembled, &reading);
         let mut copied = told.and_then(|told| told.copied_by(&reading, &assembled));
         // What was started for it ends with the run, not before the tracker's last word.
-        let live = self.live.take();
+        let live = self.live_for(&stillness);
         if let Some(live) = &live {
             writer.end()?;
             let first = (manifest, copied);
             (manifest, copied) = self.in_rounds(live, first, &mut reading, (&index, observer))?;
             writer = self.writer(&index, None)?;
+        } else {
+            manifest.live = self.moment(&stillness);
+        }
+        if let Some(doubt) = manifest.live.as_ref().and_then(|moment| moment.doubt.as_ref()) {
+            let message = format!(
+                "the image is not one instant ({doubt}): what was written meanwhile may be half \
+                 in it, half not"
+            );
+            observer.event(&Event::Warning { message: &message });
         }
         manifest.tracking = copied.as_ref().map(|copied| copied.evidence().clone());
         let sealed = writer.seal(&manifest)?;
@@ -323,6 +345,33 @@ impl<'a> Capture<'a> {
             observer.event(&Event::Warning { message: &message });
         }
         Ok(CaptureReport { id, manifest, io_engine: self.disk.io_engine(), alarm: reading.alarm })
+    }
+
+    /// What there is to go on in rounds with. A disk that nobody was seen to use, and that was
+    /// written to all the same, is followed as well if it is tracked.
+    fn live_for(&mut self, stillness: &Stillness) -> Option<Live> {
+        let live = self.live.take();
+        if live.is_some() || self.tracker.is_none() || self.disk.facts().is_none() {
+            return live;
+        }
+        let options = self.options.live.clone()?;
+        (stillness.written() != Written::Nowhere).then(|| Live::without_mounts(options))
+    }
+
+    /// What is known of the instant of a disk that was read once; nothing where nobody was seen to
+    /// use it or to write to it.
+    fn moment(&self, stillness: &Stillness) -> Option<Moment> {
+        let mut moment = Moment { filesystems: self.mounted.clone(), ..Moment::default() };
+        match stillness.written() {
+            Written::Within(torn) => moment::tell(&mut moment, &self.layout, &torn),
+            Written::Nowhere if self.is_in_use => moment::tell(&mut moment, &self.layout, &[]),
+            Written::Unknown if self.is_in_use => {
+                let doubt = "it is in use, and what is written to it is not counted".to_owned();
+                moment::tell_unknown(&mut moment, &self.layout, doubt);
+            }
+            Written::Nowhere | Written::Unknown => return None,
+        }
+        Some(moment)
     }
 
     fn writer(&self, index: &Arc<Index>, before: Option<&Image>) -> Result<StoreWriter> {
@@ -641,20 +690,11 @@ fn as_json(part: &impl serde::Serialize) -> serde_json::Value {
     serde_json::to_value(part).expect("descriptions of disks are plain JSON")
 }
 
-/// What there is to make an image of a disk in use one instant. Warns where there is nothing.
-fn no_instant(
-    live: std::result::Result<Option<Live>, String>,
-    uses: &[String],
-    observer: &dyn Observer,
-) -> Option<Live> {
-    let (live, why) = match live {
-        Ok(live) => (live, String::new()),
-        Err(error) => (None, format!(" ({error})")),
-    };
-    if let (Some(first), None) = (uses.first(), &live) {
-        let message =
-            format!("{first}: what is written meanwhile may be half in the image, half not{why}");
-        observer.event(&Event::Warning { message: &message });
-    }
-    live
+/// Warns that a disk is used that cannot be captured at one instant.
+fn warn_of_use(uses: &[String], mounted: &[MountedFilesystem], observer: &dyn Observer) {
+    let Some(first) = uses.first() else { return };
+    let why = mounted.first().and_then(|filesystem| filesystem.not_frozen.as_ref());
+    let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+    let message = format!("{first}: what is written meanwhile may be half in the image{why}");
+    observer.event(&Event::Warning { message: &message });
 }

@@ -10,11 +10,12 @@ use std::time::Instant;
 
 use super::changes::{ChangeTracker, Reading, Since};
 use super::checkpoint::{Copied, Pending, Told};
-use super::live::{Live, Rounds, Settled};
+use super::live::{Live, Outcome, Rounds, Settled};
+use super::moment;
 use super::unused::{Search, places, proof};
 use super::{Capture, From};
-use crate::base::ranges::{joined, touches, without};
-use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Result};
+use crate::base::ranges::{common, joined, touches, without};
+use crate::base::{ByteRange, Error, ErrorKind, Observer, Result};
 use crate::block::{Cached, Disk, ReadAt};
 use crate::job::pipeline::ChunkSource;
 use crate::store::Manifest;
@@ -79,7 +80,7 @@ impl Capture<'_> {
         let moment = copying.run(live, &disk);
         let Copying { before: Image { mut manifest, .. }, copied, volumes, .. } = copying;
         self.tracker = Some(tracker);
-        let moment = Moment { filesystems: live.filesystems().collect(), ..moment? };
+        let moment = moment?;
         reading.volumes = volumes;
         manifest.allocation = self.allocation(reading);
         if let Some(doubt) = &moment.doubt {
@@ -88,11 +89,6 @@ impl Capture<'_> {
                 volume.skipped.clear();
             }
             reading.volumes.clear();
-            let message = format!(
-                "the image is not one instant ({doubt}): what was written meanwhile may be half \
-                 in it, half not"
-            );
-            observer.event(&Event::Warning { message: &message });
         }
         manifest.live = Some(moment);
         manifest.tracker = reading.tracker.to_owned();
@@ -105,7 +101,13 @@ impl Capture<'_> {
 
 impl Copying<'_, '_> {
     fn run(&mut self, live: &Live, disk: &Disk) -> Result<Moment> {
-        let moment = live.run(self, disk)?;
+        let (mut moment, outcome) = live.run(self, disk)?;
+        let layout = &self.capture.layout;
+        match outcome {
+            Outcome::OneInstant => moment::tell(&mut moment, layout, &[]),
+            Outcome::Torn(torn) => moment::tell(&mut moment, layout, &torn),
+            Outcome::Doubt(doubt) => moment::tell_unknown(&mut moment, layout, doubt),
+        }
         if moment.doubt.is_some() {
             self.read_all(disk)?;
         }
@@ -182,6 +184,22 @@ impl Rounds for Copying<'_, '_> {
         let copied = pending.copied(|ranges| self.read(source, ranges))?;
         self.copied = Some(copied);
         Ok(())
+    }
+
+    fn written_since(&self, ranges: &[ByteRange]) -> Vec<ByteRange> {
+        let is_written = |ranges: &[ByteRange]| {
+            !ranges.is_empty() && self.tracker.is_written_since(ranges).unwrap_or(true)
+        };
+        if !is_written(ranges) {
+            return Vec::new();
+        }
+        // Filesystems are frozen meanwhile: a question for each volume, and none for each range.
+        let volumes = &self.capture.layout.volumes;
+        let held = joined(volumes.iter().flat_map(places).collect());
+        let of_volumes = volumes.iter().map(|volume| common(ranges, &places(volume)));
+        let stretches = of_volumes.chain([without(ranges, &held)]);
+        let written = stretches.filter(|stretch| is_written(stretch)).flatten().collect();
+        joined(written)
     }
 
     fn settle(&mut self, disk: &Disk) -> Result<Settled> {
