@@ -482,7 +482,11 @@ fn a_freeze_by_somebody_else_is_left_alone_and_told() {
     let thawed = tool::run("fsfreeze", &["--unfreeze", point]);
     thawed.expect("it was still frozen");
     let moment = report.expect("captured").manifest.live.expect("it was in use");
-    assert!(moment.doubt.is_some_and(|doubt| doubt.contains("somebody else")));
+    let [filesystem] = moment.filesystems.as_slice() else { panic!("{moment:?}") };
+    let why = filesystem.not_frozen.as_deref().expect("it was not imgx that froze it");
+    assert!(why.contains("somebody else"), "{why}");
+    // What nobody can write to is at one instant.
+    assert_eq!(moment.doubt, None);
 }
 
 /// Freezes what is mounted from the device in `IMGX_FREEZE` until it is killed.

@@ -45,6 +45,16 @@ pub struct Freezer {
 pub struct Frozen<'a> {
     files: Vec<&'a File>,
     watchdog: Watchdog,
+    refused: Vec<Refused>,
+}
+
+/// A filesystem that was not frozen with the others.
+#[derive(Debug)]
+pub struct Refused {
+    /// Where it is mounted.
+    pub point: PathBuf,
+    /// Why; `Conflict` when somebody else has frozen it.
+    pub error: Error,
 }
 
 impl Freezer {
@@ -89,10 +99,22 @@ impl Freezer {
     /// # Errors
     /// `Conflict` when another freezes one already; `Io`. Nothing stays frozen then.
     pub fn freeze(&self, limit: Duration) -> Result<Frozen<'_>> {
+        let mut frozen = self.freeze_what_can_be(limit)?;
+        match frozen.refused.pop() {
+            Some(refused) => Err(refused.error),
+            None => Ok(frozen),
+        }
+    }
+
+    /// Freezes those that can be; the others are [told](Frozen::refused).
+    ///
+    /// # Errors
+    /// As those of [`freeze`](Self::freeze), but for what one filesystem refuses.
+    pub fn freeze_what_can_be(&self, limit: Duration) -> Result<Frozen<'_>> {
         let descriptors: Vec<RawFd> =
             self.points.iter().map(|(_, file)| file.as_raw_fd()).collect();
         let watchdog = Watchdog::start(&descriptors, limit)?;
-        let mut frozen = Frozen { files: Vec::new(), watchdog };
+        let mut frozen = Frozen { files: Vec::new(), watchdog, refused: Vec::new() };
         let numbers = || 0_u8..;
         for (number, _) in numbers().zip(&self.points) {
             frozen.watchdog.tell(number)?;
@@ -106,17 +128,16 @@ impl Freezer {
             };
             threads.into_iter().map(join).collect()
         });
-        let mut failure = None;
-        for ((number, (_, file)), outcome) in numbers().zip(&self.points).zip(outcomes) {
+        for ((number, (point, file)), outcome) in numbers().zip(&self.points).zip(outcomes) {
             match outcome {
                 Ok(()) => frozen.files.push(file),
                 Err(error) => {
                     frozen.watchdog.tell(number + NOT_OURS)?;
-                    failure = failure.or(Some(error));
+                    frozen.refused.push(Refused { point: point.clone(), error });
                 }
             }
         }
-        failure.map_or(Ok(frozen), Err)
+        Ok(frozen)
     }
 }
 
@@ -133,6 +154,12 @@ fn freeze((point, file): &(PathBuf, File)) -> Result<()> {
 }
 
 impl Frozen<'_> {
+    /// Filesystems that are not frozen, and why.
+    #[must_use]
+    pub fn refused(&self) -> &[Refused] {
+        &self.refused
+    }
+
     /// Thaws everything; says whether all of it was frozen until now.
     #[must_use]
     pub fn thaw(mut self) -> bool {
