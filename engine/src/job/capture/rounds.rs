@@ -99,7 +99,8 @@ impl Capture<'_> {
 
 impl Copying<'_, '_> {
     fn run(&mut self, live: &Live, disk: &Disk) -> Result<Moment> {
-        let moment = live.run(self, disk)?;
+        let observer = self.observer;
+        let moment = live.run(self, disk, observer)?;
         if moment.doubt.is_some() {
             self.read_all(disk)?;
         }
