@@ -131,10 +131,13 @@ pub struct CaptureArguments {
     /// Do not freeze anything: of a disk in use the image is not one instant then
     #[arg(long)]
     pub no_freeze: bool,
-    /// A command that the shell runs before filesystems are frozen
+    /// A command that the shell runs before filesystems are frozen. If it fails there is no image.
+    /// What it prints goes to standard error; interrupted, it is ended with all that it started
     #[arg(long, value_name = "COMMAND")]
     pub hook_pre: Option<String>,
-    /// A command that the shell runs after they are thawed
+    /// A command that the shell runs after they are thawed, once and whatever happened since the one
+    /// before was started, even if imgx was killed. If it fails, the image is kept and imgx exits
+    /// with 1, since what was locked may still be
     #[arg(long, value_name = "COMMAND")]
     pub hook_post: Option<String>,
     /// Read every block, also those that no filesystem uses

@@ -49,10 +49,16 @@ pub fn run(arguments: &CaptureArguments, session: &Session) -> Result<Outcome> {
     let seconds = clock.elapsed().as_secs_f64();
     print(&report, parent.as_deref(), seconds, session);
     let has_bad = report.manifest.cost.unreadable > 0;
-    Ok(match report.alarm {
-        Some(_) => Outcome::Damaged,
-        None if has_bad => Outcome::Unreadable,
-        None => Outcome::Done,
+    Ok(match (report.hook_failure, report.alarm) {
+        (Some(failure), _) => {
+            let id = report.id;
+            let words = format!("error: {failure}; image {id} is kept and sound");
+            session.console.complain(&words);
+            Outcome::Failed
+        }
+        (None, Some(_)) => Outcome::Damaged,
+        (None, None) if has_bad => Outcome::Unreadable,
+        (None, None) => Outcome::Done,
     })
 }
 
@@ -78,6 +84,7 @@ fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &S
         "tracker": manifest.tracker,
         "tracker_doubt": manifest.tracker_doubt,
         "alarm": report.alarm,
+        "hook_failure": report.hook_failure,
         "next_bitmap": next_bitmap(report.id, manifest),
         "cost": cost,
         "allocation": manifest.allocation,

@@ -141,6 +141,10 @@ pub const MAX_SWAP_FILES: usize = 64;
 pub const MAX_ROUNDS: usize = 8;
 /// Bytes that are read into memory at most while filesystems are frozen.
 pub const MAX_HELD: u64 = 256 * 1024 * 1024;
+/// Seconds that a command around a freeze may take at most.
+pub const HOOK_SECONDS: u64 = 3600;
+/// Seconds that the one after may take once the capture is cancelled.
+pub const LAST_HOOK_SECONDS: u64 = 30;
 /// Bytes of one NTFS attribute list at most: Windows' own limit.
 pub const MAX_ATTRIBUTE_LIST: u64 = 256 * 1024;
 /// Runs of one NTFS stream at most: more than such a list leads to.

@@ -1,5 +1,5 @@
 //! The kernel: I/O rings, aligned memory, device ioctls, mounts. The only layer with unsafe code,
-//! and that only in [`ring`], [`ioctl`], [`freeze`] and [`bpf`].
+//! and that only in [`ring`], [`ioctl`], [`watchdog`] and [`bpf`].
 
 pub mod bpf;
 pub mod buffer;
@@ -10,6 +10,7 @@ pub mod loops;
 pub mod mounts;
 pub mod ring;
 pub mod sparse;
+pub mod watchdog;
 
 pub use buffer::{Buffer, BufferPool};
 pub use device::DeviceFacts;

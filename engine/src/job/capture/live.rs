@@ -7,20 +7,21 @@
 //! ([`freeze`](crate::sys::freeze)) thaws whatever becomes of this process.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::changes::ChangeTracker;
 use super::checkpoint::{Pending, Told};
+use super::hooks::with_hooks;
 use crate::base::limits::{MAX_HELD, MAX_IO_SIZE, MAX_ROUNDS};
-use crate::base::{ByteRange, Error, ErrorContext, ErrorKind, Observer, Result, Silent};
+use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Result, Silent};
 use crate::block::{BufferPool, Chunk, Disk, ReadRequest};
 use crate::job::pipeline::{ChunkSource, DEPTH, chunk_for};
 use crate::job::tracked::Ebpf;
 use crate::store::manifest::MountedFilesystem;
 use crate::sys::freeze::{Freezer, Refused};
 use crate::sys::mounts::{self, Mount};
+use crate::sys::watchdog::Hooks;
 use crate::track::Tracking;
 
 /// Rounds end when no more than this is left to be read while frozen.
@@ -36,7 +37,8 @@ pub struct LiveOptions {
     /// A command that the shell runs before they are frozen: it makes databases flush. Its failure
     /// fails the capture.
     pub hook_pre: Option<String>,
-    /// One that it runs after they are thawed, if the other ran, whatever became of the freeze.
+    /// One that it runs after they are thawed, if the other was started, whatever became of it, of
+    /// the freeze and of this process. Its failure is told with the image.
     pub hook_post: Option<String>,
 }
 
@@ -50,6 +52,8 @@ impl Default for LiveOptions {
 pub struct Live {
     options: LiveOptions,
     mounts: Vec<Mount>,
+    /// Why the hook after did not do what it should.
+    hook_failure: OnceLock<String>,
     /// Its tracking was started for this capture, and ends with it.
     _started: Option<Started>,
 }
@@ -87,13 +91,15 @@ impl Live {
             let gone = || Error::new(ErrorKind::NotFound, "its tracking ended meanwhile");
             *tracker = Some(Box::new(opened.ok_or_else(gone)?));
         }
-        Ok(Some(Self { options, mounts, _started: started }))
+        let hook_failure = OnceLock::new();
+        Ok(Some(Self { options, mounts, hook_failure, _started: started }))
     }
 
     /// The same for a disk of which no filesystem is mounted, and that is written to nonetheless.
     #[must_use]
     pub fn without_mounts(options: LiveOptions) -> Self {
-        Self { options, mounts: Vec::new(), _started: None }
+        let (mounts, hook_failure) = (Vec::new(), OnceLock::new());
+        Self { options, mounts, hook_failure, _started: None }
     }
 
     /// Writes back what is cached of the filesystems.
@@ -110,12 +116,23 @@ impl Live {
     /// # Errors
     /// Those of `copy`; `Io` of the disk; `Cancelled`; a hook's failure. Whatever keeps the image
     /// from being one instant is no error, but an outcome that is recorded.
-    pub fn run(&self, rounds: &mut dyn Rounds, disk: &Disk) -> Result<(Moment, Outcome)> {
+    pub fn run(
+        &self,
+        rounds: &mut dyn Rounds,
+        disk: &Disk,
+        observer: &dyn Observer,
+    ) -> Result<(Moment, Outcome)> {
         let mut told = Moment::default();
-        let freezer = Freezer::open(&self.mounts)?;
+        let (pre, post) = (self.options.hook_pre.clone(), self.options.hook_post.clone());
+        let freezer = Freezer::with_hooks(&self.mounts, Hooks { pre, post })?;
         catch_up(&freezer, rounds, disk, &mut told)?;
-        let outcome = self.with_hooks(|| self.last_round(&freezer, rounds, disk, &mut told))?;
-        Ok((told, outcome))
+        let work = || self.last_round(&freezer, rounds, disk, &mut told);
+        let done = with_hooks(&freezer, observer, work)?;
+        if let Some(failure) = done.failure {
+            observer.event(&Event::Warning { message: &failure });
+            self.hook_failure.get_or_init(|| failure);
+        }
+        Ok((told, done.work))
     }
 
     /// Copies the last blocks as they are at one instant, while everything is frozen that can be;
@@ -212,12 +229,9 @@ impl Live {
         self.mounts.iter().map(|mount| mounted(mount, not_frozen(mount))).collect()
     }
 
-    fn with_hooks<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        run_hook(self.options.hook_pre.as_deref())?;
-        let outcome = work();
-        let after = run_hook(self.options.hook_post.as_deref());
-        let outcome = outcome?;
-        after.map(|()| outcome)
+    /// Why the hook after the freeze did not do what it should, if it did not.
+    pub fn hook_failure(&self) -> Option<&str> {
+        self.hook_failure.get().map(String::as_str)
     }
 }
 
@@ -255,16 +269,6 @@ fn catch_up(
         before = left;
     }
     Ok(())
-}
-
-fn run_hook(command: Option<&str>) -> Result<()> {
-    let Some(command) = command else { return Ok(()) };
-    let status = Command::new("sh").args(["-c", command]).status();
-    let status = status.context(|| format!("run the hook '{command}'"))?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Invalid, format!("the hook '{command}' failed: {status}")))
 }
 
 /// What became of the rounds.

@@ -11,6 +11,7 @@ mod checkpoint;
 mod delta;
 mod effort;
 mod history;
+mod hooks;
 mod lanes;
 mod live;
 mod moment;
@@ -156,6 +157,9 @@ pub struct CaptureReport {
     pub io_engine: &'static str,
     /// What a tracker of changes was caught at; the image is right nonetheless.
     pub alarm: Option<String>,
+    /// Why the hook after the freeze did not do what it should, if it did not: what the one before
+    /// locked may still be so.
+    pub hook_failure: Option<String>,
 }
 
 impl<'a> Capture<'a> {
@@ -344,7 +348,9 @@ impl<'a> Capture<'a> {
             let message = format!("the next image will have to read more: {error}");
             observer.event(&Event::Warning { message: &message });
         }
-        Ok(CaptureReport { id, manifest, io_engine: self.disk.io_engine(), alarm: reading.alarm })
+        let hook_failure = live.and_then(|live| live.hook_failure().map(str::to_owned));
+        let (io_engine, alarm) = (self.disk.io_engine(), reading.alarm);
+        Ok(CaptureReport { id, manifest, io_engine, alarm, hook_failure })
     }
 
     /// What there is to go on in rounds with. A disk that nobody was seen to use, and that was

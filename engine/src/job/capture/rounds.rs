@@ -101,7 +101,8 @@ impl Capture<'_> {
 
 impl Copying<'_, '_> {
     fn run(&mut self, live: &Live, disk: &Disk) -> Result<Moment> {
-        let (mut moment, outcome) = live.run(self, disk)?;
+        let observer = self.observer;
+        let (mut moment, outcome) = live.run(self, disk, observer)?;
         let layout = &self.capture.layout;
         match outcome {
             Outcome::OneInstant => moment::tell(&mut moment, layout, &[]),
