@@ -4,16 +4,18 @@
 mod support;
 
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use imgx_engine::base::{BlockSize, ByteRange, Result, Silent};
 use imgx_engine::job::{
-    Capture, CaptureOptions, CaptureReport, ChangeTracker, Copied, Findings, LiveOptions, Restore,
-    RestoreOptions, Since,
+    Capture, CaptureOptions, CaptureReport, ChangeTracker, Copied, Findings, LiveOptions,
+    ParentChoice, Restore, RestoreOptions, Since,
 };
 use imgx_engine::store::{ImageId, Repository};
+use imgx_engine::sys::bpf::{BpfFolder, FoundFolder, Map, MapKind, MappedWords};
 use imgx_engine::track::{Evidence, Tracker, Tracking, Verdict};
 use imgx_fixtures::loopdev::LoopDevice;
 use imgx_fixtures::pattern::incompressible;
@@ -93,8 +95,13 @@ impl Stage {
     }
 
     fn plan(&self, live: Option<LiveOptions>) -> Capture<'_> {
+        self.plan_after(ParentChoice::Auto, live)
+    }
+
+    fn plan_after(&self, parent: ParentChoice, live: Option<LiveOptions>) -> Capture<'_> {
         let options = CaptureOptions {
             name: Some("disk".to_owned()),
+            parent,
             live,
             all_blocks: true,
             audit: Some(0),
@@ -222,7 +229,9 @@ impl ChangeTracker for Doubting {
             Since::Nothing | Since::Image { .. } => self.tracker.checkpoint()?,
         };
         let follows = match since {
-            Since::Image { evidence: Some(parent), .. } => told.evidence.follows(&read(parent)),
+            Since::Image { id, evidence: Some(parent) } => {
+                told.evidence.follows(&id.to_string(), &read(parent))
+            }
             Since::Image { evidence: None, .. } | Since::Nothing => Err("no parent".to_owned()),
             Since::Copied(_) => Ok(()),
         };
@@ -241,14 +250,147 @@ impl ChangeTracker for Doubting {
         self.tracker.is_marked(ranges)
     }
 
-    fn commit(&mut self, copied: &Copied, _image: ImageId) -> Result<()> {
+    fn commit(&mut self, copied: &Copied, image: ImageId) -> Result<()> {
         let evidence: Evidence =
             serde_json::from_value(copied.evidence().clone()).expect("its own");
-        self.tracker.commit(evidence.epoch)
+        self.tracker.commit(evidence.epoch, image.0)
     }
 
     fn distrust(&mut self) -> Result<()> {
         panic!("it was right");
+    }
+}
+
+/// A machine's state, as far as tracking goes: what a snapshot with memory sets back.
+struct Snapshot {
+    disk: Vec<u8>,
+    page: Vec<u64>,
+    maps: Vec<(String, Map, Vec<u64>)>,
+}
+
+/// Where the processes' own part of a page begins. What the programs count goes on, as the
+/// kernel's own counts do.
+const OWN: usize = 288;
+const PAGE_WORDS: usize = 1024;
+
+fn pins() -> BpfFolder {
+    let folder = BpfFolder::existing("imgx").and_then(FoundFolder::closed);
+    folder.expect("read").expect("there")
+}
+
+/// The first slot's page; the only disk that is tracked has it.
+fn page() -> MappedWords {
+    let kind = MapKind::Array { value: 8 * PAGE_WORDS as u32 };
+    Map::adopt(pins().get("pages").expect("pinned"), kind).words(PAGE_WORDS).expect("mapped")
+}
+
+fn words(map: &Map) -> MappedWords {
+    map.words(map.facts().expect("asked").entries as usize).expect("mapped")
+}
+
+impl Snapshot {
+    fn take(stage: &Stage) -> Self {
+        let all = |words: &MappedWords| (0..words.len()).map(|at| words.load(at)).collect();
+        let names = pins().names().expect("listed").into_iter();
+        let maps = names.filter(|name| name.starts_with("epoch_") || name.starts_with("carry_"));
+        let maps = maps.map(|name| {
+            let map = Map::adopt(pins().get(&name).expect("pinned"), MapKind::Words);
+            let bits = all(&words(&map));
+            (name, map, bits)
+        });
+        Self { disk: stage.content(), page: all(&page()), maps: maps.collect() }
+    }
+
+    fn set_back(&self, stage: &Stage) {
+        let folder = pins();
+        for name in folder.names().expect("listed") {
+            if name.starts_with("epoch_") || name.starts_with("carry_") {
+                folder.unpin(&name).expect("removed");
+            }
+        }
+        for (name, map, bits) in &self.maps {
+            folder.pin(name, map.descriptor()).expect("pinned");
+            let words = words(map);
+            bits.iter().enumerate().for_each(|(at, bits)| words.store(at, *bits));
+        }
+        let number = |name: &str| name.rsplit('_').next().and_then(|last| last.parse::<u64>().ok());
+        let of_epoch = self.maps.iter().filter(|(name, ..)| name.starts_with("epoch_"));
+        let running = of_epoch.max_by_key(|(name, ..)| number(name)).expect("one runs");
+        let kind = MapKind::ArrayOfMaps { like: -1 };
+        let descriptor = running.1.descriptor().as_raw_fd().to_ne_bytes();
+        let epochs = Map::adopt(folder.get("epochs").expect("pinned"), kind);
+        epochs.update(&0_u32.to_ne_bytes(), &descriptor).expect("exchanged");
+        let page = page();
+        (OWN..PAGE_WORDS).for_each(|at| page.store(at, self.page[at]));
+        let disk = OpenOptions::new().write(true).open(stage.folder.path().join("disk"));
+        disk.expect("opened").write_all_at(&self.disk, 0).expect("set back");
+        let node = stage.device.path().to_str().expect("plain");
+        tool::run("blockdev", &["--flushbufs", node]).expect("flushed");
+    }
+}
+
+#[test]
+fn a_machine_that_was_set_back_to_a_snapshot_with_its_memory_is_noticed() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(mut stage) = Stage::new() else { return };
+    stage.mounted = None;
+    let last = DISK / 4096 - 100;
+    stage.capture(None);
+    stage.write(last, 1);
+    let before = stage.capture(None);
+    assert_eq!(before.manifest.tracker, "ebpf", "{:?}", before.manifest.tracker_doubt);
+    stage.write(last + 1, 2);
+    let snapshot = Snapshot::take(&stage);
+    // What is set back, and is in the newest image.
+    stage.write(last + 2, 3);
+    let newest = stage.capture(None);
+    assert_eq!(newest.manifest.tracker, "ebpf");
+    stage.assert_is_disk(&newest, 0);
+
+    snapshot.set_back(&stage);
+    stage.write(last + 3, 4);
+    // As a capture that fails: more epochs than the newest image knows of.
+    for _ in 0..2 {
+        let tracker = Tracking::default().open(stage.device.path()).expect("opened");
+        tracker.expect("tracked").checkpoint().expect("checkpoint");
+    }
+    let next = stage.capture(None);
+    assert_eq!(next.manifest.parent, Some(newest.id));
+    assert_eq!(next.manifest.tracker, "compare");
+    let doubt = next.manifest.tracker_doubt.clone().expect("a doubt");
+    assert!(doubt.contains(&before.id.to_string()[..12]), "{doubt}");
+    stage.assert_is_disk(&next, 0);
+    stage.write(last + 4, 5);
+    let after = stage.capture(None);
+    assert_eq!(after.manifest.tracker, "ebpf", "{:?}", after.manifest.tracker_doubt);
+    stage.assert_is_disk(&after, 0);
+
+    // From the image that the machine was at, its map is right.
+    snapshot.set_back(&stage);
+    stage.write(last + 5, 6);
+    let parent = ParentChoice::Image(before.id.to_string());
+    let again = stage.plan_after(parent, None).run(&Silent).expect("captured");
+    assert_eq!(again.manifest.tracker, "ebpf", "{:?}", again.manifest.tracker_doubt);
+    stage.assert_is_disk(&again, 0);
+}
+
+#[test]
+fn an_image_in_another_repository_takes_the_history_over() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(mut stage) = Stage::new() else { return };
+    stage.mounted = None;
+    let last = DISK / 4096 - 100;
+    let elsewhere = stage.folder.path().join("elsewhere");
+    let block_size = BlockSize::new(16_384).expect("valid");
+    let mut elsewhere = Repository::create(&elsewhere, block_size).expect("a repository");
+    stage.capture(None);
+    for round in 0..4 {
+        stage.write(last + round, round as u64);
+        // In turns; the first one here is the second there.
+        let report = stage.capture(None);
+        assert_eq!(report.manifest.tracker == "ebpf", round == 0, "{round}");
+        stage.assert_is_disk(&report, 0);
+        std::mem::swap(&mut stage.repository, &mut elsewhere);
     }
 }
 
@@ -260,7 +402,7 @@ fn images_after_doubts_at_random_lack_nothing() {
     let fate = Fate { random: 17, checkpoints: 0, taints: 0, device };
     let fate = Arc::new(Mutex::new(fate));
     let (mut instants, mut doubts, mut tracked) = (0, 0, 0);
-    for round in 0..24 {
+    for round in 0..14 {
         stage.write(FILESYSTEM / 4096 + round, round as u64);
         let tracker = Tracking::default().open(stage.device.path()).expect("opened");
         let doubting = Doubting { tracker: tracker.expect("tracked"), fate: Arc::clone(&fate) };

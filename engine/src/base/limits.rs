@@ -1,5 +1,7 @@
 //! Every limit of the engine, on one page. Units are in the names or the docs.
 
+use std::time::Duration;
+
 /// Smallest block, bytes.
 pub const MIN_BLOCK_SIZE: u32 = 16 * 1024;
 /// Largest block, bytes.
@@ -90,6 +92,10 @@ pub const MAX_TRACKED_DISKS: u32 = 64;
 pub const MAX_TRACKED_IN_FLIGHT: u32 = 65_536;
 /// Epochs of one disk whose images were not stored that are kept apart at most; more are joined.
 pub const MAX_OPEN_EPOCHS: usize = 16;
+/// How long to wait at most for another process that holds the trackers.
+pub const MAX_TRACKER_WAIT: Duration = Duration::from_secs(10);
+/// The same where filesystems may be frozen meanwhile.
+pub const MAX_TRACKER_WAIT_FROZEN: Duration = Duration::from_millis(500);
 /// Disks whose files are read together at most.
 pub const MAX_DISKS: usize = 64;
 /// Cells of one map at most, besides one for each of its sections.

@@ -46,8 +46,8 @@ impl ChangeTracker for Ebpf {
         };
         let follows = match since {
             Since::Copied(_) => Ok(()),
-            Since::Image { evidence: Some(evidence), .. } => match read_evidence(evidence) {
-                Ok(parent) => told.evidence.follows(&parent),
+            Since::Image { id, evidence: Some(evidence) } => match read_evidence(evidence) {
+                Ok(parent) => told.evidence.follows(&id.to_string(), &parent),
                 Err(_) => Err("the parent's evidence is another tracker's".to_owned()),
             },
             Since::Nothing | Since::Image { evidence: None, .. } => {
@@ -68,8 +68,8 @@ impl ChangeTracker for Ebpf {
         self.tracker.is_marked(ranges)
     }
 
-    fn commit(&mut self, copied: &Copied, _image: ImageId) -> Result<()> {
-        self.tracker.commit(read_evidence(copied.evidence())?.epoch)
+    fn commit(&mut self, copied: &Copied, image: ImageId) -> Result<()> {
+        self.tracker.commit(read_evidence(copied.evidence())?.epoch, image.0)
     }
 
     fn distrust(&mut self) -> Result<()> {
@@ -82,8 +82,8 @@ fn read_evidence(evidence: &Value) -> Result<Evidence> {
         .map_err(|error| Error::new(ErrorKind::Invalid, format!("a tracker's evidence: {error}")))
 }
 
-/// What the disk `target` is known to hold, by its tracker: the newest of `images` that its map
-/// can follow, and what was written since. None if it is not tracked, or its map is in doubt.
+/// What the disk `target` is known to hold, by its tracker: the one of `images` that its map
+/// starts from, and what was written since. None if it is not tracked, or its map is in doubt.
 ///
 /// # Errors
 /// `Io` of the target; the kernel's.
@@ -98,7 +98,8 @@ pub fn known_content(images: &Images, target: &Path) -> Result<Option<Known>> {
     let evidence_of = |value: &Value| read_evidence(value).ok();
     let followed = images.images.iter().find(|image| {
         let tracking = image.manifest.tracking.as_ref().and_then(evidence_of);
-        tracking.is_some_and(|parent| told.evidence.follows(&parent).is_ok())
+        let id = image.id.to_string();
+        tracking.is_some_and(|parent| told.evidence.follows(&id, &parent).is_ok())
     });
     let changes = told.changes;
     Ok(followed.map(|image| Known { image: image.clone(), changes }))

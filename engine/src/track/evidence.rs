@@ -21,6 +21,10 @@ pub struct Evidence {
     pub size: ByteCount,
     /// Bytes of a granule of the map.
     pub granule: u64,
+    /// The id of the image from which the map starts, in hexadecimal digits; none if none was
+    /// stored since tracking began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// The first epoch that the map covers.
     pub since: u64,
     /// The last.
@@ -41,12 +45,12 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Whether a map with this evidence says all that changed since the image whose evidence is
-    /// `parent`.
+    /// Whether a map with this evidence says all that changed since the image `id` whose evidence
+    /// is `parent`.
     ///
     /// # Errors
     /// Why not, in words.
-    pub fn follows(&self, parent: &Self) -> Result<(), String> {
+    pub fn follows(&self, id: &str, parent: &Self) -> Result<(), String> {
         if self.boot_id != parent.boot_id {
             return Err("the machine was booted since the parent was captured".to_owned());
         }
@@ -57,13 +61,18 @@ impl Evidence {
         if of_disk(self) != of_disk(parent) {
             return Err("the parent was captured from another disk".to_owned());
         }
-        if self.since > parent.epoch.saturating_add(1) {
-            return Err("another image was captured since, into another history".to_owned());
+        match &self.image {
+            None => Err("the tracker was not told that the parent was stored".to_owned()),
+            Some(image) if image != id => Err(format!(
+                "the map starts from image {}, not from the parent: that was captured into \
+                 another history, or the machine was set back to an earlier state",
+                image.get(..12).unwrap_or(image)
+            )),
+            Some(_) if self.since != parent.epoch.saturating_add(1) => {
+                Err("the map starts from another checkpoint than the parent's".to_owned())
+            }
+            Some(_) => Ok(()),
         }
-        if self.epoch <= parent.epoch {
-            return Err("the parent is younger than the map".to_owned());
-        }
-        Ok(())
     }
 
     pub(super) fn judge(verdict: &Verdict) -> (String, Option<String>) {
@@ -87,6 +96,7 @@ mod tests {
             disk_sequence: 3,
             size: ByteCount(1 << 20),
             granule: 4096,
+            image: Some("image".to_owned()),
             since,
             epoch,
             verdict: "exact".to_owned(),
@@ -101,12 +111,16 @@ mod tests {
     #[test]
     fn a_map_follows_only_an_image_of_the_same_disk_and_tracking() {
         let parent = evidence(1, 4);
-        for (since, epoch) in [(5, 5), (5, 9), (3, 6), (1, 5)] {
-            assert_eq!(evidence(since, epoch).follows(&parent), Ok(()));
+        for (since, epoch) in [(5, 5), (5, 9)] {
+            assert_eq!(evidence(since, epoch).follows("image", &parent), Ok(()));
         }
-        for (since, epoch) in [(6, 7), (1, 4), (2, 3)] {
-            assert!(evidence(since, epoch).follows(&parent).is_err(), "{since} to {epoch}");
+        for (since, epoch) in [(6, 7), (1, 4), (2, 3), (3, 6), (1, 5)] {
+            let told = evidence(since, epoch);
+            assert!(told.follows("image", &parent).is_err(), "{since} to {epoch}");
         }
+        assert!(evidence(5, 5).follows("another", &parent).is_err());
+        let unstored = Evidence { image: None, ..evidence(5, 5) };
+        assert!(unstored.follows("image", &parent).is_err());
         let next = evidence(5, 5);
         for other in [
             Evidence { tracker: "c".to_owned(), ..parent.clone() },
@@ -116,7 +130,7 @@ mod tests {
             Evidence { granule: 8192, ..parent.clone() },
             Evidence { device: "7:1".to_owned(), ..parent.clone() },
         ] {
-            assert!(next.follows(&other).is_err(), "{other:?}");
+            assert!(next.follows("image", &other).is_err(), "{other:?}");
         }
     }
 

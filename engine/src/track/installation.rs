@@ -3,14 +3,18 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use super::layout::{DISKS, DiskEntry, IN_FLIGHT, PAGE_WORDS, SLOTS, STATS, WRITES, word};
+use super::layout::{
+    DISKS, DiskEntry, IN_FLIGHT, PAGE_LENGTH, PAGE_WORDS, SLOTS, STATS, WRITES, word,
+};
 use super::page::{Own, Page};
 use super::programs::{Hook, Maps};
 use crate::base::{Error, ErrorKind, Result};
 use crate::sys::bpf::{BpfFolder, KernelTypes, Map, MapKind, MappedWords, Program};
 
 const DISKS_PIN: &str = "disks";
-const STATS_PIN: &str = "stats";
+const PAGES_PIN: &str = "pages";
+/// What earlier versions called the pages, which were others.
+const EARLIER_PAGES_PIN: &str = "stats";
 const EPOCHS_PIN: &str = "epochs";
 const IN_FLIGHT_PIN: &str = "in_flight";
 
@@ -35,6 +39,9 @@ impl Installation {
         if names.is_empty() {
             return Ok(None);
         }
+        if names.iter().any(|name| name == EARLIER_PAGES_PIN) {
+            return Err(other_version());
+        }
         let get = |name: &str| {
             folder.get(name).map_err(|error| match error.kind() {
                 ErrorKind::NotFound => broken(name),
@@ -48,7 +55,11 @@ impl Installation {
             }
         }
         let disks = Map::adopt(get(DISKS_PIN)?, DISKS);
-        let stats = Map::adopt(get(STATS_PIN)?, STATS);
+        let stats = Map::adopt(get(PAGES_PIN)?, STATS);
+        let facts = stats.facts()?;
+        if (facts.value, facts.entries) != (PAGE_LENGTH, SLOTS) {
+            return Err(other_version());
+        }
         let epochs = Map::adopt(get(EPOCHS_PIN)?, MapKind::ArrayOfMaps { like: -1 });
         let in_flight = Map::adopt(get(IN_FLIGHT_PIN)?, IN_FLIGHT);
         Self::of(folder, disks, stats, epochs, in_flight).map(Some)
@@ -68,7 +79,7 @@ impl Installation {
         let new = Self::of(folder, disks, stats, epochs, in_flight)?;
         let install = || {
             folder.pin(DISKS_PIN, new.disks.descriptor())?;
-            folder.pin(STATS_PIN, new.stats.descriptor())?;
+            folder.pin(PAGES_PIN, new.stats.descriptor())?;
             folder.pin(EPOCHS_PIN, new.epochs.descriptor())?;
             folder.pin(IN_FLIGHT_PIN, new.in_flight.descriptor())?;
             new.attach(Hook::Queue)?;
@@ -179,6 +190,14 @@ const LINK_SUFFIX: &str = "_link";
 
 fn link_pin(hook: Hook) -> String {
     format!("{}{LINK_SUFFIX}", hook.name())
+}
+
+fn other_version() -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "tracking was begun by another version, whose counters are others; stop it and start it \
+         again",
+    )
 }
 
 fn broken(what: &str) -> Error {

@@ -7,12 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use imgx_engine::base::{ByteRange, ErrorKind};
-use imgx_engine::sys::bpf::BpfFolder;
+use imgx_engine::sys::bpf::{BpfFolder, FoundFolder};
 use imgx_engine::track::Verdict;
 use imgx_fixtures::loopdev::LoopDevice;
 use imgx_fixtures::{loopdev, tool};
 
-use super::support::Tracked;
+use super::support::{Tracked, follows, stored};
 
 const O_DIRECT: i32 = 0o40_000;
 
@@ -24,12 +24,12 @@ fn direct(path: &Path) -> File {
     OpenOptions::new().write(true).custom_flags(O_DIRECT).open(path).expect("opened")
 }
 
-fn write_page(path: &Path, page: u64) {
+pub fn write_page(path: &Path, page: u64) {
     let content = Page([page.to_le_bytes()[0] | 1; 4096]);
     direct(path).write_all_at(&content.0, page * 4096).expect("written");
 }
 
-fn pages(changes: &imgx_engine::base::ChangeMap) -> Vec<u64> {
+pub fn pages(changes: &imgx_engine::base::ChangeMap) -> Vec<u64> {
     changes.runs().flat_map(|run| run.start / 4096..run.end / 4096).collect()
 }
 
@@ -39,7 +39,7 @@ fn what_no_image_was_stored_of_is_told_again_and_what_was_is_not() {
     let path = disk.device.path();
     let mut tracker = disk.tracker();
     let first = tracker.checkpoint().expect("checkpoint");
-    tracker.commit(first.evidence.epoch).expect("committed");
+    stored(&mut tracker, &first);
     write_page(path, 3);
     let lost = tracker.checkpoint().expect("checkpoint");
     assert_eq!(pages(&lost.changes), [3]);
@@ -49,13 +49,13 @@ fn what_no_image_was_stored_of_is_told_again_and_what_was_is_not() {
     let again = tracker.checkpoint().expect("checkpoint");
     assert_eq!(pages(&again.changes), [3, 16_383]);
     assert_ne!(again.verdict, Verdict::Tainted(String::new()));
-    assert_eq!(again.evidence.follows(&first.evidence), Ok(()));
-    assert!(tracker.commit(lost.evidence.epoch).is_err(), "an epoch between was forgotten");
-    tracker.commit(again.evidence.epoch).expect("committed");
+    assert_eq!(follows(&again.evidence, &first.evidence), Ok(()));
+    stored(&mut tracker, &again);
+    assert!(tracker.commit(lost.evidence.epoch, [7; 16]).is_err(), "another image took it over");
     let mut none = tracker.checkpoint().expect("checkpoint");
     assert_eq!(pages(&none.changes), [0_u64; 0]);
-    assert_eq!(none.evidence.follows(&again.evidence), Ok(()));
-    assert!(none.evidence.follows(&first.evidence).is_err());
+    assert_eq!(follows(&none.evidence, &again.evidence), Ok(()));
+    assert!(follows(&none.evidence, &first.evidence).is_err());
     // What another process's checkpoint took over is still known to this one.
     write_page(path, 9);
     disk.tracker().checkpoint().expect("checkpoint");
@@ -103,7 +103,7 @@ fn what_was_marked_since_a_checkpoint_is_told_whoever_ended_epochs_meanwhile() {
     assert!((5..30).all(|page| told.contains(&page)), "{told:?}");
     write_page(path, 40);
     let taken = other.checkpoint().expect("checkpoint");
-    other.commit(taken.evidence.epoch).expect("committed");
+    stored(&mut other, &taken);
     assert_eq!(since(&mut one, copied).0, None, "the other has what was marked");
     let (_, copied) = since(&mut one, taken.evidence.epoch);
     write_page(path, 41);
@@ -133,7 +133,7 @@ fn a_write_in_flight_across_the_switch_is_told_after_it() {
     let path = disk.device.path().to_owned();
     let mut tracker = disk.tracker();
     let first = tracker.checkpoint().expect("checkpoint");
-    tracker.commit(first.evidence.epoch).expect("committed");
+    stored(&mut tracker, &first);
 
     let frozen = Frozen::new(&point);
     let writer = thread::spawn(move || write_page(&path, 77));
@@ -147,7 +147,7 @@ fn a_write_in_flight_across_the_switch_is_told_after_it() {
     assert_eq!(pages(&during.changes), [77]);
     let content = fs::read(&disk.file).expect("the medium can be read");
     assert_eq!(content[77 * 4096], 0, "the write was not in flight");
-    tracker.commit(during.evidence.epoch).expect("committed");
+    stored(&mut tracker, &during);
     // Whoever marks at the queueing only knows nothing of it any more.
     assert!(!tracker.is_marked(&[marked]).expect("asked"));
     drop(frozen);
@@ -208,7 +208,7 @@ fn discards_of_any_length_are_covered() {
     let path = disk.device.path().to_str().expect("plain").to_owned();
     let mut tracker = disk.tracker();
     let first = tracker.checkpoint().expect("checkpoint");
-    tracker.commit(first.evidence.epoch).expect("committed");
+    stored(&mut tracker, &first);
     for (offset, length) in
         [(4096, 4096), (8 * gib + 512 * 9, 60 * gib), (99 * gib + 4096, gib - 4096), (0, 512)]
     {
@@ -220,7 +220,7 @@ fn discards_of_any_length_are_covered() {
         let range = ByteRange::new(offset, length);
         assert!(told.changes.runs().any(|run| run.intersection(&range) == Some(range)), "{range}");
         assert!(covered <= length + 2 * 64 * 4096, "{covered} bytes for {length}");
-        tracker.commit(told.evidence.epoch).expect("committed");
+        stored(&mut tracker, &told);
     }
 }
 
@@ -241,9 +241,10 @@ fn other_disks_stopped_and_broken_tracking_are_noticed() {
     assert_eq!(tracker.checkpoint().map_err(kind).err(), Some(ErrorKind::Unsupported));
     let mut tracker = disk.tracker();
     let after = tracker.checkpoint().expect("checkpoint").evidence;
-    assert!(after.follows(&before).is_err());
+    assert!(follows(&after, &before).is_err());
 
-    let folder = BpfFolder::existing(disk.folder()).expect("there");
+    let folder = BpfFolder::existing(disk.folder()).and_then(FoundFolder::closed);
+    let folder = folder.expect("looked at").expect("there");
     let open = after.epoch;
     let pin =
         folder.names().expect("listed").into_iter().find(|pin| pin.ends_with(&format!("_{open}")));
@@ -282,7 +283,7 @@ fn partitions_and_files_are_refused_with_what_to_do() {
     assert!(refused.to_string().contains("whole"), "{refused}");
     let mut tracker = disk.tracker();
     let told = tracker.checkpoint().expect("checkpoint");
-    tracker.commit(told.evidence.epoch).expect("committed");
+    stored(&mut tracker, &told);
     write_page(&partition, 5);
     let told = tracker.checkpoint().expect("checkpoint");
     assert_eq!(pages(&told.changes), [2048 / 8 + 5]);
@@ -297,7 +298,7 @@ fn a_disk_without_a_request_queue_is_tracked() {
     let Some(tracking) = super::support::Started::new(device.path(), 4096) else { return };
     let mut tracker = tracking.tracker();
     let first = tracker.checkpoint().expect("checkpoint");
-    tracker.commit(first.evidence.epoch).expect("committed");
+    stored(&mut tracker, &first);
     for page in [1, 7, 16_383] {
         write_page(device.path(), page);
     }

@@ -4,4 +4,5 @@
 
 mod epochs;
 mod hammer;
+mod links;
 mod support;
