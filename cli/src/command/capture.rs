@@ -5,9 +5,7 @@ use std::time::Instant;
 use imgx_engine::base::{ByteRange, Result};
 use imgx_engine::job::{Capture, CaptureOptions, CaptureReport, LiveOptions, next_bitmap};
 use imgx_engine::store::Manifest;
-use imgx_engine::store::manifest::{
-    Moment, MountedFilesystem, SkippedFile, UnreadableRange,
-};
+use imgx_engine::store::manifest::{Moment, MountedFilesystem, SkippedFile, UnreadableRange};
 use serde_json::json;
 
 use crate::args::CaptureArguments;

@@ -129,8 +129,7 @@ impl DeviceFacts {
 #[must_use]
 pub fn start_and_size(name: &str) -> Option<(u64, u64)> {
     // sysfs counts 512-byte units, whatever the sector size.
-    let bytes =
-        |file: &str| text(&sysfs(name).join(file))?.parse::<u64>().ok()?.checked_mul(512);
+    let bytes = |file: &str| text(&sysfs(name).join(file))?.parse::<u64>().ok()?.checked_mul(512);
     Some((bytes("start")?, bytes("size")?))
 }
 

@@ -248,6 +248,17 @@ impl<'a> Capture<'a> {
         self
     }
 
+    /// The same, with its tracker wrapped in another: something happens when it is asked.
+    #[cfg(feature = "fault-injection")]
+    #[must_use]
+    pub fn meddling(
+        mut self,
+        wrap: impl FnOnce(Box<dyn ChangeTracker>) -> Box<dyn ChangeTracker>,
+    ) -> Self {
+        self.tracker = self.tracker.map(wrap);
+        self
+    }
+
     /// The same, leaving `ranges` out as if no filesystem used them: a fault that must be noticed.
     #[cfg(feature = "fault-injection")]
     #[must_use]

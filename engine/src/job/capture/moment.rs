@@ -9,7 +9,7 @@ use crate::volume::{DiskLayout, Volume};
 /// Says of `moment` that the bytes `torn` were written while they were read, and all else of the
 /// disk `layout` is at one instant.
 pub fn tell(moment: &mut Moment, layout: &DiskLayout, torn: &[ByteRange]) {
-    const WHY: &str = "it was written to while it was read";
+    const WHY: &str = "written to while it was read";
     let torn = joined(torn.to_vec());
     // Where a volume lies that is not understood is not known.
     let is_torn = |volume: &Volume| {
@@ -28,16 +28,17 @@ pub fn tell(moment: &mut Moment, layout: &DiskLayout, torn: &[ByteRange]) {
     if !without(&torn, &held).is_empty() {
         doubted.push("what lies outside of volumes");
     }
-    let names = doubted.join(", ");
-    moment.doubt = (!doubted.is_empty()).then(|| format!("written to while it was read: {names}"));
+    moment.doubt = match doubted.as_slice() {
+        [] => None,
+        _ if layout.volumes.is_empty() => Some(WHY.to_owned()),
+        names => Some(format!("{}: {WHY}", names.join(", "))),
+    };
 }
 
 /// Says of `moment` that nothing is certain, because of `doubt`.
 pub fn tell_unknown(moment: &mut Moment, layout: &DiskLayout, doubt: String) {
-    let of_volume = |volume: &Volume| VolumeMoment {
-        volume: volume.name.clone(),
-        doubt: Some(doubt.clone()),
-    };
+    let of_volume =
+        |volume: &Volume| VolumeMoment { volume: volume.name.clone(), doubt: Some(doubt.clone()) };
     moment.volumes = layout.volumes.iter().map(of_volume).collect();
     moment.doubt = Some(doubt);
 }
