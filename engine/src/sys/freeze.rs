@@ -59,7 +59,7 @@ impl Freezer {
         }
         let open = |mount: &Mount| {
             let shown = mount.point.display();
-            let file = File::open(&mount.point).context(|| format!("open {shown}"))?;
+            let file = File::open(mount.path()).context(|| format!("open {shown}"))?;
             // proc_pid_fdinfo(5). A filesystem's device number would not do: btrfs has several.
             let said = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()));
             let said = said.context(|| format!("look at {shown}"))?;

@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod buffer;
 pub mod device;
 pub mod freeze;
+pub mod holders;
 pub mod ioctl;
 pub mod loops;
 pub mod mounts;
@@ -13,5 +14,6 @@ pub mod sparse;
 
 pub use buffer::{Buffer, BufferPool};
 pub use device::DeviceFacts;
+pub use holders::{Holder, Holders, Holding};
 pub use loops::LoopBacking;
 pub use ring::{Completion, Ring};

@@ -30,6 +30,7 @@ use self::programs::Hook;
 use self::verdict::Judge;
 use crate::base::limits::MAX_TRACKED_DISKS;
 use crate::base::{ByteCount, Error, ErrorContext, ErrorKind, Granule, Result, fields};
+use crate::sys::Holders;
 use crate::sys::bpf::BpfFolder;
 use crate::sys::device::{DeviceFacts, DiskQueue, name_of};
 
@@ -95,6 +96,7 @@ impl Tracking {
         let disk = WholeDisk::open(device)?;
         let queue = DiskQueue::of(&disk.facts.name);
         disk.check(&queue)?;
+        disk.check_holders(device)?;
         let folder = BpfFolder::create(&self.folder)?;
         let _lock = folder.lock()?;
         let installation = match Installation::existing(&folder) {
@@ -247,6 +249,15 @@ impl WholeDisk {
             ));
         }
         Ok(())
+    }
+
+    /// Refuses a disk that is written past its device, unseen by the programs.
+    fn check_holders(&self, path: &Path) -> Result<()> {
+        let holders = Holders::of(path)?;
+        let Some(past) = holders.iter().find(|holder| holder.is_past) else { return Ok(()) };
+        let name = &self.facts.name;
+        let context = format!("{name} cannot be tracked: {past}, and what that writes is not seen");
+        Err(Error::new(ErrorKind::Unsupported, context))
     }
 
     fn slot(&self, installation: &Installation) -> Option<u32> {

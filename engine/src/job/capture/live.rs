@@ -19,7 +19,8 @@ use crate::job::pipeline::{ChunkSource, DEPTH, chunk_for};
 use crate::job::tracked::Ebpf;
 use crate::store::repository::Image;
 use crate::sys::freeze::Freezer;
-use crate::sys::mounts::{self, Mount};
+use crate::sys::holders::Holders;
+use crate::sys::mounts::Mount;
 use crate::track::Tracking;
 
 /// Rounds end when no more than this is left to be read while frozen.
@@ -62,17 +63,17 @@ impl Drop for Started {
 }
 
 impl Live {
-    /// What makes that possible for the disk `source`, with its tracker, which is started where
-    /// there is none; nothing if it has no mounted filesystem.
+    /// What makes that possible for the disk `source` and what holds it, with its tracker, which is
+    /// started where there is none; nothing if it has no mounted filesystem.
     ///
     /// # Errors
     /// Why it is not possible.
     pub fn prepare(
-        source: &Path,
+        (source, holders): (&Path, &Holders),
         options: LiveOptions,
         tracker: &mut Option<Box<dyn ChangeTracker>>,
     ) -> Result<Option<Self>> {
-        let mounts = mounts::mounted_from(source)?;
+        let mounts = holders.mounts();
         if mounts.is_empty() {
             return Ok(None);
         }

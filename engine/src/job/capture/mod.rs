@@ -45,7 +45,7 @@ use crate::store::manifest::{TreeRoot, VolumeUse};
 use crate::store::repository::Image;
 use crate::store::tree::disk_digest;
 use crate::store::{ImageId, LockKind, Manifest, Parent, Repository, StoreWriter, salvage};
-use crate::sys::mounts;
+use crate::sys::holders::Holders;
 use crate::volume::{DiskLayout, Volume, probe};
 
 pub use changes::{ChangeTracker, Findings};
@@ -129,7 +129,9 @@ pub struct Capture<'a> {
     tracker: Option<Box<dyn ChangeTracker>>,
     /// Why there is no tracker, though there should be one.
     doubt: Option<String>,
-    /// Whether somebody uses the disk, so that what it says of itself may change at any time.
+    /// Who uses the disk, so that what it says of itself may change at any time.
+    holders: Holders,
+    /// Whether somebody does.
     is_in_use: bool,
     live: Option<Live>,
     options: CaptureOptions,
@@ -185,7 +187,11 @@ impl<'a> Capture<'a> {
         for message in disk.warnings() {
             observer.event(&Event::Warning { message });
         }
-        let uses = mounts::uses_of(source).unwrap_or_default();
+        let holders = match disk.export() {
+            // What holds an export is for its server to know.
+            Some(_) => Holders::default(),
+            None => Holders::of(source)?,
+        };
         let name = match &options.name {
             Some(name) => history::checked_name(name)?,
             None => history::default_name(info),
@@ -198,10 +204,10 @@ impl<'a> Capture<'a> {
         }
         let (mut tracker, doubt) = open_tracker(&disk, parent.as_ref(), options.tracker)?;
         let wanted = options.live.clone().filter(|_| disk.facts().is_some());
-        let live = wanted.map(|wanted| Live::prepare(source, wanted, &mut tracker));
+        let live = wanted.map(|wanted| Live::prepare((source, &holders), wanted, &mut tracker));
         let live = live.unwrap_or(Ok(None)).map_err(|error| error.to_string());
-        let live = no_instant(live, &uses, observer);
-        let is_in_use = !uses.is_empty();
+        let live = no_instant(live, &holders, observer);
+        let is_in_use = !holders.is_empty();
         if options.skip_swap && is_in_use && live.is_none() {
             let message = "swap files are kept: the disk is in use, and the image no one instant";
             observer.event(&Event::Warning { message });
@@ -214,6 +220,7 @@ impl<'a> Capture<'a> {
             layout,
             tracker,
             doubt,
+            holders,
             is_in_use,
             live,
             options,
@@ -247,6 +254,12 @@ impl<'a> Capture<'a> {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What holds the disk, or held it when this was planned.
+    #[must_use]
+    pub fn holders(&self) -> &Holders {
+        &self.holders
     }
 
     /// What it will be compared with.
@@ -635,14 +648,14 @@ fn as_json(part: &impl serde::Serialize) -> serde_json::Value {
 /// What there is to make an image of a disk in use one instant. Warns where there is nothing.
 fn no_instant(
     live: std::result::Result<Option<Live>, String>,
-    uses: &[String],
+    holders: &Holders,
     observer: &dyn Observer,
 ) -> Option<Live> {
     let (live, why) = match live {
         Ok(live) => (live, String::new()),
         Err(error) => (None, format!(" ({error})")),
     };
-    if let (Some(first), None) = (uses.first(), &live) {
+    if let (Some(first), None) = (holders.iter().next(), &live) {
         let message =
             format!("{first}: what is written meanwhile may be half in the image, half not{why}");
         observer.event(&Event::Warning { message: &message });

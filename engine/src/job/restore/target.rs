@@ -9,7 +9,7 @@ use crate::base::{ByteCount, Error, ErrorKind, Result};
 use crate::block::{FileMode, ReadAt, SourceInfo, SourceKind, Target};
 use crate::store::node::SECTOR;
 use crate::store::repository::Image;
-use crate::sys::mounts;
+use crate::sys::holders::Holders;
 
 /// Opens an existing target, and checks that it may be written; `None` for a file to be made.
 ///
@@ -22,8 +22,10 @@ pub fn open(path: &Path, image: &Image) -> Result<Option<Target>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io(describe(), error)),
     };
-    if let Some(first) = mounts::uses_of(path)?.first() {
-        return Err(Error::new(ErrorKind::Conflict, format!("{}: {first}", describe())));
+    let holders = Holders::of(path)?;
+    if !holders.is_empty() {
+        let context = format!("{}: {}", describe(), holders.summary());
+        return Err(Error::new(ErrorKind::Conflict, context));
     }
     let target = if metadata.file_type().is_block_device() {
         Target::open_device(path)?
