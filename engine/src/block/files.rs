@@ -322,6 +322,7 @@ fn opening(path: &Path, error: io::Error) -> Error {
             let uses = if uses.is_empty() { format!("{shown} is in use") } else { uses };
             Error::new(ErrorKind::Conflict, uses)
         }
+        Some(libc::ENOMEDIUM) => Error::new(ErrorKind::NotFound, format!("{shown} has no medium")),
         Some(libc::EROFS) => Error::new(ErrorKind::Conflict, format!("{shown} is read-only")),
         _ => Error::io(format!("open {shown}"), error),
     }

@@ -184,6 +184,7 @@ impl<'a> Capture<'a> {
                 format!("{}: {} bytes, at most {MAX_DISK_SIZE}", source.display(), info.size),
             ));
         }
+        check_has_bytes(&disk, source)?;
         for message in disk.warnings() {
             observer.event(&Event::Warning { message });
         }
@@ -597,6 +598,21 @@ impl<'a> Capture<'a> {
             cost,
         }
     }
+}
+
+/// Refuses a disk without a single sector: its image would be the newest of its name, and of
+/// nothing.
+fn check_has_bytes(disk: &Disk, source: &Path) -> Result<()> {
+    if disk.info().size.0 > 0 {
+        return Ok(());
+    }
+    let why = match disk.facts() {
+        Some(facts) if facts.size.0 > 0 => "has less than one sector",
+        Some(_) => "has no medium, or nothing is attached to it (0 bytes)",
+        None => "is empty (0 bytes)",
+    };
+    let context = format!("{} {why}: there is nothing to capture", source.display());
+    Err(Error::new(ErrorKind::NotFound, context))
 }
 
 /// Where blocks are read, and what holds all others.

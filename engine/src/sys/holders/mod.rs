@@ -291,6 +291,21 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
+/// The files that the block device or regular file `path` is, or lies on by way of loop devices:
+/// `st_dev` and `st_ino` of each.
+///
+/// # Errors
+/// `Io` if it cannot be looked at.
+pub fn files_of(path: &Path) -> Result<Vec<(u64, u64)>> {
+    let found = fs::metadata(path).context(|| format!("stat {}", path.display()))?;
+    if !found.file_type().is_block_device() {
+        return Ok(vec![(found.dev(), found.ino())]);
+    }
+    let storage = Storage::read()?;
+    let extents = storage.extents(Place::Device(found.rdev()));
+    Ok(extents.iter().filter_map(Extent::file).collect())
+}
+
 /// What is asked about.
 struct Asked<'a> {
     path: &'a Path,

@@ -261,6 +261,14 @@ impl Extent {
         Self { is_mapped: true, start: None, ..self }
     }
 
+    /// The file that it is in, if it is in one.
+    pub fn file(&self) -> Option<(u64, u64)> {
+        match self.at {
+            Place::File { device, inode } => Some((device, inode)),
+            Place::Device(_) => None,
+        }
+    }
+
     /// Whether it is in a file.
     pub fn is_file(&self) -> bool {
         matches!(self.at, Place::File { .. })
