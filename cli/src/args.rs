@@ -230,7 +230,8 @@ pub struct VerifyArguments {
 pub struct RestoreArguments {
     /// The image
     pub image: String,
-    /// The block device or file to write; a file that is missing is created
+    /// The block device or file to write; a file that is missing is created, one that is longer is
+    /// cut to the image's size
     pub target: PathBuf,
     /// Overwrite a target that holds data
     #[arg(long)]

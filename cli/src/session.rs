@@ -47,12 +47,18 @@ pub struct Session {
     pub console: Console,
     repo: Option<PathBuf>,
     stop: Stop,
+    is_target_touched: AtomicBool,
 }
 
 impl Session {
     /// The session that the common options ask for.
     pub fn new(common: &Common) -> Self {
-        Self { console: Console::new(common), repo: common.repo.clone(), stop: Stop::default() }
+        Self {
+            console: Console::new(common),
+            repo: common.repo.clone(),
+            stop: Stop::default(),
+            is_target_touched: AtomicBool::new(false),
+        }
     }
 
     /// The repository's directory.
@@ -63,6 +69,16 @@ impl Session {
         self.repo.clone().ok_or_else(|| {
             Error::new(ErrorKind::Invalid, "no repository: name it with --repo or in IMGX_REPO")
         })
+    }
+
+    /// From now on the target of a restore is written.
+    pub fn writes_to_target(&self) {
+        self.is_target_touched.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the target of a restore may have been written.
+    pub fn is_target_touched(&self) -> bool {
+        self.is_target_touched.load(Ordering::Relaxed)
     }
 
     /// Opens the repository.

@@ -13,5 +13,6 @@ mod running_machine;
 mod several_disks;
 mod showing;
 mod support;
+mod targets;
 mod tracking;
 mod unreadable;

@@ -38,7 +38,7 @@ pub struct Frozen {
 /// A filesystem that was not frozen with the others.
 #[derive(Debug)]
 pub struct Refused {
-    /// Where it is mounted.
+    /// Where it is mounted, as [`Mount::path`] says it.
     pub point: PathBuf,
     /// Why; `Conflict` when somebody else has frozen it.
     pub error: Error,
@@ -172,8 +172,9 @@ impl Freezer {
 }
 
 fn open(mount: &Mount) -> Result<(PathBuf, File)> {
-    let shown = mount.point.display();
-    let file = File::open(&mount.point).context(|| format!("open {shown}"))?;
+    let path = mount.path();
+    let shown = path.display();
+    let file = File::open(&path).context(|| format!("open {shown}"))?;
     // proc_pid_fdinfo(5). A filesystem's device number would not do: btrfs has several.
     let said = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()));
     let said = said.context(|| format!("look at {shown}"))?;
@@ -182,7 +183,7 @@ fn open(mount: &Mount) -> Result<(PathBuf, File)> {
         let context = format!("{shown} is hidden by another filesystem mounted there");
         return Err(Error::new(ErrorKind::Conflict, context));
     }
-    Ok((mount.point.clone(), file))
+    Ok((path, file))
 }
 
 fn refusal(point: &Path, error: Errno) -> Error {

@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod buffer;
 pub mod device;
 pub mod freeze;
+pub mod holders;
 pub mod ioctl;
 pub mod loops;
 pub mod mounts;
@@ -14,5 +15,6 @@ pub mod watchdog;
 
 pub use buffer::{Buffer, BufferPool};
 pub use device::DeviceFacts;
+pub use holders::{Holder, Holders, Holding};
 pub use loops::LoopBacking;
 pub use ring::{Completion, Ring};

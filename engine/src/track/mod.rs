@@ -34,6 +34,7 @@ use self::programs::Hook;
 use self::verdict::Judge;
 use crate::base::limits::{MAX_TRACKED_DISKS, MAX_TRACKER_WAIT};
 use crate::base::{ByteCount, Error, ErrorContext, ErrorKind, Granule, Result, fields};
+use crate::sys::Holders;
 use crate::sys::bpf::{BpfFolder, FoundFolder};
 use crate::sys::device::{DeviceFacts, DiskQueue, name_of};
 
@@ -99,6 +100,7 @@ impl Tracking {
         let disk = WholeDisk::open(device)?;
         let queue = DiskQueue::of(&disk.facts.name);
         disk.check(&queue)?;
+        disk.check_holders(device)?;
         if let FoundFolder::Open(foreign) = BpfFolder::existing(&self.folder)? {
             // Nothing in there is believed, and this name is the installation's.
             foreign.remove()?;
@@ -264,6 +266,15 @@ impl WholeDisk {
             ));
         }
         Ok(())
+    }
+
+    /// Refuses a disk that is written past its device, unseen by the programs.
+    fn check_holders(&self, path: &Path) -> Result<()> {
+        let holders = Holders::of(path)?;
+        let Some(past) = holders.iter().find(|holder| holder.is_past) else { return Ok(()) };
+        let name = &self.facts.name;
+        let context = format!("{name} cannot be tracked: {past}, and what that writes is not seen");
+        Err(Error::new(ErrorKind::Unsupported, context))
     }
 
     fn slot(&self, installation: &Installation) -> Option<u32> {

@@ -20,7 +20,8 @@ use crate::job::pipeline::{ChunkSource, DEPTH, chunk_for};
 use crate::job::tracked::Ebpf;
 use crate::store::manifest::MountedFilesystem;
 use crate::sys::freeze::{Freezer, Refused};
-use crate::sys::mounts::{self, Mount};
+use crate::sys::holders::Holders;
+use crate::sys::mounts::Mount;
 use crate::sys::watchdog::Hooks;
 use crate::track::Tracking;
 
@@ -67,17 +68,17 @@ impl Drop for Started {
 }
 
 impl Live {
-    /// What makes that possible for the disk `source`, with its tracker, which is started where
-    /// there is none; nothing if it has no mounted filesystem.
+    /// What makes that possible for the disk `source` and what holds it, with its tracker, which is
+    /// started where there is none; nothing if it has no mounted filesystem.
     ///
     /// # Errors
     /// Why it is not possible.
     pub fn prepare(
-        source: &Path,
+        (source, holders): (&Path, &Holders),
         options: LiveOptions,
         tracker: &mut Option<Box<dyn ChangeTracker>>,
     ) -> Result<Option<Self>> {
-        let mounts = mounts::mounted_from(source)?;
+        let mounts = holders.mounts();
         if mounts.is_empty() {
             return Ok(None);
         }
@@ -222,7 +223,7 @@ impl Live {
         let not_frozen = |mount: &Mount| match &instant.not_frozen {
             NotFrozen::All(why) => Some(why.clone()),
             NotFrozen::These(refused) => {
-                let refused = refused.iter().find(|(point, _)| *point == mount.point);
+                let refused = refused.iter().find(|(point, _)| *point == mount.path());
                 refused.map(|(_, why)| why.clone()).or_else(|| late.clone())
             }
         };
@@ -235,11 +236,10 @@ impl Live {
     }
 }
 
-/// The filesystems mounted from the disk `source`, none of which is frozen: `why` says it.
+/// The mounted filesystems among what holds a disk, none of which is frozen: `why` says it.
 #[must_use]
-pub fn not_frozen(source: &Path, why: &str) -> Vec<MountedFilesystem> {
-    let mounts = mounts::mounted_from(source).unwrap_or_default();
-    mounts.iter().map(|mount| mounted(mount, Some(why.to_owned()))).collect()
+pub fn not_frozen(holders: &Holders, why: &str) -> Vec<MountedFilesystem> {
+    holders.mounts().iter().map(|mount| mounted(mount, Some(why.to_owned()))).collect()
 }
 
 fn mounted(mount: &Mount, not_frozen: Option<String>) -> MountedFilesystem {

@@ -51,7 +51,7 @@ use crate::store::manifest::{Moment, MountedFilesystem, TreeRoot, VolumeUse};
 use crate::store::repository::Image;
 use crate::store::tree::disk_digest;
 use crate::store::{ImageId, LockKind, Manifest, Parent, Repository, StoreWriter, salvage};
-use crate::sys::mounts;
+use crate::sys::holders::Holders;
 use crate::volume::{DiskLayout, Volume, probe};
 
 pub use changes::{ChangeTracker, Findings, Since};
@@ -136,7 +136,9 @@ pub struct Capture<'a> {
     tracker: Option<Box<dyn ChangeTracker>>,
     /// Why there is no tracker, though there should be one.
     doubt: Option<String>,
-    /// Whether somebody uses the disk, so that what it says of itself may change at any time.
+    /// Who uses the disk, so that what it says of itself may change at any time.
+    holders: Holders,
+    /// Whether somebody does.
     is_in_use: bool,
     live: Option<Live>,
     /// What is mounted from it, where it cannot be captured at one instant, with the reason.
@@ -194,10 +196,15 @@ impl<'a> Capture<'a> {
                 format!("{}: {} bytes, at most {MAX_DISK_SIZE}", source.display(), info.size),
             ));
         }
+        check_has_bytes(&disk, source)?;
         for message in disk.warnings() {
             observer.event(&Event::Warning { message });
         }
-        let uses = mounts::uses_of(source).unwrap_or_default();
+        let holders = match disk.export() {
+            // What holds an export is for its server to know.
+            Some(_) => Holders::default(),
+            None => Holders::of(source)?,
+        };
         let name = match &options.name {
             Some(name) => history::checked_name(name)?,
             None => history::default_name(info),
@@ -210,16 +217,16 @@ impl<'a> Capture<'a> {
         }
         let (mut tracker, doubt) = open_tracker(&disk, parent.as_ref(), options.tracker)?;
         let wanted = options.live.clone().filter(|_| disk.facts().is_some());
-        let (live, mounted) = match wanted.map(|wanted| Live::prepare(source, wanted, &mut tracker))
-        {
+        let prepare = |wanted| Live::prepare((source, &holders), wanted, &mut tracker);
+        let (live, mounted) = match wanted.map(prepare) {
             Some(Ok(live)) => (live, Vec::new()),
-            Some(Err(error)) => (None, not_frozen(source, &error.to_string())),
-            None => (None, not_frozen(source, "that was not wanted")),
+            Some(Err(error)) => (None, not_frozen(&holders, &error.to_string())),
+            None => (None, not_frozen(&holders, "that was not wanted")),
         };
         if live.is_none() {
-            warn_of_use(&uses, &mounted, observer);
+            warn_of_use(&holders, &mounted, observer);
         }
-        let is_in_use = !uses.is_empty();
+        let is_in_use = !holders.is_empty();
         if options.skip_swap && is_in_use && live.is_none() {
             let message = "swap files are kept: the disk is in use, and the image no one instant";
             observer.event(&Event::Warning { message });
@@ -232,6 +239,7 @@ impl<'a> Capture<'a> {
             layout,
             tracker,
             doubt,
+            holders,
             is_in_use,
             live,
             mounted,
@@ -277,6 +285,12 @@ impl<'a> Capture<'a> {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What holds the disk, or held it when this was planned.
+    #[must_use]
+    pub fn holders(&self) -> &Holders {
+        &self.holders
     }
 
     /// What it will be compared with.
@@ -658,6 +672,21 @@ impl<'a> Capture<'a> {
     }
 }
 
+/// Refuses a disk without a single sector: its image would be the newest of its name, and of
+/// nothing.
+fn check_has_bytes(disk: &Disk, source: &Path) -> Result<()> {
+    if disk.info().size.0 > 0 {
+        return Ok(());
+    }
+    let why = match disk.facts() {
+        Some(facts) if facts.size.0 > 0 => "has less than one sector",
+        Some(_) => "has no medium, or nothing is attached to it (0 bytes)",
+        None => "is empty (0 bytes)",
+    };
+    let context = format!("{} {why}: there is nothing to capture", source.display());
+    Err(Error::new(ErrorKind::NotFound, context))
+}
+
 /// Where blocks are read, and what holds all others.
 #[derive(Clone, Copy)]
 struct From<'a> {
@@ -708,8 +737,8 @@ fn as_json(part: &impl serde::Serialize) -> serde_json::Value {
 }
 
 /// Warns that a disk is used that cannot be captured at one instant.
-fn warn_of_use(uses: &[String], mounted: &[MountedFilesystem], observer: &dyn Observer) {
-    let Some(first) = uses.first() else { return };
+fn warn_of_use(holders: &Holders, mounted: &[MountedFilesystem], observer: &dyn Observer) {
+    let Some(first) = holders.iter().next() else { return };
     let why = mounted.first().and_then(|filesystem| filesystem.not_frozen.as_ref());
     let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
     let message = format!("{first}: what is written meanwhile may be half in the image{why}");
