@@ -264,7 +264,10 @@ fn a_hook_that_is_no_longer_wanted_ends_with_all_that_it_started() {
     let stage = Stage::new();
     let pid = stage.path("pid");
     // It takes no notice of being asked, and neither does its child.
-    let pre = format!("trap '' TERM; sleep 1000 & echo $! > '{0}.new'; mv '{0}.new' '{0}'; wait; sleep 1000", pid.display());
+    let pre = format!(
+        "trap '' TERM; sleep 1000 & echo $! > '{0}.new'; mv '{0}.new' '{0}'; wait; sleep 1000",
+        pid.display()
+    );
     let freezer = stage.freezer(Hooks { pre: Some(pre), post: None });
     let end = freezer.run_hook(Hook::Pre, LONG, &|| !pid.exists()).expect("run");
     assert_eq!(end, Some(HookEnd::Stopped));

@@ -2,6 +2,7 @@
 
 mod damage;
 mod differing;
+mod ends;
 mod exits;
 mod files;
 mod interrupt;
@@ -13,5 +14,6 @@ mod running_machine;
 mod several_disks;
 mod showing;
 mod support;
+mod threads;
 mod tracking;
 mod unreadable;

@@ -108,10 +108,11 @@ impl Freezer {
     pub fn freeze_what_can_be(&self, limit: Duration) -> Result<Frozen> {
         let watchdog = self.watchdog()?;
         let outcomes = watchdog.freeze(limit)?;
-        let refused = |((point, _), outcome): (&(PathBuf, File), std::result::Result<(), Errno>)| {
-            let error = refusal(point, outcome.err()?);
-            Some(Refused { point: point.clone(), error })
-        };
+        let refused =
+            |((point, _), outcome): (&(PathBuf, File), std::result::Result<(), Errno>)| {
+                let error = refusal(point, outcome.err()?);
+                Some(Refused { point: point.clone(), error })
+            };
         let refused = self.points.iter().zip(outcomes).filter_map(refused).collect();
         Ok(Frozen { watchdog, refused, is_thawed: false })
     }

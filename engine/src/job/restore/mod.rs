@@ -21,6 +21,7 @@ use crate::store::node::SECTOR;
 use crate::store::repository::Image;
 use crate::store::tree::TreeVisitor;
 use crate::store::{Entry, ImageReader, Repository, TreeRun};
+use crate::sys::threads;
 use crate::volume::{GptMove, plan_gpt_move};
 
 pub use compare::Differences;
@@ -195,6 +196,8 @@ impl Restore {
                 format!("{path} holds data (at byte {place}): add --yes to overwrite it"),
             ));
         }
+        // Nothing is to be half written for want of threads.
+        threads::need(write::THREADS)?;
         let target = match &self.target {
             Some(target) => target,
             None => &target::create(&self.path, self.image.size(), self.options.space)?,

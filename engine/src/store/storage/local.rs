@@ -67,6 +67,10 @@ impl Storage for LocalStorage {
         self.root.display().to_string()
     }
 
+    fn local_folder(&self) -> Option<PathBuf> {
+        Some(self.root.clone())
+    }
+
     fn list(&self, folder: Folder) -> Result<Vec<ObjectInfo>> {
         let path = self.folder(folder);
         let describe = || format!("list {}", path.display());

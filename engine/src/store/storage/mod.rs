@@ -10,6 +10,7 @@ mod local_writer;
 pub mod simulated;
 
 use std::fmt;
+use std::path::PathBuf;
 
 pub use local::LocalStorage;
 
@@ -79,6 +80,11 @@ pub struct ObjectInfo {
 pub trait Storage: Send + Sync {
     /// Where this is, for messages.
     fn describe(&self) -> String;
+
+    /// The folder that holds it, where it is one of this machine's.
+    fn local_folder(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// Everything in `folder`, in no order.
     ///

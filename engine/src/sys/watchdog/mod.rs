@@ -266,7 +266,12 @@ impl Watchdog {
     }
 
     /// Waits for the answer to an order; now and then `meanwhile` is called.
-    fn hear(&self, order: i64, limit: Option<Duration>, meanwhile: &mut dyn FnMut()) -> Result<i64> {
+    fn hear(
+        &self,
+        order: i64,
+        limit: Option<Duration>,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<i64> {
         let since = Instant::now();
         loop {
             let mut message = [0; 16];
@@ -280,7 +285,10 @@ impl Watchdog {
                 Err(error) => return Err(Error::io(gone(), error)),
             }
             if limit.is_some_and(|limit| since.elapsed() > limit) {
-                return Err(Error::io("the watchdog of the freeze", io::ErrorKind::TimedOut.into()));
+                return Err(Error::io(
+                    "the watchdog of the freeze",
+                    io::ErrorKind::TimedOut.into(),
+                ));
             }
             meanwhile();
         }
@@ -306,7 +314,8 @@ impl Drop for Watchdog {
 /// them, `limit` at most. For who ends the process without going back.
 pub fn abandon(limit: Duration) {
     let since = Instant::now();
-    let lines: Vec<UnixStream> = lines().iter().filter_map(|(_, line)| line.try_clone().ok()).collect();
+    let lines: Vec<UnixStream> =
+        lines().iter().filter_map(|(_, line)| line.try_clone().ok()).collect();
     for line in lines {
         finish(&line, limit.saturating_sub(since.elapsed()));
     }

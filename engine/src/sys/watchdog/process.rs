@@ -265,9 +265,8 @@ impl Process<'_> {
             }
             if let Some(state) = self.setup.shared.states.get(number) {
                 // It was killed before it could tell. What is frozen for ever is worse.
-                let end = |from, to| {
-                    state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
-                };
+                let end =
+                    |from, to| state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
                 let _ = end(ASKED, FROZEN).or_else(|_| end(WAITING, -libc::ESRCH));
             }
         }
@@ -298,7 +297,8 @@ impl Process<'_> {
         let states = self.setup.shared.states.iter();
         let mut is_ours = true;
         for (state, point) in states.zip(self.setup.points) {
-            let to = |from, to| state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
+            let to =
+                |from, to| state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
             if to(FROZEN, THAWING).is_err() {
                 is_ours &= state.load(Ordering::SeqCst) != LOST;
                 continue;
@@ -342,10 +342,8 @@ impl Process<'_> {
         // that end with a null, made before the first fork.
         unsafe {
             libc::setpgid(0, 0);
-            let descriptor = libc::open(
-                c"/proc/self/oom_score_adj".as_ptr(),
-                libc::O_WRONLY | libc::O_CLOEXEC,
-            );
+            let descriptor =
+                libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
             let ordinary = self.setup.ordinary;
             libc::write(descriptor, ordinary.as_ptr().cast(), ordinary.len());
             // The hook after must not die with the others: it runs because they did.

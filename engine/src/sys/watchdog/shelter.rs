@@ -76,7 +76,9 @@ impl Groups {
         let mut left: Vec<_> = left.map(open).collect();
         // Hierarchies without a group of this process's own are nothing to leave, and what is a
         // root may be one only in this namespace.
-        left.retain(|(one, root)| one.path != "/" || !root.as_ref().is_some_and(|root| holds(root)));
+        left.retain(|(one, root)| {
+            one.path != "/" || !root.as_ref().is_some_and(|root| holds(root))
+        });
         Self { left, is_first_namespace }
     }
 
