@@ -2,6 +2,7 @@
 
 mod damage;
 mod differing;
+mod ends;
 mod exits;
 mod files;
 mod interrupt;
@@ -14,5 +15,6 @@ mod several_disks;
 mod showing;
 mod support;
 mod targets;
+mod threads;
 mod tracking;
 mod unreadable;

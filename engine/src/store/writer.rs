@@ -4,7 +4,6 @@
 //! the manifest is written, synced, renamed, and its folder synced.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use super::codec::{Compression, Decoder, Encoder};
 use super::content::ContentReader;
@@ -20,6 +19,7 @@ use super::repository::{Repository, manifest_name};
 use super::storage::{Folder, ObjectName, ObjectWriter, Storage};
 use super::tree::{NodeSink, NodeSource};
 use crate::base::{BlockIndex, Error, ErrorKind, Result};
+use crate::sys::threads::Task;
 
 /// Packs that may be syncing while the next is written.
 const SYNCING_PACKS: usize = 2;
@@ -40,7 +40,7 @@ pub struct StoreWriter {
     decoder: Decoder,
     pack_size: u64,
     open: Option<OpenPack>,
-    syncing: Vec<JoinHandle<Result<()>>>,
+    syncing: Vec<Task<Result<()>>>,
     stored: u64,
     nodes: u64,
 }
@@ -188,7 +188,7 @@ impl StoreWriter {
     /// Ends a pack and syncs it in the background.
     fn finish_pack(&mut self, mut open: OpenPack) -> Result<()> {
         while self.syncing.len() >= SYNCING_PACKS {
-            join(self.syncing.remove(0))?;
+            self.syncing.remove(0).join()?;
         }
         let end = pack::encode_end(&open.entries, open.length);
         let (storage, index) = (Arc::clone(&self.storage), Arc::clone(&self.index));
@@ -201,11 +201,7 @@ impl StoreWriter {
             let _rebuilt = index.finish_pack(open.id, open.length + end.len() as u64);
             Ok(())
         };
-        let thread = std::thread::Builder::new().name("imgx-sync".to_owned());
-        let handle = thread
-            .spawn(finish)
-            .map_err(|error| Error::io("start a thread to sync packs", error))?;
-        self.syncing.push(handle);
+        self.syncing.push(Task::begin("imgx-sync", finish));
         Ok(())
     }
 
@@ -261,7 +257,7 @@ impl StoreWriter {
         }
         // After a failure, dropping the writer waits for the rest: none outlives the lock.
         while let Some(handle) = self.syncing.pop() {
-            join(handle)?;
+            handle.join()?;
         }
         self.storage.sync_folder(Folder::Packs)?;
         // The index is derived: what could not be written is read from the packs next time.
@@ -388,11 +384,4 @@ pub(super) fn sync_or_remove(
     writer.sync().inspect_err(|_failed| {
         let _storage_is_broken = storage.remove(name);
     })
-}
-
-fn join(handle: JoinHandle<Result<()>>) -> Result<()> {
-    match handle.join() {
-        Ok(outcome) => outcome,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
 }

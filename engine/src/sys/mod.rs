@@ -1,5 +1,6 @@
 //! The kernel: I/O rings, aligned memory, device ioctls, mounts. The only layer with unsafe code,
-//! and that only in [`ring`], [`ioctl`], [`watchdog`] and [`bpf`].
+//! and that only in [`ring`], [`ioctl`], [`watchdog`], [`threads`] and
+//! [`bpf`].
 
 pub mod bpf;
 pub mod buffer;
@@ -11,6 +12,8 @@ pub mod loops;
 pub mod mounts;
 pub mod ring;
 pub mod sparse;
+pub mod storage;
+pub mod threads;
 pub mod watchdog;
 
 pub use buffer::{Buffer, BufferPool};

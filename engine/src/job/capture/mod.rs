@@ -20,10 +20,8 @@ mod stillness;
 mod unused;
 mod worker;
 
-use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use self::assembly::{Assembled, Assembly};
@@ -49,9 +47,11 @@ use crate::store::index::Index;
 use crate::store::lock::host_name;
 use crate::store::manifest::{Moment, MountedFilesystem, TreeRoot, VolumeUse};
 use crate::store::repository::Image;
+use crate::store::storage::Folder;
 use crate::store::tree::disk_digest;
 use crate::store::{ImageId, LockKind, Manifest, Parent, Repository, StoreWriter, salvage};
 use crate::sys::holders::Holders;
+use crate::sys::{storage, threads};
 use crate::volume::{DiskLayout, Volume, probe};
 
 pub use changes::{ChangeTracker, Findings, Since};
@@ -197,6 +197,7 @@ impl<'a> Capture<'a> {
             ));
         }
         check_has_bytes(&disk, source)?;
+        check_apart(repository, &disk)?;
         for message in disk.warnings() {
             observer.event(&Event::Warning { message });
         }
@@ -548,14 +549,16 @@ impl<'a> Capture<'a> {
         // What was left out is not as in the parent either.
         let changed = reading.ranges.iter().chain(&reading.left_out).copied();
         let changed = &ranges::joined(changed.collect());
-        let (read, audited) = thread::scope(|scope| {
-            let audited =
-                parent.map(|parent| scope.spawn(move || audit.run(&parent, changed, threads)));
-            let from = From { source: self.disk.as_ref(), before: self.parent.as_ref() };
-            let read = self.read(from, reading, index, writer, observer);
-            let joined = audited.map(thread::ScopedJoinHandle::join);
-            (read, joined.map(|audited| audited.unwrap_or_else(|panic| resume_unwind(panic))))
-        });
+        let from = From { source: self.disk.as_ref(), before: self.parent.as_ref() };
+        let mut read = || self.read(from, reading, index, writer, observer);
+        let (audited, read) = match parent {
+            Some(parent) => {
+                let audit = || audit.run(&parent, changed, threads);
+                let (audited, read) = threads::beside(audit, read);
+                (Some(audited), read)
+            }
+            None => (None, read()),
+        };
         if let (Some(tracker), Some(Ok(audited))) = (&mut self.tracker, &audited)
             && let Some(objection) = audited.objection(&mut **tracker)?
         {
@@ -685,6 +688,24 @@ fn check_has_bytes(disk: &Disk, source: &Path) -> Result<()> {
     };
     let context = format!("{} {why}: there is nothing to capture", source.display());
     Err(Error::new(ErrorKind::NotFound, context))
+}
+
+/// Refuses a disk that holds the repository: what is stored would be captured again in each round,
+/// and an image within the disk that it shows is lost together with it.
+fn check_apart(repository: &Repository, disk: &Disk) -> Result<()> {
+    let (Some(facts), Some(folder)) = (disk.facts(), repository.storage().local_folder()) else {
+        return Ok(());
+    };
+    let packs = folder.join(Folder::Packs.path());
+    let held = [&folder, &packs].into_iter().find_map(|path| storage::lies_on(path, facts));
+    let Some(point) = held else { return Ok(()) };
+    let (folder, source) = (folder.display(), disk.info().path.display());
+    let context = format!(
+        "the repository {folder} lies on {source} itself, by the filesystem mounted on {}; images \
+         of a disk belong on another one",
+        point.display()
+    );
+    Err(Error::new(ErrorKind::Conflict, context))
 }
 
 /// Where blocks are read, and what holds all others.

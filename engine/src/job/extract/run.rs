@@ -20,6 +20,7 @@ use crate::base::limits::MAX_IO_SIZE;
 use crate::base::{Error, ErrorContext, Event, Observer, Phase, Progress, Result};
 use crate::block::BufferPool;
 use crate::fs::FileType;
+use crate::sys::threads;
 
 /// Files beyond this are copied by all threads together.
 const LARGE: u64 = 16 * 1024 * 1024;
@@ -200,7 +201,7 @@ impl Run<'_> {
 
     fn in_threads(count: usize, work: &(dyn Fn() + Sync)) {
         thread::scope(|scope| {
-            (1..count).for_each(|_| drop(scope.spawn(work)));
+            threads::crew(scope, count - 1, || work);
             work();
         });
     }
@@ -223,7 +224,7 @@ impl Run<'_> {
         }
     }
 
-    fn small(&self, item: &Item, file: &File, buffer: &mut [u8]) -> Result<()> {
+    pub(super) fn small(&self, item: &Item, file: &File, buffer: &mut [u8]) -> Result<()> {
         let mut content = self.plan.filesystem.open(item.file)?;
         let mut pieces = Vec::new();
         cut(content.as_mut(), self.plan.volume, &mut |piece| {

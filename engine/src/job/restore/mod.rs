@@ -25,6 +25,7 @@ use crate::store::node::SECTOR;
 use crate::store::repository::Image;
 use crate::store::tree::TreeVisitor;
 use crate::store::{Entry, ImageReader, Repository, TreeRun};
+use crate::sys::threads;
 use crate::volume::{GptMove, Leftover, plan_gpt_move};
 
 pub use compare::Differences;
@@ -234,6 +235,8 @@ impl Restore {
                 format!("{path} holds data (at byte {place}), and may not be overwritten");
             return Err(Error::new(ErrorKind::Conflict, context));
         }
+        // Nothing is to be half written for want of threads.
+        threads::need(write::THREADS)?;
         let target = match self.target.take() {
             Some(target) => target,
             None => target::create(&self.path, self.image.size(), self.options.space)?,

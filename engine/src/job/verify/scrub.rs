@@ -16,6 +16,7 @@ use crate::store::frame::Frame;
 use crate::store::node::Node;
 use crate::store::salvage::{PackState, inspect};
 use crate::store::{ContentReader, FrameKind, FrameReader, PackId, Repository, pack};
+use crate::sys::threads;
 
 /// A scrub of the packs that were marked, or of all.
 pub struct Scrub<'a> {
@@ -118,9 +119,10 @@ impl Work<'_> {
                 }
             }
         };
+        let wanted = reading_threads(self.scrub.options.threads).min(pieces.len());
         thread::scope(|scope| {
-            for _ in 0..reading_threads(self.scrub.options.threads).min(pieces.len()) {
-                scope.spawn(run);
+            if threads::crew(scope, wanted, || &run) == 0 {
+                run();
             }
         });
         match self.lock().failure.take() {

@@ -11,13 +11,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rayon::slice::ParallelSliceMut;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::digest::{Digest, PackId, RepositoryId, random_bytes};
 use super::super::frame::Place;
 use crate::base::bytes::{FieldReader, to_hex};
 use crate::base::{Error, ErrorContext, Result};
+use crate::sys::threads;
 
 const PAGE: usize = 4096;
 const RECORD: usize = 48;
@@ -200,7 +200,7 @@ pub fn write(
     mut records: Vec<Record>,
     packs: &[(PackId, u64)],
 ) -> Result<Arc<Segment>> {
-    records.par_sort_unstable();
+    threads::sort(&mut records);
     let mut writer = SegmentWriter::create(folder, records.len() as u64)?;
     for record in &records {
         writer.push(record)?;
