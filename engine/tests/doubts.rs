@@ -280,7 +280,7 @@ fn pins() -> BpfFolder {
 
 /// The first slot's page; the only disk that is tracked has it.
 fn page() -> MappedWords {
-    let kind = MapKind::Array { value: 8 * PAGE_WORDS as u32 };
+    let kind = MapKind::Array { value: u32::try_from(8 * PAGE_WORDS).expect("small") };
     Map::adopt(pins().get("pages").expect("pinned"), kind).words(PAGE_WORDS).expect("mapped")
 }
 
@@ -301,6 +301,7 @@ impl Snapshot {
         Self { disk: stage.content(), page: all(&page()), maps: maps.collect() }
     }
 
+    #[allow(clippy::host_endian_bytes)]
     fn set_back(&self, stage: &Stage) {
         let folder = pins();
         for name in folder.names().expect("listed") {

@@ -93,7 +93,7 @@ pub const MAX_TRACKED_IN_FLIGHT: u32 = 65_536;
 /// Epochs of one disk whose images were not stored that are kept apart at most; more are joined.
 pub const MAX_OPEN_EPOCHS: usize = 16;
 /// How long to wait at most for another process that holds the trackers.
-pub const MAX_TRACKER_WAIT: Duration = Duration::from_secs(10);
+pub const MAX_TRACKER_WAIT: Duration = Duration::from_secs(5);
 /// The same where filesystems may be frozen meanwhile.
 pub const MAX_TRACKER_WAIT_FROZEN: Duration = Duration::from_millis(500);
 /// Disks whose files are read together at most.

@@ -82,6 +82,16 @@ fn read_evidence(evidence: &Value) -> Result<Evidence> {
         .map_err(|error| Error::new(ErrorKind::Invalid, format!("a tracker's evidence: {error}")))
 }
 
+/// Has the tracker of the disk `target`, if it has one, not be believed any more: what it told was
+/// not so.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn distrust(target: &Path) -> Result<()> {
+    let tracker = Tracking::default().open(target)?;
+    tracker.map_or(Ok(()), |mut tracker| tracker.distrust())
+}
+
 /// What the disk `target` is known to hold, by its tracker: the one of `images` that its map
 /// starts from, and what was written since. None if it is not tracked, or its map is in doubt.
 ///

@@ -62,7 +62,13 @@ impl Installation {
         }
         let epochs = Map::adopt(get(EPOCHS_PIN)?, MapKind::ArrayOfMaps { like: -1 });
         let in_flight = Map::adopt(get(IN_FLIGHT_PIN)?, IN_FLIGHT);
-        Self::of(folder, disks, stats, epochs, in_flight).map(Some)
+        let found = Self::of(folder, disks, stats, epochs, in_flight)?;
+        // Where the programs mark must be where the processes look.
+        let id = u64::from(found.epochs_id()?);
+        if found.slots().any(|slot| found.page(slot).get(Own::EpochsMap) != id) {
+            return Err(broken(EPOCHS_PIN));
+        }
+        Ok(Some(found))
     }
 
     /// A new one in the empty `folder`.
@@ -131,6 +137,14 @@ impl Installation {
             }
         }
         Ok(misses)
+    }
+
+    /// The kernel's number of the map of epochs.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn epochs_id(&self) -> Result<u32> {
+        self.epochs.facts().map(|facts| facts.id)
     }
 
     /// Where it is pinned.
@@ -204,8 +218,8 @@ fn broken(what: &str) -> Error {
     Error::new(
         ErrorKind::Unsupported,
         format!(
-            "tracking was broken off: '{what}' is not pinned any more, so that changes were \
-             missed; stop it and start it again"
+            "tracking was broken off: '{what}' is not what was pinned any more, so that changes \
+             were missed; stop it and start it again"
         ),
     )
 }

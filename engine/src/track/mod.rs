@@ -314,8 +314,8 @@ impl WholeDisk {
         page.set(Own::IdHigh, half(0));
         page.set(Own::IdLow, half(8));
         page.set(Own::BioBased, queue.is_bio_based.into());
-        let epochs = Epochs::of(installation, slot)?;
-        epochs.begin(FIRST_EPOCH)?;
+        page.set(Own::EpochsMap, installation.epochs_id()?.into());
+        Epochs::of(installation, slot)?.begin(FIRST_EPOCH)?;
         page.set(Own::Version, VERSION);
         let entry = DiskEntry {
             slot,

@@ -76,6 +76,8 @@ pub enum Own {
     CarryMap,
     /// 1 if the carry may lack something.
     CarryLost,
+    /// The kernel's number of the map that says where the programs mark.
+    EpochsMap,
 }
 
 /// Where the records of epochs begin, how far apart they are, and how many there are: those that

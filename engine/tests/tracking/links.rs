@@ -1,6 +1,7 @@
 //! Epochs hang together: what is missing, exchanged or somebody else's is noticed.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -110,6 +111,22 @@ fn pins_that_were_exchanged_are_noticed() {
     folder(&disk).unpin(pin).expect("removed");
     folder(&disk).pin(pin, &program).expect("pinned");
     recovers(&disk, &mut tracker, "a program");
+}
+
+#[test]
+fn another_map_of_epochs_is_noticed() {
+    let Some(disk) = Tracked::new(16 << 20, 4096) else { return };
+    let mut tracker = open_some(&disk);
+    let like = Map::create(MapKind::Words, 1, "imgx_epoch").expect("made");
+    let kind = MapKind::ArrayOfMaps { like: like.descriptor().as_raw_fd() };
+    let other = Map::create(kind, 64, "imgx_epochs").expect("made");
+    folder(&disk).unpin("epochs").expect("removed");
+    folder(&disk).pin("epochs", other.descriptor()).expect("pinned");
+    let refused = tracker.checkpoint().map(drop).map_err(|error| error.kind());
+    assert_eq!(refused, Err(ErrorKind::Unsupported));
+    assert!(disk.tracking().status().is_err());
+    assert!(disk.tracking().start(disk.device.path(), None).expect("started"), "it was believed");
+    assert!(!is_tainted(&disk.tracking().status().expect("status")[0].verdict));
 }
 
 #[test]

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use self::behind::Behind;
 use self::known::Doubt;
 use self::target::Existing;
+use super::tracked::distrust;
 use crate::base::{BlockIndex, ByteCount, ByteOffset, Error, ErrorKind, Event};
 use crate::base::{Observer, Phase, Result};
 use crate::block::{Disk, IoMode, OpenOptions, ReadAt, SourceInfo, Target, WriteAt};
@@ -268,6 +269,8 @@ impl Restore {
             }
             report.sampled = sampled.compared;
             self.warn_of(&sampled.blocks, observer);
+            // What it missed may be as the image has it, and is not written then.
+            distrust(&self.path)?;
         }
         let found = find(None)?;
         report.unchanged = found.same;

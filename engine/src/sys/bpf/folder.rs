@@ -211,7 +211,10 @@ impl FoundFolder {
             Self::Missing => Ok(None),
             Self::Closed(folder) => Ok(Some(folder)),
             Self::Open(ForeignFolder { path, why }) => {
-                let context = format!("{}: not believed: {why}", path.display());
+                let context = format!(
+                    "{}: what it says is not believed: {why}; stop tracking and start it again",
+                    path.display()
+                );
                 Err(Error::new(ErrorKind::Unsupported, context))
             }
         }
