@@ -21,6 +21,8 @@ pub struct FrameReader {
     storage: Arc<dyn Storage>,
     keys: DigestKeys,
     packs: Mutex<VecDeque<(PackId, Arc<dyn ObjectReader>)>>,
+    /// A pack that has no final name yet.
+    unfinished: Option<(PackId, Arc<dyn ObjectReader>)>,
     nodes: Mutex<VecDeque<(StoredEntry, Arc<Node>)>>,
     contents: Mutex<ContentReader>,
     is_bulk: bool,
@@ -32,7 +34,14 @@ impl FrameReader {
     pub fn new(storage: Arc<dyn Storage>, keys: DigestKeys) -> Self {
         let contents = Mutex::new(ContentReader::new(FrameKind::Node, keys.clone()));
         let (packs, nodes) = (Mutex::default(), Mutex::default());
-        Self { storage, keys, packs, nodes, contents, is_bulk: false }
+        Self { storage, keys, packs, unfinished: None, nodes, contents, is_bulk: false }
+    }
+
+    /// The same, which also reads a pack that is still being written.
+    #[must_use]
+    pub fn with_unfinished(mut self, id: PackId, pack: Arc<dyn ObjectReader>) -> Self {
+        self.unfinished = Some((id, pack));
+        self
     }
 
     /// The same, for a job that reads much and nothing twice.
@@ -59,6 +68,9 @@ impl FrameReader {
             packs.push_front(entry.clone());
             Some(entry.1)
         };
+        if let Some((_, open)) = self.unfinished.as_ref().filter(|(own, _)| *own == id) {
+            return Ok(Arc::clone(open));
+        }
         if let Some(open) = held(&mut lock(&self.packs)) {
             return Ok(open);
         }

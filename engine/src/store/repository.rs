@@ -1,5 +1,6 @@
 //! A repository: its config, its images, and the ways in to read and write.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,7 +46,8 @@ pub struct Image {
 /// What a repository's images' folder holds.
 #[derive(Debug, Default)]
 pub struct Images {
-    /// Sound images, newest first.
+    /// Sound images, newest first: in the order of their [ordinals](Manifest::ordinal), and only
+    /// where captures ran beside each other by their clocks.
     pub images: Vec<Image>,
     /// Manifests that are damaged or of a later version, with what is wrong.
     pub damaged: Vec<(ObjectName, Error)>,
@@ -53,7 +55,29 @@ pub struct Images {
     pub place: String,
 }
 
+impl Image {
+    /// What images are ordered by, the oldest first.
+    #[must_use]
+    pub fn order(&self) -> impl Ord + use<> {
+        (self.manifest.ordinal, self.manifest.created.clone(), self.id)
+    }
+}
+
 impl Images {
+    /// The newest image of a name.
+    #[must_use]
+    pub fn newest(&self, name: &str) -> Option<&Image> {
+        self.images.iter().find(|image| image.manifest.name == name)
+    }
+
+    /// The ordinal of an image that is captured now: above all that are here, and above those
+    /// that damaged manifests may have, should they be mended.
+    #[must_use]
+    pub fn next_ordinal(&self) -> u64 {
+        let newest = self.images.first().map_or(0, |image| image.manifest.ordinal);
+        newest.saturating_add(self.damaged.len() as u64).saturating_add(1)
+    }
+
     /// The image that `reference` means: `latest`, a name (its newest), either with `~N` (so many
     /// before), or an id's first 4 or more digits.
     ///
@@ -242,8 +266,7 @@ impl Repository {
                 Err(error) => found.damaged.push((name, error)),
             }
         }
-        let key = |image: &Image| (image.manifest.created.clone(), image.id);
-        found.images.sort_by_key(|image| std::cmp::Reverse(key(image)));
+        found.images.sort_by_cached_key(|image| Reverse(image.order()));
         found.damaged.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(found)
     }

@@ -44,7 +44,9 @@ use crate::store::lock::host_name;
 use crate::store::manifest::{TreeRoot, VolumeUse};
 use crate::store::repository::Image;
 use crate::store::tree::disk_digest;
-use crate::store::{ImageId, LockKind, Manifest, Parent, Repository, StoreWriter, salvage};
+use crate::store::{
+    ImageId, ImageReader, LockKind, Manifest, Parent, Repository, StoreWriter, salvage,
+};
 use crate::sys::mounts;
 use crate::volume::{DiskLayout, Volume, probe};
 
@@ -124,6 +126,8 @@ pub struct Capture<'a> {
     repository: &'a Repository,
     disk: Arc<Disk>,
     name: String,
+    /// Its place in the order of images.
+    ordinal: u64,
     parent: Option<Image>,
     layout: DiskLayout,
     tracker: Option<Box<dyn ChangeTracker>>,
@@ -190,7 +194,12 @@ impl<'a> Capture<'a> {
             Some(name) => history::checked_name(name)?,
             None => history::default_name(info),
         };
-        let parent = history::find_parent(repository, &name, &options.parent)?;
+        let images = repository.images()?;
+        let parent = history::find_parent(&images, &name, &options.parent)?;
+        let now = jiff::Timestamp::now();
+        if let Some(message) = history::odd_clock(now, &images, &name, parent.as_ref()) {
+            observer.event(&Event::Warning { message: &message });
+        }
         let layout = probe(disk.as_ref(), info.logical_sector_size)?;
         for line in parent.iter().flat_map(|parent| changes_of_disk(info, &layout, parent)) {
             let message = format!("{line}; the image continues the history of {name}");
@@ -210,6 +219,7 @@ impl<'a> Capture<'a> {
             repository,
             disk,
             name,
+            ordinal: images.next_ordinal(),
             parent,
             layout,
             tracker,
@@ -305,12 +315,9 @@ impl<'a> Capture<'a> {
             manifest = self.in_rounds(live, manifest, &mut reading, (&index, observer))?;
             writer = self.writer(&index, None)?;
         }
-        let sealed = writer.seal(&manifest)?;
-        if let Err(error) = self.prove(&manifest, &reading, observer) {
-            sealed.withdraw()?;
-            return Err(error);
-        }
-        let id = sealed.publish()?;
+        let draft = writer.draft(manifest.clone());
+        let proven = draft.proven(|image| self.prove(image, &reading, observer))?;
+        let id = proven.publish()?;
         if let Some(tracker) = &mut self.tracker
             && let Err(error) = tracker.commit()
         {
@@ -438,10 +445,9 @@ impl<'a> Capture<'a> {
     }
 
     /// Proves that nothing was left out that is used.
-    fn prove(&self, manifest: &Manifest, reading: &Reading, observer: &dyn Observer) -> Result<()> {
+    fn prove(&self, image: ImageReader, reading: &Reading, observer: &dyn Observer) -> Result<()> {
         let looked_at = reading.volumes.iter().filter(|volume| volume.doubt.is_none());
         let names: Vec<&str> = looked_at.map(|volume| volume.volume.as_str()).collect();
-        let image = self.repository.reader_of(manifest.clone());
         let what = (names.as_slice(), self.options.skip_swap);
         unused::proof::check(image, &self.layout, what, observer)
     }
@@ -566,6 +572,7 @@ impl<'a> Capture<'a> {
             repository: config.id,
             name: self.name.clone(),
             created: created.to_owned(),
+            ordinal: self.ordinal,
             host: host_name(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             size,

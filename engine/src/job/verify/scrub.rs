@@ -158,6 +158,11 @@ impl Work<'_> {
                 observer.event(&Event::Damage { report: &report });
                 PackState { damage: 1, ..PackState::default() }
             }
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let report = error.within(pack::object_name(id)).to_string();
+                observer.event(&Event::Damage { report: &report });
+                PackState { damage: 1, ..PackState::default() }
+            }
             inspected => inspected?,
         };
         let sound: HashSet<u32> = state.sound.iter().map(|entry| entry.offset).collect();
