@@ -14,6 +14,7 @@
 pub mod codec;
 pub mod config;
 pub mod content;
+pub mod damage;
 pub mod difference;
 pub mod digest;
 pub mod frame;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::config::Config;
+use super::damage::{BadPlaces, parse_mark};
 use super::digest::{DigestKeys, ImageId, PackId};
 use super::index::Index;
 use super::lock::{Lock, LockKind, ReadLock};
@@ -121,6 +122,8 @@ pub struct Packs {
     pub finished: HashMap<PackId, u64>,
     /// Packs that their writers did not finish, or have not yet.
     pub unfinished: Vec<(PackId, u64)>,
+    /// What of them was once found damaged.
+    pub bad: BadPlaces,
 }
 
 impl Repository {
@@ -237,7 +240,13 @@ impl Repository {
     /// Opens an image that is not published yet.
     #[must_use]
     pub fn reader_of(&self, manifest: Manifest) -> ImageReader {
-        ImageReader::new(manifest, FrameReader::new(Arc::clone(&self.storage), self.keys()))
+        ImageReader::new(manifest, self.frames())
+    }
+
+    /// A reader of its frames.
+    #[must_use]
+    pub fn frames(&self) -> FrameReader {
+        FrameReader::new(Arc::clone(&self.storage), self.keys())
     }
 
     /// Opens an image for reading all of it, once.
@@ -309,20 +318,26 @@ impl Repository {
                     packs.finished.insert(id, object.size);
                 }
                 Some(PackName::Unfinished(id)) => packs.unfinished.push((id, object.size)),
-                None => {}
+                None => {
+                    if let Some((id, offset)) = parse_mark(&object.name) {
+                        packs.bad.add(id, offset);
+                    }
+                }
             }
         }
         Ok(packs)
     }
 
     /// The index, brought up to the packs that are there now. A pack whose table is damaged is
-    /// left out, with a warning: its blocks are stored again when they are met.
+    /// left out, with a warning: its blocks are stored again when they are met, as is what was once
+    /// found damaged.
     ///
     /// # Errors
     /// `Io`; `Cancelled`.
     pub fn index(&self, observer: &dyn Observer) -> Result<Index> {
         let index = Index::open(self.config.id, self.cache.as_deref());
-        let packs = self.packs()?.finished;
+        let Packs { finished: packs, bad, .. } = self.packs()?;
+        index.distrust_all(bad);
         let unknown = index.reconcile(&packs);
         let total = unknown.iter().filter_map(|id| packs.get(id)).sum();
         if !unknown.is_empty() {

@@ -1,6 +1,8 @@
 //! Reading packs by themselves: adopting what a killed capture left, and finding what can be
 //! had when manifests, tables or nodes are damaged.
 
+use std::collections::HashSet;
+
 use super::digest::{PackId, RepositoryId};
 use super::frame::{Frame, FrameHeader, HEADER_LENGTH as FRAME_HEADER};
 use super::lock::Lock;
@@ -263,7 +265,10 @@ pub fn inspect(
             Found::Frame(offset, frame) => check_against(table.as_deref(), offset, &frame)
                 .and_then(|()| visit(offset, &frame))
                 .map(|()| state.sound.extend(TableEntry::of_frame(&frame, offset))),
-            Found::BadFrame(_, _, error) => Err(error),
+            Found::BadFrame(offset, _, error) => {
+                state.unsound.push(offset);
+                Err(error)
+            }
             // Without a table, the table's own bytes look like garbage.
             Found::Garbage(..) if table.is_none() => Ok(()),
             Found::Garbage(_, error) => Err(error),
@@ -277,6 +282,11 @@ pub fn inspect(
             outcome => outcome,
         }
     })?;
+    if let Some(table) = &table {
+        let sound: HashSet<u32> = state.sound.iter().map(|entry| entry.offset).collect();
+        let firsts = table.iter().filter(|entry| entry.member == 0).map(|entry| entry.offset);
+        state.unsound = firsts.filter(|offset| !sound.contains(offset)).collect();
+    }
     Ok(state)
 }
 
@@ -299,6 +309,8 @@ pub struct PackState {
     pub size: u64,
     /// The members of its sound frames, in the pack's order.
     pub sound: Vec<TableEntry>,
+    /// The first bytes of the frames that are not sound, as far as they are known.
+    pub unsound: Vec<u32>,
     /// Damages that were reported.
     pub damage: u64,
 }

@@ -12,6 +12,7 @@ mod effort;
 mod history;
 mod lanes;
 mod live;
+mod recheck;
 mod rounds;
 mod unused;
 mod worker;
@@ -30,6 +31,7 @@ use self::effort::Governor;
 use self::history::changes_of_disk;
 use self::lanes::Lanes;
 use self::live::Live;
+use self::recheck::Recheck;
 use self::unused::{Search, Unused};
 use self::worker::Worker;
 use super::bitmaps::Bitmaps;
@@ -289,7 +291,7 @@ impl<'a> Capture<'a> {
         salvage::adopt_unfinished(self.repository, &lock, observer)?;
         let index = Arc::new(self.repository.index(observer)?);
         let mut writer = self.writer(&index, self.parent.as_ref())?;
-        let mut reading = self.decide()?;
+        let mut reading = self.decide(&index)?;
         if self.options.skip_swap {
             reading.tell_kept(observer);
         }
@@ -374,7 +376,7 @@ impl<'a> Capture<'a> {
         unused
     }
 
-    fn decide(&mut self) -> Result<Reading> {
+    fn decide(&mut self, index: &Index) -> Result<Reading> {
         if let Some(live) = &self.live {
             live.sync()?;
         }
@@ -392,7 +394,11 @@ impl<'a> Capture<'a> {
         };
         let reading = match (changes, &self.parent, &self.tracker) {
             (Ok(changes), Some(parent), Some(tracker)) => {
-                let reading = self.read_of_changes(parent, &changes);
+                let reading = recheck::damaged(&self.repository.reader(parent), &index.bad());
+                let reading = reading.and_then(|damaged| {
+                    let changes = ranges::joined([changes, damaged].concat());
+                    self.read_of_changes(parent, &changes)
+                });
                 reading.map(|reading| Reading { tracker: tracker.name(), ..reading })
             }
             (changes, ..) => {
@@ -410,8 +416,8 @@ impl<'a> Capture<'a> {
         Ok(Reading { evidence, ..reading })
     }
 
-    /// What is to be read where only `changes` are not as in the parent: these, and what no
-    /// filesystem used then and one uses now, written or not.
+    /// What is to be read where only `changes` are not as in the parent, or are damaged there:
+    /// these, and what no filesystem used then and one uses now, written or not.
     fn read_of_changes(&self, parent: &Image, changes: &[ByteRange]) -> Result<Reading> {
         let before = serde_json::from_value::<DiskLayout>(parent.manifest.layout.clone()).ok();
         let is_same_layout = before.is_some_and(|before| before.volumes == self.layout.volumes);
@@ -461,7 +467,9 @@ impl<'a> Capture<'a> {
         writer: &mut StoreWriter,
         observer: &dyn Observer,
     ) -> Result<std::result::Result<Assembled, Objection>> {
-        let audit = Audit { disk: self.disk.as_ref(), bytes: self.options.audit, observer };
+        let stored = &Recheck::new(self.repository, index)?;
+        let (disk, bytes) = (self.disk.as_ref(), self.options.audit);
+        let audit = Audit { stored, disk, bytes, observer };
         let parent = self.parent.as_ref().filter(|_| reading.is_incremental);
         let parent = parent.map(|parent| self.as_parent(parent));
         let threads = worker_threads(self.options.threads);
@@ -517,9 +525,10 @@ impl<'a> Capture<'a> {
         let bases = from.before.filter(|_| self.options.effort != Effort::Off);
         let bases = bases.map(|parent| Parent::new(self.repository.bulk_reader(parent)));
         let bases = bases.map(|parent| Bases::new(parent, block_size, threads));
+        let stored = Recheck::new(self.repository, index)?;
         let make_worker = || {
             let deltas = bases.as_ref().map(Deltas::new);
-            let mut worker = Worker::new(self.repository.keys(), index, block_size, deltas);
+            let mut worker = Worker::new(self.repository.keys(), &stored, block_size, deltas);
             let governor = &governor;
             move |chunk: &Chunk, queued| worker.work(chunk, governor.setting(queued))
         };
