@@ -467,7 +467,7 @@ impl<'a> Capture<'a> {
         writer: &mut StoreWriter,
         observer: &dyn Observer,
     ) -> Result<std::result::Result<Assembled, Objection>> {
-        let stored = &Recheck::new(self.repository, index)?;
+        let stored = &Recheck::new(self.repository, index, recheck::OF_CHANGES)?;
         let (disk, bytes) = (self.disk.as_ref(), self.options.audit);
         let audit = Audit { stored, disk, bytes, observer };
         let parent = self.parent.as_ref().filter(|_| reading.is_incremental);
@@ -525,7 +525,8 @@ impl<'a> Capture<'a> {
         let bases = from.before.filter(|_| self.options.effort != Effort::Off);
         let bases = bases.map(|parent| Parent::new(self.repository.bulk_reader(parent)));
         let bases = bases.map(|parent| Bases::new(parent, block_size, threads));
-        let stored = Recheck::new(self.repository, index)?;
+        let always = if reading.is_incremental { recheck::OF_CHANGES } else { recheck::OF_A_DISK };
+        let stored = Recheck::new(self.repository, index, always)?;
         let make_worker = || {
             let deltas = bases.as_ref().map(Deltas::new);
             let mut worker = Worker::new(self.repository.keys(), &stored, block_size, deltas);

@@ -1,13 +1,13 @@
 //! Contents that are stored already are only as good as what is stored: some of them are read back
 //! before an image refers to them, and what is damaged counts as not there and is stored again.
 //!
-//! Which frames are read back is drawn anew in each run. The first few always are, so that small
-//! images are checked whole; then one in many. Where damage was ever found, nothing is left to
+//! Which frames are read back is drawn anew in each run. Some MiB always are, so that small images
+//! are checked whole; then one frame in many. Where damage was ever found, nothing is left to
 //! chance: all of that pack, and whatever may be a delta against something in it.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::base::limits::MAX_RECHECKED;
@@ -20,9 +20,11 @@ use crate::store::{
     Digest, FrameKind, FrameReader, ImageReader, PackId, Place, Repository, StoredEntry, TreeRun,
 };
 
-/// Frames that are read back in any case,
-const ALWAYS: usize = 32;
-/// and one in so many of all others.
+/// Bytes that are read back in any case by a run that reads the whole disk,
+pub const OF_A_DISK: u64 = 64 << 20;
+/// and by one that reads what changed;
+pub const OF_CHANGES: u64 = 8 << 20;
+/// and one in so many of all other frames.
 const SAMPLE: u64 = 64;
 
 /// Finds contents in the index. Shared by all workers.
@@ -34,18 +36,20 @@ pub struct Recheck<'a> {
     seed: RandomState,
     /// Frames that were looked at, and whether each is sound.
     seen: Mutex<HashMap<(PackId, u32), bool>>,
-    count: AtomicUsize,
+    /// Bytes that are still to be read back in any case.
+    left: AtomicU64,
 }
 
 impl<'a> Recheck<'a> {
-    /// A check of what `index` finds in the packs that `repository` holds now.
+    /// A check of what `index` finds in the packs that `repository` holds now, which reads
+    /// `always` bytes back in any case.
     ///
     /// # Errors
     /// `Io` when those cannot be listed.
-    pub fn new(repository: &Repository, index: &'a Index) -> Result<Self> {
+    pub fn new(repository: &Repository, index: &'a Index, always: u64) -> Result<Self> {
         let packs = repository.packs()?.finished.into_keys().collect();
-        let (seed, seen, count) = (RandomState::new(), Mutex::default(), AtomicUsize::new(0));
-        Ok(Self { index, frames: repository.frames(), packs, seed, seen, count })
+        let (seed, seen, left) = (RandomState::new(), Mutex::default(), AtomicU64::new(always));
+        Ok(Self { index, frames: repository.frames(), packs, seed, seen, left })
     }
 
     /// Where a block of `length` bytes is stored, as far as it is known to be sound.
@@ -71,20 +75,45 @@ impl<'a> Recheck<'a> {
         if !self.packs.contains(&place.pack) {
             return Ok(());
         }
-        let frame = (place.pack, place.offset);
-        let seen = self.lock().get(&frame).copied();
+        let seen = self.lock().get(&(place.pack, place.offset)).copied();
         match seen {
-            Some(true) => return Ok(()),
-            Some(false) => return Err(Error::corrupt(place, "a sound frame", "a damaged one")),
-            None if !self.is_wanted(place, length) => return Ok(()),
-            None => {}
+            Some(true) => Ok(()),
+            Some(false) => Err(Error::corrupt(place, "a sound frame", "a damaged one")),
+            None if !self.is_wanted(place, length) => Ok(()),
+            None => self.read(stored),
         }
-        let outcome = self.read(stored);
+    }
+
+    /// Compares stored bytes with their checksums: what was stored was right.
+    fn read(&self, stored: &StoredEntry) -> Result<()> {
+        let mut bytes = Vec::new();
+        let frame = self.frames.checked(FrameKind::Block, stored, &mut bytes);
+        let base = frame.map(|frame| frame.base);
+        self.remember(stored, base.and_then(|base| base.map_or(Ok(()), |base| self.base(&base))))
+    }
+
+    /// The same of what a delta is against.
+    fn base(&self, stored: &StoredEntry) -> Result<()> {
+        if let Some(true) = self.lock().get(&(stored.place.pack, stored.place.offset)) {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        let frame = self.frames.checked(FrameKind::Block, stored, &mut bytes);
+        let is_delta = Error::corrupt(stored.place, "no delta", "a delta");
+        self.remember(stored, frame.and_then(|f| f.base.map_or(Ok(()), |_| Err(is_delta))))
+    }
+
+    fn remember(&self, stored: &StoredEntry, outcome: Result<()>) -> Result<()> {
+        let place = &stored.place;
+        if matches!(&outcome, Err(error) if error.kind() == ErrorKind::Corrupt) {
+            self.index.distrust(place);
+            self.frames.mark_damaged(place);
+        }
         let mut seen = self.lock();
         if seen.len() >= MAX_RECHECKED {
             seen.clear();
         }
-        seen.insert(frame, outcome.is_ok());
+        seen.insert((place.pack, place.offset), outcome.is_ok());
         outcome
     }
 
@@ -98,27 +127,9 @@ impl<'a> Recheck<'a> {
             return true;
         }
         drop(bad);
-        let drawn = self.seed.hash_one((place.pack, place.offset));
-        self.count.load(Ordering::Relaxed) < ALWAYS
-            && self.count.fetch_add(1, Ordering::Relaxed) < ALWAYS
-            || drawn.is_multiple_of(SAMPLE)
-    }
-
-    /// Compares stored bytes with their checksums: what was stored was right.
-    fn read(&self, stored: &StoredEntry) -> Result<()> {
-        let mut bytes = Vec::new();
-        let base = self.open(stored, &mut bytes)?;
-        let Some(base) = base else { return Ok(()) };
-        let outcome = self.open(&base, &mut bytes).map(drop);
-        if matches!(&outcome, Err(error) if error.kind() == ErrorKind::Corrupt) {
-            self.index.distrust(&base.place);
-            self.frames.mark_damaged(&stored.place);
-        }
-        outcome
-    }
-
-    fn open(&self, stored: &StoredEntry, bytes: &mut Vec<u8>) -> Result<Option<StoredEntry>> {
-        self.frames.checked(FrameKind::Block, stored, bytes).map(|frame| frame.base)
+        let take = |left: u64| (left > 0).then(|| left.saturating_sub(place.length.into()));
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+            || self.seed.hash_one((place.pack, place.offset)).is_multiple_of(SAMPLE)
     }
 }
 
