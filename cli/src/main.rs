@@ -90,7 +90,10 @@ fn advice(kind: ErrorKind, command: &Command) -> Option<&'static str> {
         }
         (ErrorKind::Io, Command::Restore(_)) => "the target is incomplete; check it and retry",
         (ErrorKind::Corrupt, Command::Verify(_)) => return None,
-        (ErrorKind::Corrupt, _) => "`imgx verify` says what is damaged, `--packs` what can be had",
+        (ErrorKind::Corrupt, _) => {
+            "`imgx verify` says what is damaged, `--packs` what can be had; `imgx repair` mends it \
+             from a disk that still has the content"
+        }
         (ErrorKind::Unsupported, _) => "this needs a newer imgx, kernel or filesystem",
         (ErrorKind::Conflict, Command::Restore(_)) => "nothing was written",
         (ErrorKind::Invalid, _) => "`imgx help` explains every command",

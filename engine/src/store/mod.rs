@@ -21,6 +21,7 @@ pub mod frame;
 pub mod index;
 pub mod lock;
 pub mod manifest;
+pub mod mend;
 pub mod node;
 pub mod pack;
 pub mod parent;
