@@ -42,7 +42,10 @@ impl Observer for Between<'_> {
 
 #[test]
 fn a_proof_that_fails_takes_nothing_from_another_capture() {
-    need_tools!();
+    if LoopDevice::unavailable().is_some() || !tool::have("mkfs.exfat") {
+        println!("skipped: no loop devices or tools");
+        return;
+    }
     let stage = Stage::new(16_384);
     stage.fill();
     let base = (PARTS[0].0 * MIB) as u64;

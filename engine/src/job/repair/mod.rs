@@ -62,8 +62,9 @@ pub struct Repair<'a> {
     repository: &'a Repository,
     source: Source,
     threads: Option<usize>,
-    /// Packs that are damaged, and such as images need and that are not there.
+    /// Packs that are damaged.
     damaged: Vec<PackId>,
+    /// Packs that images need, and that are not there.
     missing: Vec<PackId>,
     /// Manifests that are damaged.
     manifests: Vec<ObjectName>,
@@ -118,8 +119,6 @@ impl<'a> Repair<'a> {
             observer.event(&Event::Progress(progress));
         }
         let images = repository.images()?;
-        let missing = needed_packs(repository, &images.images, observer)?;
-        let missing = missing.into_iter().filter(|id| !packs.contains_key(id)).collect();
         let manifests = images.damaged.into_iter().map(|(name, _)| name).collect();
         let (guesses, _lock) = (MAX_GUESSES, lock);
         Ok(Self {
@@ -127,7 +126,7 @@ impl<'a> Repair<'a> {
             source,
             threads,
             damaged,
-            missing,
+            missing: Vec::new(),
             manifests,
             report,
             guesses,
@@ -140,12 +139,6 @@ impl<'a> Repair<'a> {
     /// # Errors
     /// `Io`; `Cancelled`. Packs that were put in their places stay there.
     pub fn run(mut self, observer: &dyn Observer) -> Result<RepairReport> {
-        for id in std::mem::take(&mut self.missing) {
-            match self.source.pack(id) {
-                Some(bytes) => self.publish(id, bytes, 1)?,
-                None => self.leave(pack::object_name(id), None, "the pack is missing"),
-            }
-        }
         for name in std::mem::take(&mut self.manifests) {
             match self.source.image(&name) {
                 Some(image) => {
@@ -156,14 +149,37 @@ impl<'a> Repair<'a> {
                 None => self.leave(name, None, "the manifest is damaged"),
             }
         }
-        // What stands on something that is damaged itself is made in the second round.
+        // What stands on something that is damaged itself is made in a later round, and only a
+        // tree that can be read says which packs are missing.
         let mut before = None;
-        while !self.damaged.is_empty() && before != Some(self.report.repaired) {
+        while before != Some(self.report.repaired) {
             before = Some(self.report.repaired);
-            self.round(observer)?;
+            if !self.damaged.is_empty() {
+                self.round(observer)?;
+            }
+            self.bring_missing(observer)?;
+        }
+        for id in std::mem::take(&mut self.missing) {
+            self.leave(pack::object_name(id), None, "the pack is missing");
         }
         self.tell_left()?;
         Ok(self.report)
+    }
+
+    /// Brings packs that images need, and that are not there.
+    fn bring_missing(&mut self, observer: &dyn Observer) -> Result<()> {
+        let images = self.repository.images()?.images;
+        let there = self.repository.packs()?.finished;
+        let needed = needed_packs(self.repository, &images, observer)?;
+        self.missing = needed.into_iter().filter(|id| !there.contains_key(id)).collect();
+        self.missing.sort_unstable();
+        for id in self.missing.clone() {
+            if let Some(bytes) = self.source.pack(id) {
+                self.publish(id, bytes, 1)?;
+                self.missing.retain(|missing| *missing != id);
+            }
+        }
+        Ok(())
     }
 
     /// Tries each damaged frame once.
