@@ -83,6 +83,8 @@ pub enum Command {
     Map(MapArguments),
     /// Read images back against their digests
     Verify(VerifyArguments),
+    /// Make what is damaged again, from a disk that still has the content or from a copy
+    Repair(RepairArguments),
     /// Write an image to a disk or file
     Restore(RestoreArguments),
     /// Have the kernel note what is written to disks, so that their next images cost what changed
@@ -220,6 +222,17 @@ pub struct VerifyArguments {
     /// Put back the manifests of images that are found in packs but not listed
     #[arg(long, requires = "packs")]
     pub restore_manifests: bool,
+    /// Working threads [default: one for each processor]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
+    pub threads: Option<usize>,
+}
+
+/// `repair`.
+#[derive(Debug, Args)]
+pub struct RepairArguments {
+    /// A disk, export or disk's file that still has the content, or a copy of the repository
+    #[arg(long, value_name = "PATH|REPO")]
+    pub from: PathBuf,
     /// Working threads [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     pub threads: Option<usize>,

@@ -90,7 +90,10 @@ fn untouched(kind: ErrorKind) -> Option<&'static str> {
 }
 
 fn advice_on_damage() -> Option<&'static str> {
-    Some("`imgx verify` says what is damaged, `--packs` what can be had")
+    Some(
+        "`imgx verify` says what is damaged, `--packs` what can be had; `imgx repair` mends it from \
+         a disk that still has the content",
+    )
 }
 
 /// What to do about an error of `kind`, where the message alone does not say it.

@@ -133,6 +133,14 @@ pub const WAITING_PLACES: usize = 1 << 18;
 pub const WAITING_DELTAS: usize = 1 << 18;
 /// Bytes of them that it holds meanwhile; those beyond are read again.
 pub const WAITING_DELTA_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes that are hashed at most to find the wrong bit of a damaged frame: some seconds.
+pub const MAX_FLIPPED: u64 = 1 << 36;
+/// Frames whose wrong bit one repair looks for at most.
+pub const MAX_GUESSES: usize = 64;
+/// Bytes of contents that a repair gathers from a disk at a time.
+pub const MAX_GATHERED: u64 = 256 * 1024 * 1024;
+/// Frames that one capture remembers to have read back at most.
+pub const MAX_RECHECKED: usize = 1 << 18;
 /// Files of one image that a verification names at most.
 pub const MAX_DAMAGED_FILES: usize = 1000;
 /// Pieces of free space that one capture leaves out at most; what lies behind them is read.

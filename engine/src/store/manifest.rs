@@ -211,8 +211,14 @@ pub struct Manifest {
     pub repository: RepositoryId,
     /// The name of the disk's history.
     pub name: String,
-    /// When the capture began, RFC 3339, UTC.
+    /// When the capture began, RFC 3339, UTC, by the clock of the machine: it says nothing of
+    /// the order of images.
     pub created: String,
+    /// One more than that of every image that the repository held when the capture began, so that
+    /// a child comes after its parent whatever the clocks say. Zero where an earlier version wrote
+    /// none.
+    #[serde(default)]
+    pub ordinal: u64,
     /// The machine that captured it.
     pub host: String,
     /// The version that wrote it.

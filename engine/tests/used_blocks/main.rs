@@ -1,6 +1,7 @@
 //! Captures of what filesystems use: what is left out is free, what is restored is sound, and
 //! nothing that is used is ever left out, even when an allocation map says so.
 
+mod interleaved;
 mod logical;
 #[path = "../support/logical.rs"]
 mod logical_disk;

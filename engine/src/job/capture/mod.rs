@@ -15,6 +15,7 @@ mod hooks;
 mod lanes;
 mod live;
 mod moment;
+mod recheck;
 mod rounds;
 mod stillness;
 mod unused;
@@ -27,12 +28,13 @@ use std::time::Instant;
 use self::assembly::{Assembled, Assembly};
 use self::audit::{Audit, Objection};
 use self::changes::{Reading, whole_blocks};
-use self::checkpoint::{Pending, Told};
+use self::checkpoint::Told;
 use self::delta::{Bases, Deltas};
 use self::effort::Governor;
 use self::history::changes_of_disk;
 use self::lanes::Lanes;
 use self::live::{Live, not_frozen};
+use self::recheck::Recheck;
 use self::stillness::{Stillness, Written};
 use self::unused::{Search, Unused};
 use self::worker::Worker;
@@ -49,7 +51,9 @@ use crate::store::manifest::{Moment, MountedFilesystem, TreeRoot, VolumeUse};
 use crate::store::repository::Image;
 use crate::store::storage::Folder;
 use crate::store::tree::disk_digest;
-use crate::store::{ImageId, LockKind, Manifest, Parent, Repository, StoreWriter, salvage};
+use crate::store::{
+    ImageId, ImageReader, LockKind, Manifest, Parent, Repository, StoreWriter, salvage,
+};
 use crate::sys::holders::Holders;
 use crate::sys::{storage, threads};
 use crate::volume::{DiskLayout, Volume, probe};
@@ -131,6 +135,8 @@ pub struct Capture<'a> {
     repository: &'a Repository,
     disk: Arc<Disk>,
     name: String,
+    /// Its place in the order of images.
+    ordinal: u64,
     parent: Option<Image>,
     layout: DiskLayout,
     tracker: Option<Box<dyn ChangeTracker>>,
@@ -210,7 +216,12 @@ impl<'a> Capture<'a> {
             Some(name) => history::checked_name(name)?,
             None => history::default_name(info),
         };
-        let parent = history::find_parent(repository, &name, &options.parent)?;
+        let images = repository.images()?;
+        let parent = history::find_parent(&images, &name, &options.parent)?;
+        let now = jiff::Timestamp::now();
+        if let Some(message) = history::odd_clock(now, &images, &name, parent.as_ref()) {
+            observer.event(&Event::Warning { message: &message });
+        }
         let layout = probe(disk.as_ref(), info.logical_sector_size)?;
         for line in parent.iter().flat_map(|parent| changes_of_disk(info, &layout, parent)) {
             let message = format!("{line}; the image continues the history of {name}");
@@ -236,6 +247,7 @@ impl<'a> Capture<'a> {
             repository,
             disk,
             name,
+            ordinal: images.next_ordinal(),
             parent,
             layout,
             tracker,
@@ -325,7 +337,7 @@ impl<'a> Capture<'a> {
         let index = Arc::new(self.repository.index(observer)?);
         let mut writer = self.writer(&index, self.parent.as_ref())?;
         let stillness = Stillness::begin(&self.disk);
-        let (mut reading, told) = self.decide()?;
+        let (mut reading, told) = self.decide(&index)?;
         if self.options.skip_swap {
             reading.tell_kept(observer);
         }
@@ -362,12 +374,9 @@ impl<'a> Capture<'a> {
             observer.event(&Event::Warning { message: &message });
         }
         manifest.tracking = copied.as_ref().map(|copied| copied.evidence().clone());
-        let sealed = writer.seal(&manifest)?;
-        if let Err(error) = self.prove(&manifest, &reading, observer) {
-            sealed.withdraw()?;
-            return Err(error);
-        }
-        let id = sealed.publish()?;
+        let draft = writer.draft(manifest.clone());
+        let proven = draft.proven(|image| self.prove(image, &reading, observer))?;
+        let id = proven.publish()?;
         if let (Some(tracker), Some(copied)) = (&mut self.tracker, &copied)
             && let Err(error) = tracker.commit(copied, id)
         {
@@ -454,7 +463,7 @@ impl<'a> Capture<'a> {
     }
 
     /// What is to be read, and the checkpoint that came before.
-    fn decide(&mut self) -> Result<(Reading, Option<Told>)> {
+    fn decide(&mut self, index: &Index) -> Result<(Reading, Option<Told>)> {
         if let Some(live) = &self.live {
             live.sync()?;
         }
@@ -470,7 +479,11 @@ impl<'a> Capture<'a> {
         });
         let reading = match (&told, parent, &self.tracker) {
             (Some(Told::Known(pending)), Some(parent), Some(tracker)) => {
-                let reading = self.read_of_changes(parent, pending);
+                let damaged = recheck::damaged(&self.repository.reader(parent), &index.bad());
+                let reading = damaged.and_then(|damaged| {
+                    let changes = ranges::joined([pending.ranges(), &damaged].concat());
+                    self.read_of_changes(parent, &changes)
+                });
                 reading.map(|reading| Reading { tracker: tracker.name(), ..reading })
             }
             (Some(Told::Doubt(unknown)), ..) => {
@@ -489,10 +502,9 @@ impl<'a> Capture<'a> {
         Ok((reading, told))
     }
 
-    /// What is to be read where only what is `pending` is not as in the parent: this, and what no
-    /// filesystem used then and one uses now, written or not.
-    fn read_of_changes(&self, parent: &Image, pending: &Pending) -> Result<Reading> {
-        let changes = pending.ranges();
+    /// What is to be read where only `changes` are not as in the parent, or are damaged there:
+    /// these, and what no filesystem used then and one uses now, written or not.
+    fn read_of_changes(&self, parent: &Image, changes: &[ByteRange]) -> Result<Reading> {
         let before = serde_json::from_value::<DiskLayout>(parent.manifest.layout.clone()).ok();
         let is_same_layout = before.is_some_and(|before| before.volumes == self.layout.volumes);
         // What the parent lacks is wanted now.
@@ -525,10 +537,9 @@ impl<'a> Capture<'a> {
     }
 
     /// Proves that nothing was left out that is used.
-    fn prove(&self, manifest: &Manifest, reading: &Reading, observer: &dyn Observer) -> Result<()> {
+    fn prove(&self, image: ImageReader, reading: &Reading, observer: &dyn Observer) -> Result<()> {
         let looked_at = reading.volumes.iter().filter(|volume| volume.doubt.is_none());
         let names: Vec<&str> = looked_at.map(|volume| volume.volume.as_str()).collect();
-        let image = self.repository.reader_of(manifest.clone());
         let what = (names.as_slice(), self.options.skip_swap);
         unused::proof::check(image, &self.layout, what, observer)
     }
@@ -542,7 +553,9 @@ impl<'a> Capture<'a> {
         writer: &mut StoreWriter,
         observer: &dyn Observer,
     ) -> Result<Read> {
-        let audit = Audit { disk: self.disk.as_ref(), bytes: self.options.audit, observer };
+        let stored = &Recheck::new(self.repository, index, recheck::OF_CHANGES)?;
+        let (disk, bytes) = (self.disk.as_ref(), self.options.audit);
+        let audit = Audit { stored, disk, bytes, observer };
         let parent = self.parent.as_ref().filter(|_| reading.is_incremental);
         let parent = parent.map(|parent| self.as_parent(parent));
         let threads = worker_threads(self.options.threads);
@@ -600,9 +613,11 @@ impl<'a> Capture<'a> {
         let bases = from.before.filter(|_| self.options.effort != Effort::Off);
         let bases = bases.map(|parent| Parent::new(self.repository.bulk_reader(parent)));
         let bases = bases.map(|parent| Bases::new(parent, block_size, threads));
+        let always = if reading.is_incremental { recheck::OF_CHANGES } else { recheck::OF_A_DISK };
+        let stored = Recheck::new(self.repository, index, always)?;
         let make_worker = || {
             let deltas = bases.as_ref().map(Deltas::new);
-            let mut worker = Worker::new(self.repository.keys(), index, block_size, deltas);
+            let mut worker = Worker::new(self.repository.keys(), &stored, block_size, deltas);
             let governor = &governor;
             move |chunk: &Chunk, queued| worker.work(chunk, governor.setting(queued))
         };
@@ -655,6 +670,7 @@ impl<'a> Capture<'a> {
             repository: config.id,
             name: self.name.clone(),
             created: created.to_owned(),
+            ordinal: self.ordinal,
             host: host_name(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             size,
