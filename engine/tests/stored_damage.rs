@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 
 use imgx_engine::base::{BlockSize, ByteCount, ByteRange, ChangeMap, Granule, Result, Silent};
 use imgx_engine::job::{
-    Capture, CaptureOptions, CaptureReport, ChangeTracker, Findings, ParentChoice, Restore,
-    RestoreOptions, VerifyOptions, verify,
+    Capture, CaptureOptions, CaptureReport, ChangeTracker, Copied, Findings, ParentChoice, Restore,
+    RestoreOptions, Since, VerifyOptions, verify,
 };
 
 use imgx_engine::store::pack::read_table;
 use imgx_engine::store::storage::{Folder, ObjectName};
-use imgx_engine::store::{FrameKind, LocalStorage, Repository, Storage};
+use imgx_engine::store::{FrameKind, ImageId, LocalStorage, Repository, Storage};
 use imgx_fixtures::pattern::incompressible;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use support::{MIB, differs, file, folder_in_memory, is_long, read_pieces};
 
@@ -118,18 +118,17 @@ impl ChangeTracker for Told {
         "told"
     }
 
-    fn checkpoint(&mut self, _parent: Option<&Value>) -> Result<Findings> {
+    fn checkpoint(&mut self, _since: Since<'_>) -> Result<Findings> {
         let mut map = ChangeMap::new(self.1, Granule::new(4096)?)?;
         self.0.iter().for_each(|range| map.set(*range));
-        let recent = Ok(map.clone());
-        Ok(Findings { changes: Ok(map), recent, evidence: json!({"by": "test"}) })
+        Ok(Findings { changes: Ok(map), evidence: json!({"by": "test"}) })
     }
 
     fn is_written_since(&self, _ranges: &[ByteRange]) -> Result<bool> {
         Ok(false)
     }
 
-    fn commit(&mut self) -> Result<()> {
+    fn commit(&mut self, _copied: &Copied, _image: ImageId) -> Result<()> {
         Ok(())
     }
 
