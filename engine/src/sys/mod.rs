@@ -1,11 +1,13 @@
 //! The kernel: I/O rings, aligned memory, device ioctls, mounts. The only layer with unsafe code,
-//! and that only in [`ring`], [`ioctl`], [`freeze`] and [`bpf`].
+//! and that only in [`ring`], [`ioctl`], [`dm`], [`freeze`] and [`bpf`].
 
 pub mod bpf;
 pub mod buffer;
 pub mod device;
+pub mod dm;
 pub mod freeze;
 pub mod holders;
+pub mod identity;
 pub mod ioctl;
 pub mod loops;
 pub mod mounts;

@@ -9,6 +9,7 @@ use crate::base::limits::MAX_OPEN_EPOCHS;
 use crate::base::{ByteCount, ByteRange, ChangeMap, Error, ErrorKind, Granule, Result};
 use crate::sys::bpf::BpfFolder;
 use crate::sys::device::{DeviceFacts, boot_id};
+use crate::sys::identity::{backing_state, identity};
 
 const CARRY: &str = "carry_";
 const EPOCH: &str = "epoch_";
@@ -182,6 +183,8 @@ impl Tracker {
             device: self.facts.number.clone(),
             disk_sequence: page.get(Own::Sequence),
             size: self.size,
+            identity: identity(&self.facts.name),
+            backing: backing_state(&self.facts.name),
             granule: granule.bytes(),
             since: page.get(Own::Committed) + 1,
             epoch,

@@ -4,4 +4,5 @@
 
 mod epochs;
 mod hammer;
+mod identity;
 mod support;

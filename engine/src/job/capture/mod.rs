@@ -10,6 +10,7 @@ mod changes;
 mod delta;
 mod effort;
 mod history;
+mod holes;
 mod lanes;
 mod live;
 mod rounds;
@@ -394,7 +395,8 @@ impl<'a> Capture<'a> {
                 (Err(None), Some(told.evidence))
             }
             Some(Ok(Findings { changes, evidence, .. })) => {
-                (changes::usable(self.parent.as_ref(), changes), Some(evidence))
+                let changes = changes::usable(self.parent.as_ref(), changes);
+                (changes.and_then(|changes| self.agreeing(changes)), Some(evidence))
             }
         };
         let reading = match (changes, &self.parent, &self.tracker) {
@@ -415,6 +417,23 @@ impl<'a> Capture<'a> {
             reading => reading?,
         };
         Ok(Reading { evidence, ..reading })
+    }
+
+    /// `changes`, unless the holes of the file behind a loop device show that they lack some.
+    fn agreeing(
+        &self,
+        changes: Vec<ByteRange>,
+    ) -> std::result::Result<Vec<ByteRange>, Option<String>> {
+        let Some(parent) = &self.parent else { return Ok(changes) };
+        let reader = self.repository.reader(parent);
+        match holes::contradiction(&self.disk, &reader, &changes) {
+            Ok(None) => Ok(changes),
+            Ok(Some(range)) => Err(Some(format!(
+                "the file behind the loop device has a hole at {range}, where it was not written: \
+                 it was changed past the device"
+            ))),
+            Err(error) => Err(Some(error.to_string())),
+        }
     }
 
     /// What is to be read where only `changes` are not as in the parent: these, and what no
