@@ -55,6 +55,18 @@ impl Told {
         }
     }
 
+    /// The same, in doubt if there is an `objection` to the blocks that it names.
+    #[must_use]
+    pub fn unless(self, objection: impl FnOnce(&[ByteRange]) -> Option<String>) -> Self {
+        match self {
+            Self::Known(Pending { ranges, evidence }) => match objection(&ranges) {
+                None => Self::Known(Pending { ranges, evidence }),
+                reason => Self::Doubt(Unknown { reason, evidence: Some(evidence) }),
+            },
+            doubt @ Self::Doubt(_) => doubt,
+        }
+    }
+
     /// A checkpoint whose changes are not wanted, because the whole disk is read anyway.
     #[must_use]
     pub fn unasked(findings: Findings) -> Self {

@@ -11,6 +11,7 @@ mod checkpoint;
 mod delta;
 mod effort;
 mod history;
+mod holes;
 mod hooks;
 mod lanes;
 mod live;
@@ -477,6 +478,7 @@ impl<'a> Capture<'a> {
             }
             Ok(findings) => Told::of(parent, findings),
         });
+        let told = told.map(|told| told.unless(|changes| self.contradiction(changes)));
         let reading = match (&told, parent, &self.tracker) {
             (Some(Told::Known(pending)), Some(parent), Some(tracker)) => {
                 let damaged = recheck::damaged(&self.repository.reader(parent), &index.bad());
@@ -500,6 +502,19 @@ impl<'a> Capture<'a> {
             reading => reading?,
         };
         Ok((reading, told))
+    }
+
+    /// Why `changes` lack some, if the holes of the file behind a loop device show that.
+    fn contradiction(&self, changes: &[ByteRange]) -> Option<String> {
+        let reader = self.repository.reader(self.parent.as_ref()?);
+        match holes::contradiction(&self.disk, &reader, changes) {
+            Ok(None) => None,
+            Ok(Some(range)) => Some(format!(
+                "the file behind the loop device has a hole at {range}, where it was not written: \
+                 it was changed past the device"
+            )),
+            Err(error) => Some(error.to_string()),
+        }
     }
 
     /// What is to be read where only `changes` are not as in the parent, or are damaged there:
