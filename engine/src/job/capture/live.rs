@@ -124,6 +124,8 @@ impl Live {
         let (pre, post) = (self.options.hook_pre.clone(), self.options.hook_post.clone());
         let freezer = Freezer::with_hooks(&self.mounts, Hooks { pre, post })?;
         catch_up(&freezer, rounds, disk, &mut told)?;
+        // Now, so that nothing waits for it while anything is frozen; a freeze tells its failure.
+        let _started = freezer.exposed();
         let freeze = || self.freeze(&freezer, rounds, disk, &mut told);
         let done = with_hooks(&freezer, observer, freeze)?;
         told.doubt = done.work.err();

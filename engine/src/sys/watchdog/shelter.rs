@@ -39,9 +39,12 @@ pub enum Exposed {
 
 impl fmt::Display for Exposed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "nothing was frozen, since who thaws it could be killed together with this: ")?;
+        write!(
+            f,
+            "nothing was frozen, since the process that thaws could be killed with this one: "
+        )?;
         match self {
-            Self::Namespace => write!(f, "both are in a container and end with it"),
+            Self::Namespace => write!(f, "both run in a container and end with it"),
             Self::Group(group) => write!(f, "it cannot leave the control group {group}"),
         }
     }
