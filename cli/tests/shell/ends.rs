@@ -198,7 +198,7 @@ fn a_hook_after_that_fails_leaves_the_image_and_is_told() {
     assert!(err.contains("from the hook"), "what hooks print is no JSON: {err}");
     let out = String::from_utf8(ended.stdout).expect("text");
     let lines = out.lines().map(serde_json::from_str::<serde_json::Value>);
-    let last = lines.map(|line| line.expect("JSON")).last().expect("a result");
+    let last = lines.map(|line| line.expect("JSON")).next_back().expect("a result");
     assert_eq!(last["event"], "result");
     assert!(last["hook_failure"].as_str().is_some_and(|why| why.contains("exit 5")), "{last}");
     assert!(last["live"]["doubt"].is_null(), "{last}");
@@ -242,6 +242,38 @@ fn a_repository_on_the_disk_that_is_captured_is_refused() {
     assert_eq!(packs, 0, "nothing was written");
     // Beside it nothing changes.
     stage.shell.imgx(&format!("capture {node} --name disk")).exits(0);
+}
+
+#[test]
+fn a_repository_on_a_btrfs_that_a_captured_disk_is_a_part_of_is_refused() {
+    if LoopDevice::unavailable().is_some() || !tool::have("mkfs.btrfs") {
+        println!("skipped: no loop devices or no mkfs.btrfs");
+        return;
+    }
+    let shell = Shell::with_repository();
+    let devices = ["one", "two"].map(|name| {
+        let path = shell.path(name);
+        File::create(&path).and_then(|file| file.set_len(128 << 20)).expect("made");
+        LoopDevice::attach(&path).expect("attached")
+    });
+    let [one, two] = devices.each_ref().map(|device| device.path().to_str().expect("plain"));
+    tool::run("mkfs.btrfs", &["-q", "-f", "-d", "raid1", "-m", "raid1", one, two]).expect("made");
+    let point = shell.path("mounted");
+    fs::create_dir(&point).expect("made");
+    tool::run("mount", &[one, point.to_str().expect("plain")]).expect("mounted");
+    tool::run(
+        "btrfs",
+        &["subvolume", "create", shell.path("mounted/sub").to_str().expect("plain")],
+    )
+    .expect("made");
+    shell.imgx("--repo mounted/sub/repository init").exits(0);
+    let refused = [one, two].map(|device| {
+        shell.imgx(&format!("--repo mounted/sub/repository capture {device} --no-freeze"))
+    });
+    tool::run("umount", &[point.to_str().expect("plain")]).expect("unmounted");
+    for refused in refused {
+        refused.exits(1).complains(&["lies on", "another"]);
+    }
 }
 
 #[test]

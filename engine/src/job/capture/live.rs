@@ -127,6 +127,8 @@ impl Live {
         let (pre, post) = (self.options.hook_pre.clone(), self.options.hook_post.clone());
         let freezer = Freezer::with_hooks(&self.mounts, Hooks { pre, post })?;
         catch_up(&freezer, rounds, disk, &mut told)?;
+        // Now, so that nothing waits for it while anything is frozen; a freeze tells its failure.
+        let _started = freezer.exposed();
         let work = || self.last_round(&freezer, rounds, disk, &mut told);
         let done = with_hooks(&freezer, observer, work)?;
         if let Some(failure) = done.failure {

@@ -51,8 +51,7 @@ impl Scope {
             let Some(folders) = scope.expect(side, &names, &suspects, &likely)? else {
                 return Ok(None);
             };
-            let list: Vec<FileId> = folders.iter().copied().collect();
-            let ways = threads::map(&list, |folder| names.above(*folder));
+            let ways = threads::map(&folders, |folder| names.above(*folder));
             let ways: Result<Vec<_>> = ways.into_iter().collect();
             scope.wanted.extend(ways?.into_iter().flatten());
             // What holds for one side is likely to hold for the other.

@@ -31,7 +31,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use self::process::{Program, Setup};
-use self::shared::{ASKED, FREEZE, FROZEN, NONE, OWE, POST, PRE, STOP, THAW, THAWED_ALL};
+use self::shared::{ASKED, FREEZE, FROZEN, NONE, OWE, POST, PRE, READY, STOP, THAW, THAWED_ALL};
 use self::shared::{SharedPage, THAWING, decode, encode};
 use self::shelter::Groups;
 use crate::base::{Error, ErrorContext, ErrorKind, Result};
@@ -143,6 +143,8 @@ impl Watchdog {
         if owes {
             this.tell(OWE, 0)?;
         }
+        // No freeze is to wait for that.
+        this.hear(READY, Some(SLACK), &mut || {})?;
         Ok(this)
     }
 

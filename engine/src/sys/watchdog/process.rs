@@ -9,7 +9,9 @@ use std::sync::atomic::Ordering;
 use nix::libc::{self, c_char, c_int, c_void, pid_t};
 
 use super::shared::{ASKED, FROZEN, GRACE, HASTE, LOST, MOST, Shared, THAWED, THAWING, WAITING};
-use super::shared::{FREEZE, NONE, NOT_STARTED, OWE, POST, PRE, STOP, STOPPED, THAW, THAWED_ALL};
+use super::shared::{
+    FREEZE, NONE, NOT_STARTED, OWE, POST, PRE, READY, STOP, STOPPED, THAW, THAWED_ALL,
+};
 use super::shared::{Message, decode, encode, milliseconds};
 
 /// Milliseconds between attempts to thaw what did not thaw.
@@ -92,7 +94,8 @@ pub(super) fn run(setup: &Setup<'_>, keep: &[RawFd]) -> ! {
         libc::signal(libc::SIGCHLD, libc::SIG_DFL);
         libc::setsid();
         libc::prctl(libc::PR_SET_NAME, c"thaw-watchdog".as_ptr());
-        libc::mlockall(libc::MCL_CURRENT);
+        // As it is used: all of it would be a copy of the other process's memory.
+        libc::mlockall(libc::MCL_CURRENT | libc::MCL_ONFAULT);
         // Whatever else was open is not to be held open: locks, pipes, the line's other end.
         let mut from = 0;
         for descriptor in keep {
@@ -118,6 +121,7 @@ pub(super) fn run(setup: &Setup<'_>, keep: &[RawFd]) -> ! {
         owes: false,
         is_alone: false,
     };
+    process.answer(READY, 0);
     loop {
         process.wait();
         process.reap();

@@ -23,6 +23,8 @@ pub(super) const POST: i64 = 5;
 pub(super) const STOP: i64 = 6;
 /// The hook before has run, under an earlier watchdog.
 pub(super) const OWE: i64 = 7;
+/// Told once, when it is ready.
+pub(super) const READY: i64 = 8;
 /// Beside a hook's status: it was made to end.
 pub(super) const STOPPED: i64 = 1 << 32;
 /// Instead of a hook's status: there is no such hook, or it could not be started.

@@ -39,9 +39,12 @@ pub enum Exposed {
 
 impl fmt::Display for Exposed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "nothing was frozen, since who thaws it could be killed together with this: ")?;
+        write!(
+            f,
+            "nothing was frozen, since the process that thaws could be killed with this one: "
+        )?;
         match self {
-            Self::Namespace => write!(f, "both are in a container and end with it"),
+            Self::Namespace => write!(f, "both run in a container and end with it"),
             Self::Group(group) => write!(f, "it cannot leave the control group {group}"),
         }
     }
@@ -76,9 +79,7 @@ impl Groups {
         let mut left: Vec<_> = left.map(open).collect();
         // Hierarchies without a group of this process's own are nothing to leave, and what is a
         // root may be one only in this namespace.
-        left.retain(|(one, root)| {
-            one.path != "/" || !root.as_ref().is_some_and(|root| holds(root))
-        });
+        left.retain(|(one, root)| one.path != "/" || !root.as_ref().is_some_and(holds));
         Self { left, is_first_namespace }
     }
 
@@ -141,7 +142,8 @@ impl Groups {
         let name = format!("imgx-watchdog-{watchdog}.scope");
         let process = watchdog.to_string();
         let mut asked = Command::new("busctl")
-            .args(["--system", "--quiet", "call", "org.freedesktop.systemd1"])
+            // A slice's name may begin with a dash.
+            .args(["--system", "--quiet", "--", "call", "org.freedesktop.systemd1"])
             .args(["/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"])
             .args(["StartTransientUnit", "ssa(sv)a(sa(sv))", &name, "fail", "3"])
             .args(["PIDs", "au", "1", &process, "Slice", "s", "-.slice"])
