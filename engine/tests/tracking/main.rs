@@ -4,5 +4,6 @@
 
 mod epochs;
 mod hammer;
+mod killed;
 mod links;
 mod support;
