@@ -47,9 +47,10 @@ impl Follower {
         let parent = parent.and_then(|text| serde_json::from_slice::<Evidence>(&text).ok());
         let is_known = !matches!(told.verdict, Verdict::Tainted(_))
             && parent.is_some_and(|parent| follows(&told.evidence, &parent).is_ok());
-        match is_known {
-            true => told.changes.runs().for_each(|run| self.take(run)),
-            false => self.take(ByteRange { start: 0, end: SIZE }),
+        if is_known {
+            told.changes.runs().for_each(|run| self.take(run));
+        } else {
+            self.take(ByteRange { start: 0, end: SIZE });
         }
         let text = serde_json::to_vec(&told.evidence).expect("plain");
         let fresh = self.state().with_extension("new");
