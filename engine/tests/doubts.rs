@@ -177,6 +177,27 @@ fn what_a_tainted_checkpoint_of_a_live_capture_told_is_in_the_next_image() {
     stage.assert_is_disk(&after, 0);
 }
 
+#[test]
+fn a_map_that_was_lost_before_a_live_capture_is_no_doubt_of_what_came_after() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(stage) = Stage::new() else { return };
+    stage.capture(None);
+    stage.write(FILESYSTEM / 4096, 1);
+    for pin in pins().names().expect("listed").iter().filter(|pin| pin.starts_with("epoch_")) {
+        pins().unpin(pin).expect("removed");
+    }
+    let report = stage.capture(Some(LiveOptions::default()));
+    assert_eq!(report.manifest.tracker, "compare");
+    assert!(report.manifest.tracker_doubt.is_some(), "{:?}", report.manifest);
+    let moment = report.manifest.live.as_ref().expect("it was in use");
+    assert_eq!(moment.doubt, None);
+    stage.assert_is_disk(&report, FILESYSTEM);
+    stage.write(FILESYSTEM / 4096 + 1, 2);
+    let next = stage.capture(None);
+    assert_eq!(next.manifest.tracker, "ebpf", "{:?}", next.manifest.tracker_doubt);
+    stage.assert_is_disk(&next, FILESYSTEM);
+}
+
 /// What befalls a tracker, and what it was told.
 struct Fate {
     random: u64,

@@ -36,7 +36,7 @@ pub fn pins_of(folder: &BpfFolder, slot: u32) -> Result<Vec<String>> {
 }
 
 /// A map that is wanted.
-pub enum Found {
+pub enum Pinned {
     /// It is there.
     Map(Bitmap),
     /// It is not, for this reason.
@@ -176,7 +176,7 @@ impl<'a> Epochs<'a> {
             if record.first > next {
                 break;
             }
-            if let Found::Lost(why) = self.map(&record)? {
+            if let Pinned::Lost(why) = self.map(&record)? {
                 return Ok(Some(why));
             }
             next = record.last + 1;
@@ -191,27 +191,27 @@ impl<'a> Epochs<'a> {
     pub fn marked(&self, since: u64, last: u64) -> Result<ChangeMap> {
         let mut changes = ChangeMap::new(self.size, self.granule)?;
         for record in self.open(since, last) {
-            if let Found::Map(map) = self.map(&record)? {
+            if let Pinned::Map(map) = self.map(&record)? {
                 changes.union(&map.read()?)?;
             }
         }
         Ok(changes)
     }
 
-    fn map(&self, record: &Record) -> Result<Found> {
+    fn map(&self, record: &Record) -> Result<Pinned> {
         self.pinned(&epoch_pin(self.slot, record.first), record.map)
     }
 
-    fn pinned(&self, pin: &str, id: u32) -> Result<Found> {
+    fn pinned(&self, pin: &str, id: u32) -> Result<Pinned> {
         match self.folder().get(pin) {
             Ok(descriptor) => {
                 let found = Bitmap::adopt(descriptor, self.size, self.granule);
                 // What is no map at all cannot be asked.
                 let is_it = found.map.facts().is_ok_and(|facts| facts.id == id);
-                Ok(if is_it { Found::Map(found) } else { Found::Lost("a pin was exchanged") })
+                Ok(if is_it { Pinned::Map(found) } else { Pinned::Lost("a pin was exchanged") })
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                Ok(Found::Lost("an epoch's pin was removed"))
+                Ok(Pinned::Lost("an epoch's pin was removed"))
             }
             Err(error) => Err(error),
         }
@@ -221,13 +221,13 @@ impl<'a> Epochs<'a> {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn carry(&self) -> Result<Found> {
+    pub fn carry(&self) -> Result<Pinned> {
         let page = self.page();
         if page.is(Own::CarryLost) {
-            return Ok(Found::Lost("what was in flight when an image was stored is not known"));
+            return Ok(Pinned::Lost("what was in flight when an image was stored is not known"));
         }
         match u32::try_from(page.get(Own::CarryMap)).unwrap_or(0) {
-            0 => Bitmap::create(self.size, self.granule).map(Found::Map),
+            0 => Bitmap::create(self.size, self.granule).map(Pinned::Map),
             id => self.pinned(&carry_pin(self.slot), id),
         }
     }
@@ -244,7 +244,7 @@ impl<'a> Epochs<'a> {
             return Ok(());
         };
         for record in &others[..surplus.min(others.len())] {
-            if let (Found::Map(to), Found::Map(from)) = (self.map(&first)?, self.map(record)?) {
+            if let (Pinned::Map(to), Pinned::Map(from)) = (self.map(&first)?, self.map(record)?) {
                 to.add(&from)?;
                 (first.last, first.end) = (record.last, record.end);
                 self.page().put_record(&first);
@@ -291,8 +291,8 @@ impl<'a> Epochs<'a> {
             page.set(Own::CarryLost, 1);
         }
         let kept = match self.carry()? {
-            Found::Map(kept) => kept,
-            Found::Lost(_) => {
+            Pinned::Map(kept) => kept,
+            Pinned::Lost(_) => {
                 page.set(Own::CarryLost, 1);
                 return Ok(());
             }
@@ -304,7 +304,7 @@ impl<'a> Epochs<'a> {
             page.set(Own::CarryMap, kept.map.facts()?.id.into());
         }
         for record in open {
-            if let Found::Map(map) = self.map(record)? {
+            if let Pinned::Map(map) = self.map(record)? {
                 kept.add(&map)?;
             }
         }

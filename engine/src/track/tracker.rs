@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::epochs::{Epochs, Found};
+use super::epochs::{Epochs, Pinned};
 use super::evidence::Evidence;
 use super::installation::Installation;
 use super::page::Own;
@@ -109,8 +109,8 @@ impl Tracker {
         let mut lost = epochs.gap(since, epoch)?;
         if is_carried && since <= committed {
             match epochs.carry()? {
-                Found::Map(carry) => changes.union(&carry.read()?)?,
-                Found::Lost(why) => lost = lost.or(Some(why)),
+                Pinned::Map(carry) => changes.union(&carry.read()?)?,
+                Pinned::Lost(why) => lost = lost.or(Some(why)),
             }
         }
         if copied.is_some_and(|copied| copied < committed || copied >= epoch) {

@@ -200,13 +200,12 @@ impl Judge<'_> {
                 counts.kernel.without(base).discarded,
             )),
         };
-        let end = match counts.is_stable {
-            true => {
-                let base = Some(counts.kernel.without(counts.completed));
-                EpochEnd { is_quiet, base, misses: self.misses, flags }
-            }
-            // What comes is judged by what was known before, to which nothing is forgiven.
-            false => EpochEnd { is_quiet: false, ..*since },
+        let end = if counts.is_stable {
+            let base = Some(counts.kernel.without(counts.completed));
+            EpochEnd { is_quiet, base, misses: self.misses, flags }
+        } else {
+            // What comes is judged by what was known before, of which nothing is forgiven.
+            EpochEnd { is_quiet: false, ..*since }
         };
         Ok(Judgement {
             verdict,

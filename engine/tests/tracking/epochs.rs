@@ -25,7 +25,11 @@ fn direct(path: &Path) -> File {
 }
 
 pub fn write_page(path: &Path, page: u64) {
-    let content = Page([page.to_le_bytes()[0] | 1; 4096]);
+    fill_page(path, page, page.to_le_bytes()[0] | 1);
+}
+
+pub fn fill_page(path: &Path, page: u64, byte: u8) {
+    let content = Page([byte; 4096]);
     direct(path).write_all_at(&content.0, page * 4096).expect("written");
 }
 

@@ -114,6 +114,28 @@ fn pins_that_were_exchanged_are_noticed() {
 }
 
 #[test]
+fn what_was_met_before_a_checkpoint_is_no_doubt_of_what_came_after_it() {
+    /// Where a page counts commands past the block layer.
+    const PASS_THROUGH: usize = 2048 / 8 + 5;
+    let Some(disk) = Tracked::new(16 << 20, 4096) else { return };
+    let kind = MapKind::Array { value: 8192 };
+    let pages_map = Map::adopt(folder(&disk).get("pages").expect("pinned"), kind);
+    let page = pages_map.words(1024).expect("mapped");
+    let raise = || page.store(PASS_THROUGH, page.load(PASS_THROUGH) + 1);
+    let mut tracker = open_some(&disk);
+    raise();
+    recovers(&disk, &mut tracker, "a command past the block layer");
+    raise();
+    let whole = tracker.checkpoint().expect("checkpoint");
+    assert!(is_tainted(&whole.verdict));
+    raise();
+    let since = tracker.checkpoint_since(whole.evidence.epoch).expect("checkpoint");
+    assert!(is_tainted(&since.verdict), "one that came after it");
+    // Nothing was stored: it is still to be told.
+    assert!(is_tainted(&tracker.checkpoint().expect("checkpoint").verdict));
+}
+
+#[test]
 fn another_map_of_epochs_is_noticed() {
     let Some(disk) = Tracked::new(16 << 20, 4096) else { return };
     let mut tracker = open_some(&disk);

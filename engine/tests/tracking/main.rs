@@ -5,5 +5,6 @@
 mod epochs;
 mod hammer;
 mod identity;
+mod killed;
 mod links;
 mod support;
