@@ -20,7 +20,7 @@ use super::{Btrfs, TOP};
 use crate::base::bytes::to_uuid;
 use crate::base::{ByteOffset, Error, ErrorKind, Result};
 use crate::block::ReadAt;
-use crate::fs::{DeviceOf, FileId, Filesystem, FilesystemInfo};
+use crate::fs::{DeviceOf, Doubts, FileId, Filesystem, FilesystemInfo};
 
 /// What one volume says.
 struct Found {
@@ -152,7 +152,7 @@ fn assemble(mut found: Vec<Found>) -> Result<Btrfs> {
         match with_superblock(candidate, &found) {
             Ok(mut btrfs) => {
                 if let Some(error) = failure {
-                    btrfs.tell(match Some(&btrfs.superblock.place) == PLACES.first() {
+                    btrfs.doubts.add(match Some(&btrfs.superblock.place) == PLACES.first() {
                         true => format!("A copy of the superblock is damaged ({error})."),
                         false => format!("The superblock is damaged ({error}); a copy is used."),
                     });
@@ -300,6 +300,7 @@ fn unreplayed(superblock: Superblock, pool: Pool) -> Result<Btrfs> {
         superblock,
         pool,
         info,
+        doubts: Doubts::default(),
         doubt: None,
     };
     let unknown = btrfs.superblock.unknown_compat_ro();
@@ -360,7 +361,7 @@ impl Btrfs {
                 self.tell("Its tree log was replayed in memory.".to_owned());
             }
             // The kernel would not mount it; what was committed is sound all the same.
-            Err(error) => self.tell(format!(
+            Err(error) => self.doubts.add(format!(
                 "Its tree log cannot be replayed, so what was synced last is missing: {error}."
             )),
         }
