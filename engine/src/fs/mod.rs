@@ -164,6 +164,15 @@ impl dyn Filesystem + '_ {
     /// # Errors
     /// See [`Filesystem`]; the first one's that is lost, once all were looked at.
     pub fn xattrs(&self, file: FileId) -> Result<Vec<Xattr>> {
+        let (found, lost) = self.sound_xattrs(file)?;
+        lost.map_or(Ok(found), Err)
+    }
+
+    /// The extended attributes of a file that are sound, and why the first that is not is lost.
+    ///
+    /// # Errors
+    /// See [`Filesystem`], where the file itself cannot be read.
+    pub fn sound_xattrs(&self, file: FileId) -> Result<(Vec<Xattr>, Option<Error>)> {
         let (mut found, mut lost) = (Vec::new(), None);
         self.each_xattr(file, &mut |xattr| {
             match xattr {
@@ -172,7 +181,7 @@ impl dyn Filesystem + '_ {
             }
             ControlFlow::Continue(())
         })?;
-        lost.map_or(Ok(found), Err)
+        Ok((found, lost))
     }
 }
 

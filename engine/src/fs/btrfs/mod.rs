@@ -30,6 +30,7 @@ mod inode;
 mod log;
 mod node;
 mod open;
+mod parity;
 mod pool;
 mod root;
 mod shared;
