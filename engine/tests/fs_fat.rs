@@ -691,7 +691,7 @@ fn a_chain_that_comes_back_to_itself_is_damage() {
         good[table + names * 4..table + names * 4 + 4].try_into().expect("four"),
     ))
     .expect("small");
-    let mut bytes = good;
+    let mut bytes = good.clone();
     link(&mut bytes, next, names);
     let volume: Arc<dyn ReadAt> = Arc::new(bytes);
     let filesystem = engine_fs::open(&volume).expect("opened");

@@ -75,15 +75,18 @@ fn logged_twice(image: &Path) -> Vec<(u64, u64)> {
     let image = image.to_str().expect("plain");
     let shown = tool::run("debugfs", &["-R", "logdump -a", image]).expect("debugfs runs");
     let mut seen: std::collections::BTreeMap<u64, Vec<(u64, u64)>> = Default::default();
+    let mut transaction = 0;
     for line in shown.lines() {
-        let Some(rest) = line.trim().strip_prefix("FS block ") else { continue };
-        let numbers: Vec<u64> = rest
+        let numbers: Vec<u64> = line
             .split(|character: char| !character.is_ascii_digit())
             .filter_map(|word| word.parse().ok())
             .collect();
-        // `FS block 70 logged at sequence 3, journal block 12 (flags 0x0)`
-        if let [block, sequence, place, ..] = numbers.as_slice() {
-            seen.entry(*block).or_default().push((*sequence, *place));
+        if line.starts_with("Dumping descriptor block") {
+            transaction = numbers[0];
+        }
+        // `FS block 70 logged at journal block 12 (flags 0x0)`; the kernel itself writes block 1.
+        if let (true, [block @ 2.., place, ..]) = (line.contains("FS block"), numbers.as_slice()) {
+            seen.entry(*block).or_default().push((transaction, *place));
         }
     }
     let newest = |(block, places): (u64, Vec<(u64, u64)>)| {

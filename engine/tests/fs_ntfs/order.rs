@@ -7,7 +7,8 @@ use imgx_engine::base::ErrorKind;
 use imgx_fixtures::{mkfs, tool};
 
 use crate::damage::{data_attribute, table};
-use crate::fixture::{Fixture, MIB, contents, find, many, open_bytes};
+use crate::fixture::{Fixture, MIB, contents, many, open_bytes};
+use crate::links::find;
 use crate::need_ntfs_3g;
 use crate::ntfs_3g::Mount;
 use crate::truth;
