@@ -32,14 +32,20 @@ fn a_damaged_boot_sector_is_told_by_every_command_that_reads_files() {
         return;
     }
     let shell = Shell::with_repository();
-    let image = shell.path("disk");
-    mkfs::blank(&image, 64 * MIB).expect("made");
-    let path = image.to_str().expect("plain");
+    let volume = shell.path("volume");
+    mkfs::blank(&volume, 64 * MIB).expect("made");
+    let path = volume.to_str().expect("plain");
     tool::run("mkfs.vfat", &["-F", "32", path]).expect("mkfs.vfat runs");
     let file = shell.write("file", b"content");
     tool::run("mcopy", &["-i", path, file.to_str().expect("plain"), "::file"]).expect("copied");
-    shell.imgx("ls ./disk").exits(0);
-    crate::support::overwrite(&image, 0, &[0; 512]);
+    // A partition: nothing else says that something is there.
+    let mut bytes = vec![0; 1 << 20];
+    bytes[446..462].copy_from_slice(&[0, 0, 0, 0, 0x0c, 0, 0, 0, 0, 8, 0, 0, 0, 0, 2, 0]);
+    bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+    bytes.extend(fs::read(&volume).expect("read"));
+    let image = shell.write("disk", &bytes);
+    shell.imgx("ls ./disk").exits(0).shows(&["file"]);
+    crate::support::overwrite(&image, 1 << 20, &[0; 512]);
     assert_told(&shell, "./disk", "The boot sector is damaged; its copy is used.");
     // All of such a volume is in its image.
     shell.imgx("capture ./disk --name disk").exits(0);

@@ -22,7 +22,11 @@ impl Doubts {
             return;
         }
         let is_last = found.len() == MAX_DOUBTS;
-        found.push(if is_last { "There is more damage of this sort.".to_owned() } else { sentence });
+        found.push(if is_last {
+            "There is more damage of this sort.".to_owned()
+        } else {
+            sentence
+        });
     }
 
     /// All that was found up to now, in that order.
@@ -54,9 +58,9 @@ mod tests {
         doubts.add("one more");
         doubts.add("another");
         let all = doubts.all();
-        assert_eq!((all.len(), all.last().map(String::as_str)), (
-            MAX_DOUBTS + 1,
-            Some("There is more damage of this sort."),
-        ));
+        assert_eq!(
+            (all.len(), all.last().map(String::as_str)),
+            (MAX_DOUBTS + 1, Some("There is more damage of this sort."),)
+        );
     }
 }

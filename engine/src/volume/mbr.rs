@@ -150,8 +150,7 @@ fn walk(disk: &Extent<'_>, container: Entry, list: &mut List, number: &mut u64, 
 /// which starts at sector `link`, and within the container.
 fn fits(entry: &Entry, (link, link_sectors): (u64, u32), container: Entry) -> bool {
     let end_in_link = u64::from(entry.start).saturating_add(entry.sectors.into());
-    let (first, end) =
-        (link.saturating_add(entry.start.into()), link.saturating_add(end_in_link));
+    let (first, end) = (link.saturating_add(entry.start.into()), link.saturating_add(end_in_link));
     let base = u64::from(container.start);
     let container_end = base.saturating_add(container.sectors.into());
     end_in_link <= u64::from(link_sectors) && first >= base && end <= container_end

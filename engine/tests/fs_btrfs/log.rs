@@ -8,9 +8,9 @@ use imgx_fixtures::pattern::{Random, incompressible, text};
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::basics::{self, folder};
+use crate::everything::told;
 use crate::fill;
 use crate::fixture::{Fixture, MIB, content};
-use crate::everything::told;
 use crate::need_mounts;
 use crate::sums::crc32c;
 use crate::truth::{self, Tree};

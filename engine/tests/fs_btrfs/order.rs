@@ -102,9 +102,9 @@ fn where_the_newest_roots_are_damaged_an_older_state_is_read_and_told() {
     let superblock = 64 << 10;
     let root = le64(&good, superblock + 0x50);
     // The node of the newest root of roots, wherever it is on the device.
-    let node = blocks(&good, NODE).into_iter().find(|(place, length)| {
-        *length == NODE && le64(&good, place + 0x30) == root
-    });
+    let node = blocks(&good, NODE)
+        .into_iter()
+        .find(|(place, length)| *length == NODE && le64(&good, place + 0x30) == root);
     let (place, _) = node.expect("the root of roots");
     let mut bytes = good;
     bytes[place + 300] ^= 0x55;

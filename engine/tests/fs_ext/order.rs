@@ -47,8 +47,10 @@ fn node(fixture: &Fixture, name: &str, depth: u16) -> usize {
     // Nodes are told as ` 1/ 2  1/  3     0 -   167  8257   168`: level, entry, blocks, place.
     let bytes = fs::read(&image).expect("read");
     for line in shown.lines().filter(|line| line.contains('/')) {
-        let numbers: Vec<usize> =
-            line.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
+        let numbers: Vec<usize> = line
+            .split(|c: char| !c.is_ascii_digit())
+            .filter_map(|word| word.parse().ok())
+            .collect();
         // An index entry has the place of the node below it as its last number but one.
         for number in numbers.iter().rev().take(2) {
             let at = number * BLOCK;
@@ -82,7 +84,7 @@ fn entry(node: usize, number: usize) -> usize {
 type Change = fn(&mut [u8], usize, usize);
 
 /// Changes after which a search would go astray.
-const CHANGES: [(&str, Change); 13] = [
+const CHANGES: [(&str, Change); 14] = [
     ("two extents in each other's place", |bytes, leaf, _| {
         let (one, other) = (entry(leaf, 3), entry(leaf, 40));
         for byte in 0..12 {
@@ -102,6 +104,11 @@ const CHANGES: [(&str, Change); 13] = [
     }),
     ("an extent with a high part of its place", |bytes, leaf, _| {
         put16(bytes, entry(leaf, 10) + 6, 1);
+    }),
+    ("an extent among the inodes", |bytes, leaf, _| {
+        // `bg_inode_table` of the first group, whose descriptor is in block 2.
+        let table = get32(bytes, 2 * BLOCK + 8);
+        put32(bytes, entry(leaf, 10) + 8, table + 3);
     }),
     ("an extent before what the index says", |bytes, leaf, _| {
         let block = get32(bytes, entry(leaf, 0));
@@ -151,7 +158,8 @@ fn a_map_whose_order_is_broken_is_damage_as_it_is_to_the_kernel() {
         assert_eq!(read(filesystem.as_ref(), "other").expect("sound"), b"another file");
         let file = filesystem.lookup(filesystem.root(), b"file").expect("searched");
         let numbered = filesystem.numbered().expect("numbers");
-        let parts = numbered.parts(file.expect("there"), &mut |_| std::ops::ControlFlow::Continue(()));
+        let parts =
+            numbered.parts(file.expect("there"), &mut |_| std::ops::ControlFlow::Continue(()));
         assert!(parts.is_err(), "{what}: by number");
         fs::write(fixture.image(), &bytes).expect("written");
         let mount = fixture.mount(&fixture.image(), "ro");
@@ -274,7 +282,8 @@ fn values_that_share_bytes_are_lost_both() {
 fn a_group_descriptor_with_a_wrong_checksum_is_told_and_costs_nothing() {
     need_mounts!();
     // With copies of the descriptors, and without any.
-    for (size, features) in [(32, "metadata_csum"), (32, "^metadata_csum,uninit_bg"), (6, "metadata_csum")]
+    for (size, features) in
+        [(32, "metadata_csum"), (32, "^metadata_csum,uninit_bg"), (6, "metadata_csum")]
     {
         let context = format!("{size} MiB, {features}");
         let arguments = ["-t", "ext4", "-b", "1024", "-O", features];

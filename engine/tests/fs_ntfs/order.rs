@@ -42,7 +42,7 @@ fn a_table_whose_first_record_is_not_marked_as_in_use_is_read() {
 }
 
 #[test]
-fn sectors_of_256_bytes_are_read_and_their_copy_used() {
+fn sectors_of_256_bytes_are_read() {
     need_ntfs_3g!();
     let fixture = Fixture::make(8 * MIB, 4096);
     let image = fixture.image();
@@ -58,11 +58,6 @@ fn sectors_of_256_bytes_are_read_and_their_copy_used() {
     let truth = fixture.truth();
     let filesystem = fixture.assert_reads_as("sectors of 256 bytes", &truth);
     assert_eq!(filesystem.doubts().all(), [""; 0]);
-    let mut bytes = fs::read(&image).expect("read");
-    bytes[0..256].fill(0);
-    fs::write(&image, bytes).expect("written");
-    let filesystem = fixture.assert_reads_as("by the copy of its boot sector", &truth);
-    assert!(filesystem.doubts().first().is_some(), "that is told");
 }
 
 #[test]
@@ -78,9 +73,12 @@ fn names_out_of_order_are_found_all_the_same() {
     let mut changed = 0;
     for block in blocks {
         // Two entries of one length that follow one another are exchanged.
-        let mut at = block + 0x18 + usize::from(u16::from_le_bytes([bytes[block + 0x18], bytes[block + 0x19]]));
+        let mut at = block
+            + 0x18
+            + usize::from(u16::from_le_bytes([bytes[block + 0x18], bytes[block + 0x19]]));
         for _ in 0..8 {
-            let length = |at: usize| usize::from(u16::from_le_bytes([bytes[at + 8], bytes[at + 9]]));
+            let length =
+                |at: usize| usize::from(u16::from_le_bytes([bytes[at + 8], bytes[at + 9]]));
             let (own, next) = (length(at), at + length(at));
             // Away from where the update sequence takes the place of bytes.
             let is_plain = (at % 512) + 2 * own < 510;

@@ -10,9 +10,9 @@ use imgx_fixtures::tool;
 use nix::unistd::syncfs;
 
 use crate::common::is_long;
+use crate::everything::told;
 use crate::fill;
 use crate::fixture::{Fixture, MIB, of_mount, open, xfs_db};
-use crate::everything::told;
 use crate::need_mounts;
 use crate::truth;
 

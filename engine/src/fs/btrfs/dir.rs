@@ -64,7 +64,9 @@ impl DirItem {
                 let length = entry.name.len();
                 // As the kernel's `check_dir_item` has it.
                 let is_named = match item.key.kind {
-                    kinds::DIR_ITEM | kinds::XATTR_ITEM => name_hash(&entry.name) == item.key.offset,
+                    kinds::DIR_ITEM | kinds::XATTR_ITEM => {
+                        name_hash(&entry.name) == item.key.offset
+                    }
                     _ => true,
                 };
                 let is_attribute = item.key.kind == kinds::XATTR_ITEM;

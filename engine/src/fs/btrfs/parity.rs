@@ -145,7 +145,9 @@ mod tests {
     fn every_column_comes_back_by_every_way() {
         for data in 1..7_usize {
             let rows: Vec<Vec<u8>> = (0..data)
-                .map(|column| (0..=255).map(|byte: u8| byte.wrapping_mul(31) ^ column as u8).collect())
+                .map(|column| {
+                    (0..=255).map(|byte: u8| byte.wrapping_mul(31) ^ column as u8).collect()
+                })
                 .collect();
             let (mut first, mut second) = (vec![0; 256], vec![0; 256]);
             for (column, row) in rows.iter().enumerate() {
@@ -156,7 +158,9 @@ mod tests {
             for wanted in 0..data {
                 let mut ways = 0;
                 for mirror in 1..data + 2 {
-                    let Some(way) = Recovery::of_mirror(mirror, wanted, (data, 2)) else { continue };
+                    let Some(way) = Recovery::of_mirror(mirror, wanted, (data, 2)) else {
+                        continue;
+                    };
                     let (mut sum, mut other) = (vec![0; 256], vec![0; 256]);
                     for (column, bytes) in columns.iter().enumerate() {
                         if way.reads(column, wanted, data) {

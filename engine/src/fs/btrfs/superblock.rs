@@ -231,15 +231,15 @@ impl Superblock {
         let state = |backup: &RootBackup| {
             let [root_level, chunk_root_level] = backup.levels;
             Self {
-            generation: backup.generation,
-            root: backup.root,
-            root_level,
-            chunk_root: backup.chunk_root,
-            chunk_root_generation: backup.chunk_root_generation,
-            chunk_root_level,
-            // It goes with the newest state only.
-            log_root: Logical(0),
-            ..self.clone()
+                generation: backup.generation,
+                root: backup.root,
+                root_level,
+                chunk_root: backup.chunk_root,
+                chunk_root_generation: backup.chunk_root_generation,
+                chunk_root_level,
+                // It goes with the newest state only.
+                log_root: Logical(0),
+                ..self.clone()
             }
         };
         backups.into_iter().map(state).collect()

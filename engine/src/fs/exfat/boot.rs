@@ -6,8 +6,8 @@ use crate::base::bytes::to_hex;
 use crate::base::fields::{array, le16, le32, le64, u8_at};
 use crate::base::{ByteOffset, Error, ErrorKind, Result};
 use crate::block::ReadAt;
-use crate::fs::{Doubts, FilesystemInfo};
 use crate::fs::clusters::{Heap, Table, Width};
+use crate::fs::{Doubts, FilesystemInfo};
 
 /// `FileSystemName`, at byte 3.
 const NAME: &[u8] = b"EXFAT   ";

@@ -43,8 +43,8 @@ pub(super) use open::{open, open_by_backup};
 use std::ops::ControlFlow;
 
 use super::{
-    DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Numbered,
-    Visit, Xattr,
+    DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata,
+    Numbered, Visit, Xattr,
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use blocks::Blocks;

@@ -7,8 +7,8 @@ use crate::base::bytes::to_hex;
 use crate::base::fields::{array, has, le16, le32, u8_at};
 use crate::base::{ByteOffset, Result};
 use crate::block::ReadAt;
-use crate::fs::{Doubts, FilesystemInfo};
 use crate::fs::clusters::{Heap, Start, Table, Width};
+use crate::fs::{Doubts, FilesystemInfo};
 
 /// Bytes of the boot sector that say anything.
 const BOOT: usize = 512;

@@ -64,10 +64,11 @@ impl Mft {
             match opened.and_then(|record| mft.load_table(record)) {
                 Ok(()) => {
                     let mut notes = mft.compare_mirror();
-                    if failure.is_some() && notes.is_empty() {
-                        let note = "The boot sector is damaged; the table was found by the copy of \
-                                    its start.";
-                        notes.push(note.to_owned());
+                    // It may be the boot sector that leads to a wrong place.
+                    if let (Some(error), true) = (failure, notes.is_empty()) {
+                        notes.push(format!(
+                            "The table was found by the copy of its start: {error}."
+                        ));
                     }
                     return Ok((mft, notes));
                 }
@@ -92,6 +93,11 @@ impl Mft {
 
     /// Takes the table to be where its `first` record says.
     fn load_table(&mut self, first: Record) -> Result<()> {
+        let number = first.number;
+        self.load_parts(first).map_err(|error| error.within(number))
+    }
+
+    fn load_parts(&mut self, first: Record) -> Result<()> {
         let mut table = None;
         for attribute in first.attributes() {
             let attribute = attribute?;

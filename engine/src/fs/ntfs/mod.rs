@@ -62,8 +62,8 @@ use self::units::{Reference, bytes};
 use self::upcase::UpCase;
 use self::wof::Overlaid;
 use super::{
-    DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Numbered,
-    Visit, Xattr,
+    DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata,
+    Numbered, Visit, Xattr,
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 

@@ -96,11 +96,15 @@ impl Xfs {
         let entries = || (0..leaf.count).map(|place| LeafEntry::parse(&leaf.bytes, start, place));
         let entries: Vec<Result<LeafEntry<'_>>> = entries().collect();
         // Where each one's name and value are, so that none takes another's.
-        let mut places: Vec<(usize, usize)> = entries.iter().flatten().map(|one| one.place).collect();
+        let mut places: Vec<(usize, usize)> =
+            entries.iter().flatten().map(|one| one.place).collect();
         places.sort_unstable();
         for entry in entries {
             let read = entry.and_then(|entry| {
-                entry.check(*last_hash, start.saturating_add(leaf.count.saturating_mul(ENTRY_SIZE)))?;
+                entry.check(
+                    *last_hash,
+                    start.saturating_add(leaf.count.saturating_mul(ENTRY_SIZE)),
+                )?;
                 entry.check_apart(&places)?;
                 *last_hash = entry.hash;
                 let value = || match entry.body {
@@ -247,7 +251,8 @@ impl<'a> LeafEntry<'a> {
 
     /// Checks that none of the other `places`, which are sorted, has bytes of it.
     fn check_apart(&self, places: &[(usize, usize)]) -> Result<()> {
-        let mut others = places.iter().filter(|other| other.0 < self.place.1 && other.1 > self.place.0);
+        let mut others =
+            places.iter().filter(|other| other.0 < self.place.1 && other.1 > self.place.0);
         let _itself = others.next();
         match others.next() {
             None => Ok(()),

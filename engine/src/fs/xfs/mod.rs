@@ -41,8 +41,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::{
-    DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Numbered,
-    Visit, Xattr,
+    DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata,
+    Numbered, Visit, Xattr,
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use blocks::Blocks;

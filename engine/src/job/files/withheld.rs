@@ -4,7 +4,8 @@
 use super::resolve::{LastLink, resolve};
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use crate::fs::{
-    DirEntry, Doubts, FileContent, FileId, Filesystem, FilesystemInfo, Metadata, Numbered, Visit, Xattr,
+    DirEntry, Doubts, FileContent, FileId, Filesystem, FilesystemInfo, Metadata, Numbered, Visit,
+    Xattr,
 };
 use crate::store::manifest::VolumeUse;
 

@@ -100,7 +100,9 @@ fn logical_volume(name: &str, group: &Section, section: &Section, physical: &[Ph
     }
     segments.sort_by_key(|segment| segment.start);
     let count = u64::try_from(segments.len()).ok();
-    if volume.unsupported.is_none() && section.number("segment_count").is_some_and(|all| Some(all) != count) {
+    if volume.unsupported.is_none()
+        && section.number("segment_count").is_some_and(|all| Some(all) != count)
+    {
         volume.unsupported = Some("some of its segments are missing".to_owned());
     }
     if let (None, Some(at)) = (&volume.unsupported, break_in(&segments)) {
