@@ -9,7 +9,7 @@ use imgx_engine::job::files::{FilePath, LastLink, resolve};
 
 use super::ls::{place, tell_notes};
 use crate::args::CatArguments;
-use crate::files::Files;
+use crate::files::{Files, Losses};
 use crate::session::{Outcome, Session};
 
 /// Bytes of the first piece, so that something is there soon.
@@ -26,6 +26,8 @@ pub fn run(arguments: &CatArguments, session: &Session) -> Result<Outcome> {
     let volume = files.disk.open(path.volume.as_deref())?;
     let filesystem = volume.filesystem.as_ref();
     tell_notes(&volume.name, filesystem, &session.console);
+    let mut losses = Losses::default();
+    losses.tell_doubts(&volume.name, filesystem, &session.console);
     let found = resolve(filesystem, &path.path, LastLink::Follow)?;
     let shown = place(&volume.name, &found.path);
     if found.is_folder() {
@@ -44,11 +46,12 @@ pub fn run(arguments: &CatArguments, session: &Session) -> Result<Outcome> {
         match stdout.write_all(&buffer[..count]).and_then(|()| stdout.flush()) {
             Ok(()) => {}
             // Whoever read has enough.
-            Err(error) if error.kind() == IoErrorKind::BrokenPipe => return Ok(Outcome::Done),
+            Err(error) if error.kind() == IoErrorKind::BrokenPipe => break,
             Err(error) => return Err(Error::io("write to standard output", error)),
         }
         at += count as u64;
         buffer.resize(MAX_IO_SIZE, 0);
     }
-    Ok(Outcome::Done)
+    losses.tell_doubts(&volume.name, filesystem, &session.console);
+    Ok(losses.outcome())
 }

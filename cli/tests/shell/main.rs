@@ -1,6 +1,7 @@
 //! `imgx` as a user meets it: commands typed into a shell, what they print, how they exit.
 
 mod damage;
+mod damaged_filesystems;
 mod differing;
 mod ends;
 mod exits;

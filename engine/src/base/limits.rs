@@ -50,6 +50,8 @@ pub const MAX_GPT_ENTRY_BYTES: u64 = 1024 * 1024;
 pub const MAX_LAYOUT_NOTES: usize = 64;
 /// Directory bytes that are searched for a FAT or exFAT volume label at most.
 pub const MAX_LABEL_SEARCH: u64 = 1024 * 1024;
+/// Sentences about what is wrong with one filesystem as a whole that are kept at most.
+pub const MAX_DOUBTS: usize = 64;
 /// Blocks of metadata that an open filesystem keeps in memory at most.
 pub const CACHED_FS_BLOCKS: usize = 1024;
 /// Blocks of one folder at most: 4 GiB of entries with blocks of 4 KiB.

@@ -12,7 +12,7 @@ type Opener = fn(&Arc<dyn ReadAt>) -> Result<Option<Box<dyn Filesystem>>>;
 /// Every filesystem, the ones with the surest signatures first; last what is recognised by copies
 /// only, which may be left of a filesystem that another took the place of.
 /// An old superblock of btrfs, 64 KiB behind the start, may outlive a reformat too.
-const OPENERS: [Opener; 10] = [
+const OPENERS: [Opener; 11] = [
     xfs::open,
     ext::open,
     exfat::open,
@@ -22,6 +22,7 @@ const OPENERS: [Opener; 10] = [
     ext::open_by_backup,
     xfs::open_by_backup,
     ntfs::open_by_backup,
+    fat::open_by_backup,
     btrfs::open_by_backup,
 ];
 

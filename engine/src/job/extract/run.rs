@@ -40,6 +40,8 @@ pub struct ExtractReport {
     pub rights_left_out: u64,
     /// Files of which the target could not keep some extended attributes.
     pub attributes_left_out: u64,
+    /// Files that were made without attributes of theirs that are damaged.
+    pub attributes_lost: Vec<Failure>,
     /// What could not be extracted.
     pub failures: Vec<Failure>,
 }
@@ -148,7 +150,12 @@ impl Run<'_> {
         };
         match made {
             Some(Ok(withheld)) => {
+                let path = withheld.lost.is_some().then(|| self.plan.path(index));
                 self.with_report(|report| {
+                    let lost = path.zip(withheld.lost);
+                    report
+                        .attributes_lost
+                        .extend(lost.map(|(path, error)| Failure { path, error }));
                     report.rights_left_out += u64::from(withheld.rights);
                     report.attributes_left_out += u64::from(withheld.attributes);
                 });

@@ -67,14 +67,15 @@ impl Extract<'_> {
         let mut records: Vec<(String, Vec<u8>)> = Vec::new();
         let mut header = header(&metadata, &mut records);
         set_path(&mut header, &path, &mut records);
-        let mut target = Vec::new();
+        let (mut target, mut lost) = (Vec::new(), None);
         if let Some(first) = item.link_of {
             header.set_entry_type(EntryType::Link);
             target = self.path(first as usize);
         } else if item.file_type == FileType::Symlink {
             target = self.filesystem.link_target(item.file)?;
         } else {
-            let attributes = self.filesystem.xattrs(item.file)?;
+            let (attributes, damage) = self.filesystem.sound_xattrs(item.file)?;
+            lost = damage;
             records.extend(attributes.into_iter().map(|attribute| {
                 let name = String::from_utf8_lossy(&attribute.name).into_owned();
                 (format!("SCHILY.xattr.{name}"), attribute.value)
@@ -90,7 +91,7 @@ impl Extract<'_> {
         archive.append_pax_extensions(records)?;
         let mut reader = Reader { content: content.as_deref_mut(), at: 0, size, failure: None };
         archive.append(&header, &mut reader)?;
-        Ok(reader.failure)
+        Ok(reader.failure.or(lost))
     }
 }
 
