@@ -313,12 +313,12 @@ struct Group(PathBuf);
 impl Group {
     fn new(name: &str) -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-        let points = mounts.lines().filter_map(|line| {
+        let mut points = mounts.lines().filter_map(|line| {
             let mut fields = line.split(' ').skip(1);
             let point = fields.next()?;
             (fields.next()? == "cgroup2").then(|| PathBuf::from(point))
         });
-        let path = points.last()?.join(format!("{name}-{}", std::process::id()));
+        let path = points.next_back()?.join(format!("{name}-{}", std::process::id()));
         fs::create_dir(&path).ok()?;
         let group = Self(path);
         group.0.join("cgroup.kill").exists().then_some(group)
