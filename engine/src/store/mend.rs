@@ -3,7 +3,6 @@
 //! the frame's header says; where that header is lost itself, they have to be as long, and to hold
 //! what the pack's table says.
 
-use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::codec::{Compression, Decoder, Encoder, check_digest};
@@ -18,6 +17,7 @@ use super::salvage::{Found, scan};
 use super::storage::ObjectReader;
 use crate::base::limits::MAX_FLIPPED;
 use crate::base::{Error, ErrorKind, Result};
+use crate::sys::threads;
 
 /// A frame as its pack's table has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,7 +181,7 @@ impl Mender {
             return None;
         };
         let stored = bytes.get(HEADER_LENGTH..)?;
-        let found = (0..stored.len()).into_par_iter().find_map_any(|place| {
+        let found = threads::find_any(stored.len(), |place| {
             let mut tried = stored.to_vec();
             let right = *stored.get(place)?;
             values.iter().find_map(|value| {

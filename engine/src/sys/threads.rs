@@ -158,6 +158,17 @@ pub fn all<T: Sync>(items: &[T], work: impl Fn(&T) -> bool + Sync + Send) -> boo
     }
 }
 
+/// What `work` makes of one of the numbers below `count`, whichever is found first.
+pub fn find_any<T: Send>(
+    count: usize,
+    work: impl Fn(usize) -> Option<T> + Sync + Send,
+) -> Option<T> {
+    match pool() {
+        Some(pool) => pool.install(|| (0..count).into_par_iter().find_map_any(work)),
+        None => (0..count).find_map(work),
+    }
+}
+
 /// Does both, at the same time where that is possible.
 pub fn join<A: Send, B: Send>(
     one: impl FnOnce() -> A + Send,

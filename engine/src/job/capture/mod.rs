@@ -18,6 +18,7 @@ mod live;
 mod moment;
 mod recheck;
 mod rounds;
+mod source;
 mod stillness;
 mod unused;
 mod worker;
@@ -36,6 +37,7 @@ use self::history::changes_of_disk;
 use self::lanes::Lanes;
 use self::live::{Live, not_frozen};
 use self::recheck::Recheck;
+use self::source::{check_apart, check_has_bytes};
 use self::stillness::{Stillness, Written};
 use self::unused::{Search, Unused};
 use self::worker::Worker;
@@ -50,13 +52,12 @@ use crate::store::index::Index;
 use crate::store::lock::host_name;
 use crate::store::manifest::{Moment, MountedFilesystem, TreeRoot, VolumeUse};
 use crate::store::repository::Image;
-use crate::store::storage::Folder;
 use crate::store::tree::disk_digest;
 use crate::store::{
     ImageId, ImageReader, LockKind, Manifest, Parent, Repository, StoreWriter, salvage,
 };
 use crate::sys::holders::Holders;
-use crate::sys::{storage, threads};
+use crate::sys::threads;
 use crate::volume::{DiskLayout, Volume, probe};
 
 pub use changes::{ChangeTracker, Findings, Since};
@@ -712,39 +713,6 @@ impl<'a> Capture<'a> {
             cost,
         }
     }
-}
-
-/// Refuses a disk without a single sector: its image would be the newest of its name, and of
-/// nothing.
-fn check_has_bytes(disk: &Disk, source: &Path) -> Result<()> {
-    if disk.info().size.0 > 0 {
-        return Ok(());
-    }
-    let why = match disk.facts() {
-        Some(facts) if facts.size.0 > 0 => "has less than one sector",
-        Some(_) => "has no medium, or nothing is attached to it (0 bytes)",
-        None => "is empty (0 bytes)",
-    };
-    let context = format!("{} {why}: there is nothing to capture", source.display());
-    Err(Error::new(ErrorKind::NotFound, context))
-}
-
-/// Refuses a disk that holds the repository: what is stored would be captured again in each round,
-/// and an image within the disk that it shows is lost together with it.
-fn check_apart(repository: &Repository, disk: &Disk) -> Result<()> {
-    let (Some(facts), Some(folder)) = (disk.facts(), repository.storage().local_folder()) else {
-        return Ok(());
-    };
-    let packs = folder.join(Folder::Packs.path());
-    let held = [&folder, &packs].into_iter().find_map(|path| storage::lies_on(path, facts));
-    let Some(point) = held else { return Ok(()) };
-    let (folder, source) = (folder.display(), disk.info().path.display());
-    let context = format!(
-        "the repository {folder} lies on {source} itself, by the filesystem mounted on {}; images \
-         of a disk belong on another one",
-        point.display()
-    );
-    Err(Error::new(ErrorKind::Conflict, context))
 }
 
 /// Where blocks are read, and what holds all others.
