@@ -144,12 +144,13 @@ impl Tracker {
     }
 
     /// Whether anything in one of `ranges` was marked since the last checkpoint of this tracker;
-    /// also where that cannot be told any more.
+    /// also where that cannot be told any more. Filesystems may be frozen: it waits for nobody for
+    /// long.
     ///
     /// # Errors
     /// As [`checkpoint`](Self::checkpoint).
     pub fn is_marked(&self, ranges: &[ByteRange]) -> Result<bool> {
-        let (installation, _lock) = self.installation(MAX_TRACKER_WAIT)?;
+        let (installation, _lock) = self.installation(MAX_TRACKER_WAIT_FROZEN)?;
         let epochs = Epochs::of(&installation, self.slot)?;
         let page = installation.page(self.slot);
         let running = page.get(Own::Epoch);

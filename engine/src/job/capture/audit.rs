@@ -13,6 +13,8 @@ use crate::store::{Entry, Parent};
 const LEAST: u64 = 64 << 20;
 /// or this part of the disk, the larger.
 const PART: u64 = 1000;
+/// How often a tracker is asked at most while others hold it.
+const QUESTIONS: u32 = 10;
 
 /// What an audit found.
 #[derive(Debug)]
@@ -56,7 +58,7 @@ impl Audited {
             Self::ParentDamaged(error) => return Ok(Some(Objection::damaged_parent(error))),
         };
         for range in differing {
-            let is_written = match tracker.is_written_since(&[*range]) {
+            let is_written = match ask(tracker, *range) {
                 Ok(is_written) => is_written,
                 // Whether it was wrong cannot be told any more.
                 Err(error) => return Ok(Some(Objection::silent(&error))),
@@ -75,6 +77,21 @@ impl Audited {
         }
         Ok(None)
     }
+}
+
+/// Whether `range` was written since the checkpoint. A tracker that others hold is asked again:
+/// here nothing is frozen.
+fn ask(tracker: &dyn ChangeTracker, range: ByteRange) -> Result<bool> {
+    let mut answer = tracker.is_written_since(&[range]);
+    for _ in 1..QUESTIONS {
+        match &answer {
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                answer = tracker.is_written_since(&[range]);
+            }
+            _ => break,
+        }
+    }
+    answer
 }
 
 /// An audit of what a tracker says of a disk.

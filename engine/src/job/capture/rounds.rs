@@ -142,6 +142,28 @@ impl Copying<'_, '_> {
         Ok(())
     }
 
+    /// What of `ranges` was written since the last checkpoint, by volumes.
+    fn ask_what_was_written(&self, ranges: &[ByteRange]) -> Result<Vec<ByteRange>> {
+        let is_written = |ranges: &[ByteRange]| match ranges {
+            [] => Ok(false),
+            some => self.tracker.is_written_since(some),
+        };
+        if !is_written(ranges)? {
+            return Ok(Vec::new());
+        }
+        // Filesystems are frozen meanwhile: a question for each volume, and none for each range.
+        let volumes = &self.capture.layout.volumes;
+        let held = joined(volumes.iter().flat_map(places).collect());
+        let of_volumes = volumes.iter().map(|volume| common(ranges, &places(volume)));
+        let mut written = Vec::new();
+        for stretch in of_volumes.chain([without(ranges, &held)]) {
+            if is_written(&stretch)? {
+                written.extend(stretch);
+            }
+        }
+        Ok(joined(written))
+    }
+
     /// What the image so far lacks, though its own filesystems use it.
     fn lacking(&mut self) -> Result<Vec<ByteRange>> {
         let Capture { repository, layout, options, .. } = self.capture;
@@ -188,19 +210,8 @@ impl Rounds for Copying<'_, '_> {
     }
 
     fn written_since(&self, ranges: &[ByteRange]) -> Vec<ByteRange> {
-        let is_written = |ranges: &[ByteRange]| {
-            !ranges.is_empty() && self.tracker.is_written_since(ranges).unwrap_or(true)
-        };
-        if !is_written(ranges) {
-            return Vec::new();
-        }
-        // Filesystems are frozen meanwhile: a question for each volume, and none for each range.
-        let volumes = &self.capture.layout.volumes;
-        let held = joined(volumes.iter().flat_map(places).collect());
-        let of_volumes = volumes.iter().map(|volume| common(ranges, &places(volume)));
-        let stretches = of_volumes.chain([without(ranges, &held)]);
-        let written = stretches.filter(|stretch| is_written(stretch)).flatten().collect();
-        joined(written)
+        // Of a tracker that does not answer nothing else is asked: filesystems are frozen.
+        self.ask_what_was_written(ranges).unwrap_or_else(|_silent| ranges.to_vec())
     }
 
     fn settle(&mut self, disk: &Disk) -> Result<Settled> {
