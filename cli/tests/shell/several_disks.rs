@@ -89,7 +89,7 @@ fn what_grew_from_a_seed_is_read_with_the_seeds_disk_beside() {
         tool::run("mount", &["-t", "btrfs", names[0], mounted]).expect("mounted");
         let grown = tool::run("btrfs", &["device", "add", "-f", names[1], mounted])
             .and_then(|_| tool::run("mount", &["-o", "remount,rw", mounted]))
-            .and_then(|_| Ok(fs::write(point.join("new"), "new").map(|()| String::new())?))
+            .and_then(|_| fs::write(point.join("new"), "new").map(|()| String::new()))
             .and_then(|_| tool::run("cp", &["-r", mounted, truth.to_str().expect("plain")]));
         tool::run("umount", &[mounted]).expect("unmounted");
         grown.expect("grown");

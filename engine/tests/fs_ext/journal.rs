@@ -110,6 +110,7 @@ fn a_damaged_content_in_the_journal_leaves_the_one_before_it_as_the_kernel_does(
     let mut checked = 0;
     for (block, place) in twice.iter().take(3) {
         let image = fixture.image();
+        fs::write(&image, &good).expect("written");
         let request = format!("bmap <8> {place}");
         let told = tool::run("debugfs", &["-R", &request, image.to_str().expect("plain")]);
         let at: usize = told.expect("debugfs runs").trim().parse().expect("a block");

@@ -155,7 +155,7 @@ mod tests {
             }
             let mut columns = rows.clone();
             columns.extend([first, second]);
-            for wanted in 0..data {
+            for (wanted, expected) in rows.iter().enumerate() {
                 let mut ways = 0;
                 for mirror in 1..data + 2 {
                     let Some(way) = Recovery::of_mirror(mirror, wanted, (data, 2)) else {
@@ -168,7 +168,7 @@ mod tests {
                         }
                     }
                     way.solve(wanted, &mut sum, &other);
-                    assert_eq!(sum, rows[wanted], "{way:?}: {wanted} of {data}");
+                    assert_eq!(sum, *expected, "{way:?}: {wanted} of {data}");
                     ways += 1;
                 }
                 assert_eq!(ways, data + 1, "of {data} columns and two parities");
