@@ -21,6 +21,7 @@ Exit codes:
   2    wrong usage
   3    damage was found
   4    done, but some sectors could not be read
+  7    done, but something could not be kept where it went (attributes, names, sockets)
   130  interrupted; nothing half-done is committed
 
 IMAGE is an id's first 4 or more digits, `latest`, a NAME (its newest image), or NAME~2 (two before);

@@ -123,6 +123,7 @@ pub struct Losses {
     damaged: bool,
     unreadable: bool,
     failed: bool,
+    not_kept: bool,
 }
 
 impl Losses {
@@ -137,12 +138,19 @@ impl Losses {
         console.complain(&format!("{word}: {place}: {error}"));
     }
 
+    /// Tells of something at `place` that cannot be kept where it goes, and remembers it.
+    pub fn tell_not_kept(&mut self, place: &str, what: &str, console: &Console) {
+        self.not_kept = true;
+        console.complain(&format!("warning: {place}: {what}"));
+    }
+
     /// How the run ended: by what was worst.
     pub fn outcome(&self) -> Outcome {
         match self {
             Self { damaged: true, .. } => Outcome::Damaged,
             Self { unreadable: true, .. } => Outcome::Unreadable,
             Self { failed: true, .. } => Outcome::Failed,
+            Self { not_kept: true, .. } => Outcome::NotKept,
             _ => Outcome::Done,
         }
     }

@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use imgx_engine::base::Result;
 use imgx_engine::fs::{FileType, Metadata, Protection, Timestamp as FileTime};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -46,7 +47,10 @@ impl<'a> Listing<'a> {
     }
 
     /// Adds a row.
-    pub fn add(&mut self, row: &Row<'_>) {
+    ///
+    /// # Errors
+    /// `Io` when standard output takes no more.
+    pub fn add(&mut self, row: &Row<'_>) -> Result<()> {
         if self.console.is_json() {
             self.gathered.push_str(&json_row(row).to_string());
         } else {
@@ -66,6 +70,7 @@ impl<'a> Listing<'a> {
         if self.gathered.len() >= GATHERED {
             self.flush();
         }
+        self.console.check()
     }
 
     /// Prints what was gathered.

@@ -26,6 +26,7 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const DAMAGED: u8 = 3;
 const UNREADABLE: u8 = 4;
+const NOT_KEPT: u8 = 7;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Failed) => FAILED,
         Ok(Outcome::Damaged) => DAMAGED,
         Ok(Outcome::Unreadable) => UNREADABLE,
+        Ok(Outcome::NotKept) => NOT_KEPT,
         Err(error) => {
             report(&error, &arguments.command, &session.console);
             exit_code(error.kind())

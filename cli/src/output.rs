@@ -1,12 +1,13 @@
 //! What is printed: lines, tables and JSON on standard output, complaints on standard error.
 //!
 //! Names and labels come from disks that nobody vouches for, so control characters never reach
-//! the terminal. A reader that closes the pipe ends the printing, not the job.
+//! the terminal. A reader that closes the pipe ends the printing, and a query with it, but no job.
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use imgx_engine::base::{Error, Result};
 use imgx_engine::store::ImageId;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -131,6 +132,37 @@ impl Console {
         }
     }
 
+    /// Prints bytes as they are.
+    ///
+    /// # Errors
+    /// `Io` when standard output takes no more.
+    pub fn bytes(&self, bytes: &[u8]) -> Result<()> {
+        let mut failure = self.failure();
+        if failure.is_none() {
+            let mut stdout = io::stdout().lock();
+            *failure = stdout.write_all(bytes).and_then(|()| stdout.flush()).err();
+        }
+        drop(failure);
+        self.check()
+    }
+
+    /// Whether what is printed still arrives, so that a query ends when it does not.
+    ///
+    /// # Errors
+    /// `Io` when standard output takes no more.
+    pub fn check(&self) -> Result<()> {
+        match &*self.failure() {
+            Some(error) => Err(Error::io("standard output", error.kind().into())),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether whoever read standard output has closed it: they have had enough.
+    pub fn has_lost_reader(&self) -> bool {
+        let failure = self.failure();
+        failure.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
     /// Prints a line on standard error.
     pub fn complain(&self, line: &str) {
         // Nobody is left to tell when that fails.
@@ -163,6 +195,17 @@ impl Console {
 
     fn failure(&self) -> MutexGuard<'_, Option<io::Error>> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes an archive.
+impl Write for &Console {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes(bytes).map(|()| bytes.len()).map_err(io::Error::other)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -1,6 +1,5 @@
 //! `cat`: a file's content, as it is, on standard output.
 
-use std::io::{self, ErrorKind as IoErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 
 use imgx_engine::base::limits::MAX_IO_SIZE;
@@ -32,7 +31,6 @@ pub fn run(arguments: &CatArguments, session: &Session) -> Result<Outcome> {
         return Err(Error::new(ErrorKind::Invalid, format!("{shown} is a folder: see `imgx ls`")));
     }
     let mut content = filesystem.open(found.file).map_err(|error| error.within(&shown))?;
-    let mut stdout = io::stdout().lock();
     let mut buffer = vec![0; FIRST];
     let mut at = 0;
     while at < content.size() {
@@ -41,12 +39,7 @@ pub fn run(arguments: &CatArguments, session: &Session) -> Result<Outcome> {
             let place = format!("{shown}: content at {at}");
             return Err(Error::corrupt(place, "more bytes", "its end"));
         }
-        match stdout.write_all(&buffer[..count]).and_then(|()| stdout.flush()) {
-            Ok(()) => {}
-            // Whoever read has enough.
-            Err(error) if error.kind() == IoErrorKind::BrokenPipe => return Ok(Outcome::Done),
-            Err(error) => return Err(Error::io("write to standard output", error)),
-        }
+        session.console.bytes(&buffer[..count])?;
         at += count as u64;
         buffer.resize(MAX_IO_SIZE, 0);
     }

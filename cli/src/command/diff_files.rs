@@ -101,7 +101,7 @@ impl Printer<'_> {
                 Told::Lost { volume, side, path, error } => self.lost(volume, side, path, &error),
                 Told::Volume { volume, state } => self.volume(volume, &state),
             }
-            Ok(())
+            self.console.check()
         });
         self.flush();
         ended

@@ -77,7 +77,7 @@ fn search(
                     shown: &shown,
                     metadata: &metadata,
                     target,
-                });
+                })?;
             }
             Visited::File { .. } => {}
             Visited::Lost { path, error } => {

@@ -44,7 +44,7 @@ pub fn run(arguments: &LsArguments, session: &Session) -> Result<Outcome> {
                 let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
                 let shown = if arguments.recursive { path } else { name };
                 let (volume, metadata) = (volume.name.as_str(), &metadata);
-                listing.add(&Row { volume, path, shown, metadata, target });
+                listing.add(&Row { volume, path, shown, metadata, target })?;
             }
             Visited::Lost { path, error } => {
                 losses.tell(&place(&volume.name, path), &error, console);

@@ -16,6 +16,7 @@ mod tar;
 mod tree;
 
 pub use plan::{Extract, Failure};
+pub use self::tar::{LeftOut, LeftOutPart, TarReport};
 pub use run::ExtractReport;
 
 use std::num::NonZeroUsize;
