@@ -152,7 +152,11 @@ impl Console {
     /// `Io` when standard output takes no more.
     pub fn check(&self) -> Result<()> {
         match &*self.failure() {
-            Some(error) => Err(Error::io("standard output", error.kind().into())),
+            Some(error) => {
+                let same = error.raw_os_error().map(io::Error::from_raw_os_error);
+                let same = same.unwrap_or_else(|| error.kind().into());
+                Err(Error::io("standard output", same))
+            }
             None => Ok(()),
         }
     }

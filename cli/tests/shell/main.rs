@@ -1,5 +1,6 @@
 //! `imgx` as a user meets it: commands typed into a shell, what they print, how they exit.
 
+mod archive;
 mod damage;
 mod differing;
 mod exits;

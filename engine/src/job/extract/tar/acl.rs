@@ -37,12 +37,25 @@ pub(super) fn text(value: &[u8]) -> Option<String> {
             _ => return None,
         };
         let id = if is_named { id.to_string() } else { String::new() };
-        let letter = |bit, letter| if permissions & bit != 0 { letter } else { '-' };
-        let (read, write, run) = (letter(4, 'r'), letter(2, 'w'), letter(1, 'x'));
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "{kind}:{id}:{read}{write}{run}");
+        line(&mut text, kind, &id, permissions);
     }
     Some(text)
+}
+
+/// The list that a mode stands for.
+pub(super) fn of_mode(mode: u16) -> String {
+    let mut text = String::new();
+    for (kind, shift) in [("user", 6), ("group", 3), ("other", 0)] {
+        line(&mut text, kind, "", mode >> shift);
+    }
+    text
+}
+
+fn line(text: &mut String, kind: &str, id: &str, permissions: u16) {
+    let letter = |bit, letter| if permissions & bit != 0 { letter } else { '-' };
+    let (read, write, run) = (letter(4, 'r'), letter(2, 'w'), letter(1, 'x'));
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "{kind}:{id}:{read}{write}{run}");
 }
 
 #[cfg(test)]
@@ -57,6 +70,7 @@ mod tests {
             \x20\0\x04\0\xff\xff\xff\xff";
         let expected = "user::rw-\nuser:4242:rw-\ngroup::r--\ngroup:99:r--\nmask::rw-\nother::r--\n";
         assert_eq!(text(value).as_deref(), Some(expected));
+        assert_eq!(of_mode(0o2750), "user::rwx\ngroup::r-x\nother::---\n");
         assert_eq!(text(&value[..value.len() - 1]), None, "cut");
         assert_eq!(text(b"\x01\0\0\0"), None, "another version");
         assert_eq!(text(b"\x02\0\0\0\x03\0\x06\0\xff\xff\xff\xff"), None, "an unknown tag");

@@ -21,6 +21,11 @@ const NAME: usize = 100;
 const PREFIX: usize = 155;
 /// What unpackers that know no pax records call these.
 const RECORDS_NAME: &[u8] = b"././@PaxHeader";
+/// Access control lists as attributes, and the records of their texts.
+const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
+const ACCESS_RECORD: &[u8] = b"SCHILY.acl.access";
+const DEFAULT_LIST: &[u8] = b"system.posix_acl_default";
+const DEFAULT_RECORD: &[u8] = b"SCHILY.acl.default";
 /// The permission bits of a symbolic link.
 const LINK_MODE: u16 = 0o777;
 
@@ -133,15 +138,28 @@ impl Entry {
         Ok(())
     }
 
+    /// Adds extended attributes, and returns why some could not be.
+    pub(super) fn add_attributes(&mut self, attributes: &[Xattr]) -> Vec<Error> {
+        let has = |name: &[u8]| attributes.iter().any(|attribute| attribute.name == name);
+        if has(DEFAULT_LIST) && !has(ACCESS_LIST) {
+            // As GNU tar has it, which clears the list of a folder that is there already.
+            let mode = self.header.mode().ok().and_then(|mode| u16::try_from(mode).ok());
+            let text = acl::of_mode(mode.unwrap_or(0));
+            self.records.put(ACCESS_RECORD, text.as_bytes());
+        }
+        let added = attributes.iter().map(|attribute| self.add_attribute(attribute));
+        added.filter_map(Result::err).collect()
+    }
+
     /// Adds an extended attribute; an access control list also as unpackers take it.
     ///
     /// # Errors
     /// `Corrupt` when a list is none.
-    pub(super) fn add_attribute(&mut self, attribute: &Xattr) -> Result<()> {
+    fn add_attribute(&mut self, attribute: &Xattr) -> Result<()> {
         let Xattr { name, value } = attribute;
         let list = match name.as_slice() {
-            b"system.posix_acl_access" => Some(b"SCHILY.acl.access".as_slice()),
-            b"system.posix_acl_default" => Some(b"SCHILY.acl.default".as_slice()),
+            ACCESS_LIST => Some(ACCESS_RECORD),
+            DEFAULT_LIST => Some(DEFAULT_RECORD),
             _ => None,
         };
         if let Some(keyword) = list {

@@ -18,7 +18,7 @@ use sparse::DataMap;
 
 use super::plan::{Extract, Failure, Item};
 use crate::base::{Error, ErrorKind, Event, Observer, Phase, Result};
-use crate::fs::{FileContent, FileType};
+use crate::fs::{FileContent, FileType, Xattr};
 
 /// Bytes of an archive's blocks.
 const BLOCK: u64 = 512;
@@ -140,15 +140,13 @@ impl<'a> Archive<'a> {
             Ok(attributes) => attributes,
             Err(error) => return self.failed(index, error.within("extended attributes")),
         };
-        for attribute in &attributes {
-            if attribute.name.is_empty() || attribute.name.contains(&0) {
-                let name = attribute.name.clone();
-                self.left_out(index, LeftOutPart::Attribute(name));
-            } else if let Err(error) = entry.add_attribute(attribute) {
-                self.failed(index, error)?;
-            }
+        let is_name = |one: &Xattr| !one.name.is_empty() && !one.name.contains(&0);
+        let (attributes, others): (Vec<_>, Vec<_>) = attributes.into_iter().partition(is_name);
+        for other in others {
+            self.left_out(index, LeftOutPart::Attribute(other.name));
         }
-        Ok(())
+        let errors = entry.add_attributes(&attributes);
+        errors.into_iter().try_for_each(|error| self.failed(index, error))
     }
 
     fn write(&mut self, index: usize, entry: Entry, content: Option<Content<'a>>) -> Result<()> {
