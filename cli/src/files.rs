@@ -10,7 +10,7 @@ use imgx_engine::store::lock::ReadLock;
 use imgx_engine::store::repository::Image;
 use imgx_engine::store::{ImageReader, Repository};
 
-use crate::args::is_path;
+use crate::args::{ReadingArguments, is_path};
 use crate::output::Console;
 use crate::session::{Outcome, Session};
 
@@ -34,11 +34,11 @@ impl Files {
     /// `NotFound` for an unknown image or path; `Io`; `Corrupt`.
     pub fn open(
         reference: &str,
-        others: &[String],
+        reading: &ReadingArguments,
         what: &'static str,
         session: &Session,
     ) -> Result<Self> {
-        Self::open_all((reference, others), what, session, Repository::reader)
+        Self::open_all((reference, reading), what, session, Repository::reader)
     }
 
     /// The same, to read much of them once.
@@ -47,15 +47,15 @@ impl Files {
     /// As [`open`](Self::open).
     pub fn open_for_bulk(
         reference: &str,
-        others: &[String],
+        reading: &ReadingArguments,
         what: &'static str,
         session: &Session,
     ) -> Result<Self> {
-        Self::open_all((reference, others), what, session, Repository::bulk_reader)
+        Self::open_all((reference, reading), what, session, Repository::bulk_reader)
     }
 
     fn open_all(
-        (reference, others): (&str, &[String]),
+        (reference, reading): (&str, &ReadingArguments),
         what: &'static str,
         session: &Session,
         reader: Reader,
@@ -63,14 +63,14 @@ impl Files {
         let Self { disk, mut exports, mut locks } =
             Self::open_one(reference, what, session, reader)?;
         let mut beside = Vec::new();
-        for other in others {
+        for other in &reading.with {
             let opened = Self::open_one(other, what, session, reader);
             let opened = opened.map_err(|error| error.within(format!("--with {other}")))?;
             beside.push((other.clone(), opened.disk));
             exports.extend(opened.exports);
             locks.extend(opened.locks);
         }
-        let disk = disk.beside(beside)?;
+        let disk = disk.beside(beside)?.with_options(&reading.zone().read_options());
         for other in disk.unrelated() {
             let message =
                 format!("warning: nothing on {other} is a part of what is on {reference}");

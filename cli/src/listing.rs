@@ -3,12 +3,11 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use imgx_engine::base::Result;
-use imgx_engine::fs::{FileType, Metadata, Protection, Timestamp as FileTime};
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
+use imgx_engine::fs::{FileType, Metadata, Protection};
 use serde_json::{Map, Value, json};
 
 use crate::output::{Console, harmless};
+use crate::zone::Zone;
 
 /// Bytes that are gathered before they are printed.
 const GATHERED: usize = 64 * 1024;
@@ -31,14 +30,14 @@ pub struct Row<'a> {
 pub struct Listing<'a> {
     console: &'a Console,
     is_long: bool,
-    zone: TimeZone,
+    zone: Zone,
     gathered: String,
 }
 
 impl<'a> Listing<'a> {
-    /// A listing on `console`.
-    pub fn new(console: &'a Console, is_long: bool) -> Self {
-        Self { console, is_long, zone: TimeZone::system(), gathered: String::new() }
+    /// A listing on `console`, with times of `zone`.
+    pub fn new(console: &'a Console, is_long: bool, zone: Zone) -> Self {
+        Self { console, is_long, zone, gathered: String::new() }
     }
 
     /// Whether links' targets are shown.
@@ -85,21 +84,11 @@ impl<'a> Listing<'a> {
             None => metadata.size.to_string(),
         };
         let id = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
-        let time = metadata.modified.map_or_else(|| "-".to_owned(), |time| self.time(time));
+        let time = metadata.modified.map_or_else(|| "-".to_owned(), |time| self.zone.shown(time));
         let (uid, gid) = (id(metadata.uid), id(metadata.gid));
         let (mode, links) = (mode(metadata), metadata.links);
         let special = special(metadata.protection);
         format!("{mode}{special}{links:>3} {uid:>5} {gid:>5} {size:>12} {time:>19} ")
-    }
-
-    fn time(&self, time: FileTime) -> String {
-        match Timestamp::new(time.seconds, 0) {
-            Ok(instant) => {
-                let zoned = instant.to_zoned(self.zone.clone());
-                zoned.strftime("%Y-%m-%d %H:%M:%S").to_string()
-            }
-            Err(_) => format!("@{}", time.seconds),
-        }
     }
 }
 

@@ -11,6 +11,7 @@ mod listing;
 mod output;
 mod progress;
 mod session;
+mod zone;
 
 use std::process::ExitCode;
 
@@ -73,14 +74,14 @@ fn report(error: &Error, command: &Command, console: &Console) {
         console.json(&json!({"event": "error", "kind": kind, "message": error.to_string()}));
     }
     console.complain(&format!("error: {error}"));
-    if let Some(advice) = advice(error.kind(), command) {
+    if let Some(advice) = advice(error, command) {
         console.complain(&format!("hint: {advice}"));
     }
 }
 
-/// What to do about an error of `kind`, where the message alone does not say it.
-fn advice(kind: ErrorKind, command: &Command) -> Option<&'static str> {
-    let advice = match (kind, command) {
+/// What to do about an error, where the message alone does not say it.
+fn advice(error: &Error, command: &Command) -> Option<&'static str> {
+    let advice = match (error.kind(), command) {
         (ErrorKind::Cancelled, Command::Capture(_)) => {
             "no image was made; the next capture uses the blocks that were stored"
         }
@@ -93,7 +94,7 @@ fn advice(kind: ErrorKind, command: &Command) -> Option<&'static str> {
         (ErrorKind::Io, Command::Restore(_)) => "the target is incomplete; check it and retry",
         (ErrorKind::Corrupt, Command::Verify(_)) => return None,
         (ErrorKind::Corrupt, _) => "`imgx verify` says what is damaged, `--packs` what can be had",
-        (ErrorKind::Unsupported, _) => "this needs a newer imgx, kernel or filesystem",
+        (ErrorKind::Unsupported, _) if error.is_newer() => "a newer imgx may know this",
         (ErrorKind::Conflict, Command::Restore(_)) => "nothing was written",
         (ErrorKind::Invalid, _) => "`imgx help` explains every command",
         _ => return None,

@@ -151,10 +151,10 @@ fn holes_of_a_tebibyte_cost_nothing() {
     lastlog.read_exact_at(&mut read, 700 << 30).expect("read");
     assert_eq!(&read, b"somebody");
     let sizes = ["lastlog", "hole"].map(|name| fs::metadata(out.join(name)).expect("there"));
-    assert_eq!(sizes.map(|one| (one.size(), one.blocks() < 64)), [
-        ((1 << 40) + 5, true),
-        (1 << 40, true)
-    ]);
+    assert_eq!(
+        sizes.map(|one| (one.size(), one.blocks() < 64)),
+        [((1 << 40) + 5, true), (1 << 40, true)]
+    );
 }
 
 /// Stops a run after some events.

@@ -20,7 +20,7 @@ const FIRST: usize = 64 * 1024;
 /// `NotFound` for an unknown image, volume or path; `Invalid` when it is no regular file;
 /// `Corrupt`, `Io` or `Unsupported` when it cannot be read.
 pub fn run(arguments: &CatArguments, session: &Session) -> Result<Outcome> {
-    let mut files = Files::open(&arguments.image, &arguments.with, "cat", session)?;
+    let mut files = Files::open(&arguments.image, &arguments.reading, "cat", session)?;
     let path = FilePath::parse(arguments.path.as_bytes());
     let volume = files.disk.open(path.volume.as_deref())?;
     let filesystem = volume.filesystem.as_ref();

@@ -18,7 +18,7 @@ use crate::session::{Outcome, Session};
 /// `NotFound` for an unknown image, volume or path; `Corrupt`, `Io` or `Unsupported` when the
 /// folder cannot be read at all.
 pub fn run(arguments: &LsArguments, session: &Session) -> Result<Outcome> {
-    let mut files = Files::open(&arguments.image, &arguments.with, "ls", session)?;
+    let mut files = Files::open(&arguments.image, &arguments.reading, "ls", session)?;
     let typed = arguments.path.as_deref().unwrap_or_default();
     let path = FilePath::parse(typed.as_bytes());
     let volume = files.disk.open(path.volume.as_deref())?;
@@ -26,7 +26,7 @@ pub fn run(arguments: &LsArguments, session: &Session) -> Result<Outcome> {
     let console = &session.console;
     tell_notes(&volume.name, filesystem, console);
     let start = resolve(filesystem, &path.path, LastLink::Keep)?;
-    let mut listing = Listing::new(console, arguments.long);
+    let mut listing = Listing::new(console, arguments.long, arguments.reading.zone());
     let mut losses = Losses::default();
     let is_folder = start.is_folder();
     Walk::new(filesystem).run(&start, &mut |visited| {

@@ -51,7 +51,7 @@ pub struct DirEntry {
 }
 
 /// Seconds and nanoseconds since 1970-01-01 00:00 UTC; the seconds are negative before it.
-/// Filesystems that store local time without a zone are read as if it were UTC.
+/// Local times without a zone are those of [`ReadOptions::zone`](crate::fs::ReadOptions).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp {
     /// Whole seconds, rounded down.

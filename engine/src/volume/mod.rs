@@ -27,6 +27,7 @@ mod text;
 mod types;
 
 pub use layout::{Content, DiskLayout, PartitionTable, Volume};
+pub use lvm::PHYSICAL as PHYSICAL_VOLUME;
 pub use open::open;
 pub use probe::probe;
 pub use relocate::{GptMove, plan_gpt_move};

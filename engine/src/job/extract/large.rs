@@ -75,11 +75,16 @@ impl Run<'_> {
     fn cut(&self, item: &Item, pieces: &Sender<ByteRange>) -> Result<()> {
         let mut content = self.plan.filesystem.open(item.file)?;
         let is_stopped = || self.is_stopped();
-        cut(content.as_mut(), self.plan.volume, &is_stopped, &mut |piece| match pieces.send(piece) {
-            Ok(()) => ControlFlow::Continue(()),
-            // All decoders ended, and one has said why.
-            Err(_) => ControlFlow::Break(()),
-        })
+        cut(
+            content.as_mut(),
+            self.plan.volume,
+            &is_stopped,
+            &mut |piece| match pieces.send(piece) {
+                Ok(()) => ControlFlow::Continue(()),
+                // All decoders ended, and one has said why.
+                Err(_) => ControlFlow::Break(()),
+            },
+        )
     }
 
     fn decode(

@@ -15,8 +15,8 @@ mod run;
 mod tar;
 mod tree;
 
-pub use plan::{Extract, Failure};
 pub use self::tar::{LeftOut, LeftOutPart, TarReport};
+pub use plan::{Extract, Failure};
 pub use run::ExtractReport;
 
 use std::num::NonZeroUsize;

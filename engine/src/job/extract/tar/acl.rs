@@ -68,7 +68,8 @@ mod tests {
         let value = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x06\0\x92\x10\0\0\
             \x04\0\x04\0\xff\xff\xff\xff\x08\0\x04\0c\0\0\0\x10\0\x06\0\xff\xff\xff\xff\
             \x20\0\x04\0\xff\xff\xff\xff";
-        let expected = "user::rw-\nuser:4242:rw-\ngroup::r--\ngroup:99:r--\nmask::rw-\nother::r--\n";
+        let expected =
+            "user::rw-\nuser:4242:rw-\ngroup::r--\ngroup:99:r--\nmask::rw-\nother::r--\n";
         assert_eq!(text(value).as_deref(), Some(expected));
         assert_eq!(of_mode(0o2750), "user::rwx\ngroup::r-x\nother::---\n");
         assert_eq!(text(&value[..value.len() - 1]), None, "cut");

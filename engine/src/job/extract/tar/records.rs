@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn a_record_counts_its_own_length() {
-        for (value, expected) in [(0, 5), (4, 9), (5, 11), (93, 99), (94, 101), (992, 999), (993, 1001)]
+        for (value, expected) in
+            [(0, 5), (4, 9), (5, 11), (93, 99), (94, 101), (992, 999), (993, 1001)]
         {
             let mut records = Records::default();
             records.put(b"k", &vec![b'v'; value]);
