@@ -16,3 +16,4 @@ mod showing;
 mod support;
 mod tracking;
 mod unreadable;
+mod zones;
