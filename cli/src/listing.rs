@@ -149,6 +149,7 @@ fn json_row(row: &Row<'_>) -> Value {
     match metadata.protection {
         Protection::None => {}
         Protection::Encrypted => drop(put("encrypted", true.into())),
+        Protection::Elsewhere => drop(put("elsewhere", true.into())),
         Protection::Verity => drop(put("verity", true.into())),
         Protection::Casefold => drop(put("casefold", true.into())),
     }
@@ -158,11 +159,12 @@ fn json_row(row: &Row<'_>) -> Value {
     object.into()
 }
 
-/// The letter that `lsattr` has for what is special about a file.
+/// The letter that `lsattr` has for what is special about a file, or Windows' `attrib` (offline).
 fn special(protection: Protection) -> char {
     match protection {
         Protection::None => ' ',
         Protection::Encrypted => 'E',
+        Protection::Elsewhere => 'O',
         Protection::Verity => 'V',
         Protection::Casefold => 'F',
     }

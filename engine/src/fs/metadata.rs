@@ -67,6 +67,8 @@ pub enum Protection {
     None,
     /// It is encrypted, and there is no key: sizes and attributes hold, content does not.
     Encrypted,
+    /// Its content is not on the disk: in cloud storage, deduplicated. Sizes and attributes hold.
+    Elsewhere,
     /// Its content is sealed by a tree of digests (fs-verity), which is not checked.
     Verity,
     /// A folder in a filesystem that minds case finds names whatever their case.
