@@ -1,7 +1,8 @@
-//! Archives of files whose contents are damaged, full of holes, or not wanted any more. What comes
-//! out is judged by GNU tar.
+//! Archives of files that are damaged, full of holes, or not wanted any more. What comes out is
+//! judged by GNU tar.
 
 use std::fs::{self, File};
+use std::num::NonZeroUsize;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,10 +13,13 @@ use imgx_engine::base::{
     Silent,
 };
 use imgx_engine::block::ReadAt;
-use imgx_engine::fs::{self as engine_fs, Place};
-use imgx_engine::job::Extract;
-use imgx_engine::job::extract::TarReport;
+use imgx_engine::fs::{
+    self as engine_fs, DirEntry, FileContent, FileId, Filesystem, FilesystemInfo, Metadata, Place,
+    Visit, Xattr,
+};
+use imgx_engine::job::extract::{LeftOut, LeftOutPart, TarReport};
 use imgx_engine::job::files::{LastLink, OpenVolume, resolve};
+use imgx_engine::job::{Extract, ExtractOptions};
 use imgx_fixtures::pattern::incompressible;
 use imgx_fixtures::tool;
 use tempfile::TempDir;
@@ -44,6 +48,64 @@ fn open(disk: &Path, bad: Vec<ByteRange>) -> OpenVolume {
     let bytes: Arc<dyn ReadAt> = Arc::new(Volume { file: File::open(disk).expect("there"), bad });
     let filesystem = engine_fs::open(&bytes).expect("it opens");
     OpenVolume { name: "p1".into(), filesystem, bytes, parts: Vec::new(), left_out: Vec::new() }
+}
+
+/// A filesystem of which one file's content, and another's attributes, are damaged.
+struct Damaged {
+    inner: Box<dyn Filesystem>,
+    content: FileId,
+    attributes: FileId,
+}
+
+impl Filesystem for Damaged {
+    fn info(&self) -> &FilesystemInfo {
+        self.inner.info()
+    }
+
+    fn root(&self) -> FileId {
+        self.inner.root()
+    }
+
+    fn lookup(&self, folder: FileId, name: &[u8]) -> Result<Option<FileId>> {
+        self.inner.lookup(folder, name)
+    }
+
+    fn list(&self, folder: FileId, visit: Visit<'_, Result<DirEntry>>) -> Result<()> {
+        self.inner.list(folder, visit)
+    }
+
+    fn metadata(&self, file: FileId) -> Result<Metadata> {
+        self.inner.metadata(file)
+    }
+
+    fn open(&self, file: FileId) -> Result<Box<dyn FileContent + '_>> {
+        match file == self.content {
+            true => Err(Error::corrupt("map", "a block", "none")),
+            false => self.inner.open(file),
+        }
+    }
+
+    fn link_target(&self, file: FileId) -> Result<Vec<u8>> {
+        self.inner.link_target(file)
+    }
+
+    fn xattrs(&self, file: FileId) -> Result<Vec<Xattr>> {
+        match file == self.attributes {
+            true => Err(Error::corrupt("block", "attributes", "noise")),
+            false => Ok(vec![
+                Xattr { name: b"user.a\0b".to_vec(), value: Vec::new() },
+                Xattr { name: b"user.kept".to_vec(), value: b"kept".to_vec() },
+            ]),
+        }
+    }
+
+    fn may_share(&self, file: FileId) -> Result<bool> {
+        self.inner.may_share(file)
+    }
+
+    fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+        self.inner.free_space(visit)
+    }
 }
 
 /// An ext4 of 64 MiB with what `fill` puts into a folder.
@@ -157,6 +219,48 @@ fn holes_of_a_tebibyte_cost_nothing() {
     );
 }
 
+#[test]
+fn what_is_damaged_costs_no_more_than_itself_and_its_other_names() {
+    if need_tools() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("made");
+    let disk = disk_with(&folder, |content| {
+        for name in ["a", "b", "c"] {
+            fs::write(content.join(name), name).expect("written");
+        }
+        fs::hard_link(content.join("a"), content.join("other a")).expect("linked");
+        fs::hard_link(content.join("c"), content.join("other c")).expect("linked");
+    });
+    let sound = open(&disk, Vec::new());
+    let find = |name: &[u8]| {
+        let found = resolve(sound.filesystem.as_ref(), name, LastLink::Keep);
+        found.expect("there").file
+    };
+    let (content, attributes) = (find(b"/a"), find(b"/b"));
+    let inner = open(&disk, Vec::new()).filesystem;
+    let damaged =
+        OpenVolume { filesystem: Box::new(Damaged { inner, content, attributes }), ..sound };
+    let (tar, out) = (folder.path().join("tar"), folder.path().join("out"));
+    let report = archive(&damaged, &tar, &Silent).expect("written");
+    let told: Vec<&[u8]> = report.failures.iter().map(|one| one.path.as_slice()).collect();
+    assert_eq!(told, [b"a".as_slice(), b"b", b"other a"]);
+    assert!(report.failures.iter().all(|failure| failure.error.kind() == ErrorKind::Corrupt));
+    let what = || LeftOutPart::Attribute(b"user.a\0b".to_vec());
+    let left_out =
+        [b"c".as_slice(), b"lost+found"].map(|path| LeftOut { path: path.to_vec(), what: what() });
+    assert_eq!(report.left_out, left_out);
+    // A link to what is not there would fail here.
+    unpack(&tar, &out);
+    for (name, text) in [("b", "b"), ("c", "c"), ("other c", "c")] {
+        assert_eq!(fs::read_to_string(out.join(name)).expect("there"), text);
+    }
+    assert!(!out.join("a").exists() && !out.join("other a").exists());
+    let listed = ["-tvv", "--xattrs", "-f", tar.to_str().expect("plain")];
+    let listed = tool::run("tar", &listed).expect("GNU tar lists it");
+    assert!(listed.contains("x: 4 user.kept"), "{listed}");
+}
+
 /// Stops a run after some events.
 struct After(AtomicU64);
 
@@ -186,4 +290,25 @@ fn an_archive_can_be_stopped_within_a_file() {
     assert_eq!(stopped.kind(), ErrorKind::Cancelled);
     let written = fs::metadata(&tar).expect("there").len();
     assert!((2 << 20..3 << 20).contains(&written), "{written}");
+}
+
+#[test]
+fn an_extraction_can_be_stopped_within_a_file() {
+    if need_tools() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("made");
+    let disk = disk_with(&folder, |content| {
+        fs::write(content.join("large"), incompressible(2, 24 << 20)).expect("written");
+    });
+    let (volume, to) = (open(&disk, Vec::new()), folder.path().join("out"));
+    let mut plan = Extract::new(&volume);
+    let file = resolve(volume.filesystem.as_ref(), b"/large", LastLink::Keep).expect("there");
+    plan.add(&file, &Silent).expect("planned");
+    let options =
+        ExtractOptions { overwrite: false, privileged: false, threads: NonZeroUsize::MIN };
+    let observer = After(AtomicU64::new(3));
+    let stopped = plan.run(&to, &options, &observer).expect_err("stopped");
+    assert_eq!(stopped.kind(), ErrorKind::Cancelled);
+    assert!(!to.join("large").exists(), "half a file stayed");
 }

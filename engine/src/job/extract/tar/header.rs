@@ -249,6 +249,7 @@ fn sparse_path(path: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::ByteRange;
 
     #[test]
     fn a_path_is_cut_where_both_parts_fit() {
@@ -269,6 +270,40 @@ mod tests {
                 assert_eq!(header.path_bytes().as_ref(), path, "{shown}");
             }
         }
+    }
+
+    #[test]
+    fn numbers_that_a_field_cannot_hold_are_records() {
+        let metadata = Metadata {
+            file_type: FileType::Regular,
+            size: 0,
+            mode: None,
+            uid: Some(u32::MAX),
+            gid: Some(LARGEST_ID),
+            links: 1,
+            device: None,
+            modified: Some(Timestamp { seconds: LARGEST as i64 + 1, nanoseconds: 0 }),
+            accessed: None,
+            changed: None,
+            created: None,
+            protection: crate::fs::Protection::None,
+        };
+        let mut entry = Entry::new(b"file".to_vec(), &metadata);
+        let dense = |size| {
+            let data = vec![ByteRange::new(0, size)];
+            DataMap { size, data, encoded: None, failure: None }
+        };
+        entry.set_content(&dense(LARGEST)).expect("it fits");
+        assert_eq!(entry.header.size().expect("a number"), LARGEST);
+        entry.set_content(&dense(LARGEST + 1)).expect("it has a record");
+        entry.set_device((LARGEST_ID + 1, 7));
+        let records = String::from_utf8(entry.records.bytes().to_vec()).expect("text");
+        let expected = "18 uid=4294967295\n20 mtime=8589934592\n19 size=8589934592\n\
+                        27 SCHILY.devmajor=2097152\n";
+        assert_eq!(records, expected);
+        assert_eq!(entry.header.mode().expect("a number"), 0o600, "for the owner alone");
+        assert_eq!(entry.header.size().expect("a number"), 0);
+        assert!(entry.set_content(&dense(u64::MAX)).is_err(), "no file can be as large");
     }
 
     #[test]
