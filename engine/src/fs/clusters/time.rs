@@ -85,7 +85,7 @@ mod tests {
     }
 
     fn of(year: u16, month: u16, day: u16) -> u16 {
-        ((year - 1980) << 9) | (month << 5) | day
+        (year.saturating_sub(1980) << 9) | (month << 5) | day
     }
 
     #[test]

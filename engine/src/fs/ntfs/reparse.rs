@@ -137,7 +137,7 @@ fn alias(data: &[u8]) -> Option<Reparse> {
     let texts = data.get(4..).filter(|_| le32(data, 0) == Some(ALIAS_VERSION))?;
     let units: Vec<&[u8]> = texts.chunks_exact(2).collect();
     let target = units.split(|unit| *unit == [0, 0]).nth(ALIAS_TARGET)?.concat();
-    (!target.is_empty()).then(|| absolute(with_slashes(name::text(&target))))
+    (!target.is_empty()).then(|| absolute(&with_slashes(name::text(&target))))
 }
 
 fn with_slashes(mut target: Vec<u8>) -> Vec<u8> {
@@ -149,9 +149,9 @@ fn with_slashes(mut target: Vec<u8>) -> Vec<u8> {
     target
 }
 
-fn absolute(target: Vec<u8>) -> Reparse {
+fn absolute(target: &[u8]) -> Reparse {
     // The object manager's name for what a program calls a drive or volume.
-    Reparse::Absolute(target.strip_prefix(b"/??/").unwrap_or(&target).to_vec())
+    Reparse::Absolute(target.strip_prefix(b"/??/").unwrap_or(target).to_vec())
 }
 
 /// The target of a link, whose texts begin at `start`.
@@ -159,7 +159,7 @@ fn link(data: &[u8], start: usize, is_relative: bool) -> Option<Reparse> {
     let texts = data.get(start..)?;
     let (at, length) = (le16(data, 0)?, le16(data, 2)?); // SubstituteNameOffset, -Length
     let target = with_slashes(name::text(slice(texts, usize::from(at), usize::from(length))?));
-    Some(if is_relative { Reparse::Link(target) } else { absolute(target) })
+    Some(if is_relative { Reparse::Link(target) } else { absolute(&target) })
 }
 
 /// What is called for each folder on a way.

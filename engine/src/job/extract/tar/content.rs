@@ -45,7 +45,7 @@ impl<'a> Copier<'a> {
     /// # Errors
     /// As [`write`](Self::write).
     pub(super) fn end_of_archive(&mut self) -> Result<()> {
-        self.write(&[0; 2 * BLOCK as usize])?;
+        self.write(&[0; 2 * BLOCK])?;
         self.to.flush().context(|| "write the archive")
     }
 
@@ -78,8 +78,8 @@ impl<'a> Copier<'a> {
             self.zeros(ByteRange { start: at, end: map.size }, before)?;
         }
         let written = if is_sparse { map.data_size() } else { map.size };
-        let padding = written.next_multiple_of(BLOCK) - written;
-        self.write(&[0; BLOCK as usize][..usize::try_from(padding).unwrap_or(0)])?;
+        let padding = written.next_multiple_of(BLOCK as u64) - written;
+        self.write(&[0; BLOCK][..usize::try_from(padding).unwrap_or(0)])?;
         self.tell(before.saturating_add(map.size));
         Ok(failure)
     }

@@ -88,18 +88,16 @@ impl Entry {
     }
 
     /// Makes it another name of the file at `path`.
-    pub(super) fn set_link_of(&mut self, path: Vec<u8>) {
+    pub(super) fn set_link_of(&mut self, path: &[u8]) {
         self.header.set_entry_type(EntryType::Link);
         self.set_target(path);
     }
 
     /// What it leads to.
-    // By value, as all that is set is taken over.
-    #[allow(clippy::needless_pass_by_value)]
-    pub(super) fn set_target(&mut self, target: Vec<u8>) {
-        put(&mut self.header.as_old_mut().linkname, &target);
+    pub(super) fn set_target(&mut self, target: &[u8]) {
+        put(&mut self.header.as_old_mut().linkname, target);
         if target.len() > NAME {
-            self.records.put_name(b"linkpath", &target);
+            self.records.put_name(b"linkpath", target);
         }
     }
 
@@ -202,7 +200,7 @@ impl Entry {
             header.set_cksum();
             bytes.extend_from_slice(header.as_bytes());
             bytes.extend_from_slice(records);
-            bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
+            bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
         }
         bytes.extend_from_slice(self.header.as_bytes());
         bytes

@@ -21,7 +21,7 @@ use crate::base::{Error, ErrorKind, Event, Observer, Phase, Result};
 use crate::fs::{FileContent, FileType, Xattr};
 
 /// Bytes of an archive's blocks.
-const BLOCK: u64 = 512;
+const BLOCK: usize = 512;
 
 /// What an archive lacks.
 #[derive(Debug, Default)]
@@ -112,11 +112,11 @@ impl<'a> Archive<'a> {
         let mut entry = Entry::new(self.plan.path(index), &metadata);
         let first = item.link_of.map(|first| first as usize);
         if let Some(first) = first.filter(|first| !self.missing.contains(first)) {
-            entry.set_link_of(self.plan.path(first));
+            entry.set_link_of(&self.plan.path(first));
             return Ok((entry, None));
         }
         match item.file_type {
-            FileType::Symlink => entry.set_target(filesystem.link_target(item.file)?),
+            FileType::Symlink => entry.set_target(&filesystem.link_target(item.file)?),
             FileType::CharDevice | FileType::BlockDevice => {
                 entry.set_device(metadata.device.unwrap_or_default());
             }

@@ -5,12 +5,14 @@
 
 use std::ops::ControlFlow;
 
-use super::BLOCK;
 use super::content::Copier;
 use crate::base::limits::MAX_ARCHIVED_STRETCHES;
 use crate::base::{ByteRange, Error, Result};
 use crate::block::ReadAt;
 use crate::fs::{Extent, FileContent, Place};
+
+/// Bytes of an archive's blocks.
+const BLOCK: u64 = super::BLOCK as u64;
 
 /// The data of a content.
 pub(super) struct DataMap {
@@ -126,6 +128,6 @@ fn encode(data: &[ByteRange], size: u64) -> Option<Vec<u8>> {
         text.push_str(&format!("{}\n{}\n", stretch.start, stretch.len()));
     }
     let mut encoded = text.into_bytes();
-    encoded.resize(encoded.len().next_multiple_of(BLOCK as usize), 0);
+    encoded.resize(encoded.len().next_multiple_of(super::BLOCK), 0);
     (encoded.len() as u64 + data_size < size).then_some(encoded)
 }
