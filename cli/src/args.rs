@@ -378,7 +378,8 @@ pub struct ExtractArguments {
     /// attributes that lend rights
     #[arg(long)]
     pub privileged: bool,
-    /// Write a tar archive of everything to standard output instead
+    /// Write a tar archive of everything to standard output instead; GNU tar unpacks all that is in
+    /// it with --acls --xattrs --xattrs-include='*' -Sxp. It holds no sockets: they are named
     #[arg(long, conflicts_with_all = ["to", "overwrite", "privileged"])]
     pub tar: bool,
     /// Working threads [default: one for each processor]

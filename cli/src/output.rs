@@ -5,10 +5,12 @@
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use imgx_engine::base::{Error, Result};
+use imgx_engine::base::{Error, Observer, Result};
 use imgx_engine::store::ImageId;
+use imgx_engine::sys::Output;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::Value;
@@ -146,6 +148,17 @@ impl Console {
         self.check()
     }
 
+    /// Standard output for an archive, as long as `observer` does not want to stop.
+    ///
+    /// # Errors
+    /// `Io` when there is no standard output.
+    pub fn archive<'a>(&'a self, observer: &'a dyn Observer) -> Result<impl Write + 'a> {
+        let output = io::stdout().as_fd().try_clone_to_owned();
+        let output = output.and_then(|output| Output::new(output, observer));
+        let output = output.map_err(|error| Error::io("standard output", error))?;
+        Ok(Archive { console: self, output })
+    }
+
     /// Whether what is printed still arrives, so that a query ends when it does not.
     ///
     /// # Errors
@@ -202,14 +215,22 @@ impl Console {
     }
 }
 
-/// Takes an archive.
-impl Write for &Console {
+/// Standard output for an archive, which is written as long as the run is not to stop.
+struct Archive<'a> {
+    console: &'a Console,
+    output: Output<'a>,
+}
+
+impl Write for Archive<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bytes(bytes).map(|()| bytes.len()).map_err(io::Error::other)
+        self.output.write(bytes).inspect_err(|error| {
+            let same = error.raw_os_error().map(io::Error::from_raw_os_error);
+            self.console.failure().get_or_insert(same.unwrap_or_else(|| error.kind().into()));
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.output.flush()
     }
 }
 

@@ -109,10 +109,11 @@ fn tar(wanted: &[Wanted], session: &Session, stop: Stop) -> Result<Outcome> {
         let context = "one archive takes one volume: write one for each";
         return Err(Error::new(ErrorKind::Invalid, context));
     };
+    let observer = stop.clone();
     let reporter = Reporter::new(&session.console, stop);
     let plan = plan(one, &reporter)?;
     let console = &session.console;
-    let mut stdout = BufWriter::with_capacity(1 << 20, console);
+    let mut stdout = BufWriter::with_capacity(1 << 20, console.archive(&observer)?);
     let report = plan.write_tar(&mut stdout, &reporter)?;
     drop(reporter);
     let mut losses = Losses::default();

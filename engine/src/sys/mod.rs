@@ -8,10 +8,12 @@ pub mod freeze;
 pub mod ioctl;
 pub mod loops;
 pub mod mounts;
+mod output;
 pub mod ring;
 pub mod sparse;
 
 pub use buffer::{Buffer, BufferPool};
 pub use device::DeviceFacts;
 pub use loops::LoopBacking;
+pub use output::Output;
 pub use ring::{Completion, Ring};

@@ -1,12 +1,12 @@
 //! Writing an archive's bytes: contents piece by piece, each of which may be the last if the run
 //! is to stop.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use super::BLOCK;
 use super::sparse::DataMap;
 use crate::base::limits::MAX_IO_SIZE;
-use crate::base::{ByteRange, Error, ErrorContext, ErrorKind, Event, Observer, Progress, Result};
+use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Progress, Result};
 use crate::fs::FileContent;
 
 /// Bytes that are given up together where a content cannot be read.
@@ -37,7 +37,14 @@ impl<'a> Copier<'a> {
     /// # Errors
     /// `Io` when the archive takes no more.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.to.write_all(bytes).context(|| "write the archive")
+        let (observer, written) = (self.observer, self.to.write_all(bytes));
+        written.map_err(|error| failed(observer, error))
+    }
+
+    /// Writes the first bytes of the buffer.
+    fn write_buffer(&mut self, count: usize) -> Result<()> {
+        let (observer, written) = (self.observer, self.to.write_all(&self.buffer[..count]));
+        written.map_err(|error| failed(observer, error))
     }
 
     /// Writes the two blocks that end an archive.
@@ -46,7 +53,7 @@ impl<'a> Copier<'a> {
     /// As [`write`](Self::write).
     pub(super) fn end_of_archive(&mut self) -> Result<()> {
         self.write(&[0; 2 * BLOCK])?;
-        self.to.flush().context(|| "write the archive")
+        self.to.flush().map_err(|error| failed(self.observer, error))
     }
 
     /// Writes the data of `content`, or all of it where the archive does not have its map. What
@@ -97,7 +104,7 @@ impl<'a> Copier<'a> {
             let count = piece(stretch.end - at);
             let lost = read_or_zeros(content, at, &mut self.buffer[..count])?;
             failure = failure.or(lost);
-            self.to.write_all(&self.buffer[..count]).context(|| "write the archive")?;
+            self.write_buffer(count)?;
             at += count as u64;
             self.tell(before.saturating_add(at));
         }
@@ -111,7 +118,7 @@ impl<'a> Copier<'a> {
             self.check()?;
             let count = piece(hole.end - at);
             self.buffer[..count].fill(0);
-            self.to.write_all(&self.buffer[..count]).context(|| "write the archive")?;
+            self.write_buffer(count)?;
             at += count as u64;
             self.tell(before.saturating_add(at));
         }
@@ -122,6 +129,14 @@ impl<'a> Copier<'a> {
         self.done = done;
         let progress = Progress { done, total: self.total, moved: done, ..Progress::default() };
         self.observer.event(&Event::Progress(progress));
+    }
+}
+
+/// Why the archive took no more. A write may have waited until the run was to stop.
+fn failed(observer: &dyn Observer, error: io::Error) -> Error {
+    match observer.cancelled() {
+        true => Error::cancelled(),
+        false => Error::io("write the archive", error),
     }
 }
 

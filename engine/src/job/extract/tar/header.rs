@@ -160,6 +160,7 @@ impl Entry {
             DEFAULT_LIST => Some(DEFAULT_RECORD),
             _ => None,
         };
+        self.records.put_attribute(name, value);
         if let Some(keyword) = list {
             let text = acl::text(value).ok_or_else(|| {
                 let name = String::from_utf8_lossy(name);
@@ -173,7 +174,6 @@ impl Entry {
             let context = value.strip_suffix(&[0]).unwrap_or(value);
             self.records.put(b"RHT.security.selinux", context);
         }
-        self.records.put_attribute(name, value);
         Ok(())
     }
 
