@@ -83,6 +83,8 @@ pub enum Command {
     Map(MapArguments),
     /// Read images back against their digests
     Verify(VerifyArguments),
+    /// Make what is damaged again, from a disk that still has the content or from a copy
+    Repair(RepairArguments),
     /// Write an image to a disk or file
     Restore(RestoreArguments),
     /// Have the kernel note what is written to disks, so that their next images cost what changed
@@ -131,10 +133,13 @@ pub struct CaptureArguments {
     /// Do not freeze anything: of a disk in use the image is not one instant then
     #[arg(long)]
     pub no_freeze: bool,
-    /// A command that the shell runs before filesystems are frozen
+    /// A command that the shell runs before filesystems are frozen. If it fails there is no image.
+    /// What it prints goes to standard error; interrupted, it is ended with all that it started
     #[arg(long, value_name = "COMMAND")]
     pub hook_pre: Option<String>,
-    /// A command that the shell runs after they are thawed
+    /// A command that the shell runs after they are thawed, once and whatever happened since the one
+    /// before was started, even if imgx was killed. If it fails, the image is kept and imgx exits
+    /// with 1, since what was locked may still be
     #[arg(long, value_name = "COMMAND")]
     pub hook_post: Option<String>,
     /// Read every block, also those that no filesystem uses
@@ -262,12 +267,24 @@ pub struct VerifyArguments {
     pub threads: Option<usize>,
 }
 
+/// `repair`.
+#[derive(Debug, Args)]
+pub struct RepairArguments {
+    /// A disk, export or disk's file that still has the content, or a copy of the repository
+    #[arg(long, value_name = "PATH|REPO")]
+    pub from: PathBuf,
+    /// Working threads [default: one for each processor]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
+    pub threads: Option<usize>,
+}
+
 /// `restore`.
 #[derive(Debug, Args)]
 pub struct RestoreArguments {
     /// The image
     pub image: String,
-    /// The block device or file to write; a file that is missing is created
+    /// The block device or file to write; a file that is missing is created, one that is longer is
+    /// cut to the image's size
     pub target: PathBuf,
     /// Overwrite a target that holds data
     #[arg(long)]

@@ -1,10 +1,12 @@
 //! What the commands that read files share: opening their disk, and how a run ends that lost some.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use imgx_engine::base::{Error, ErrorKind, Observer, Result};
 use imgx_engine::block::{Disk, NbdExport};
+use imgx_engine::fs::Filesystem;
 use imgx_engine::job::FileDisk;
 use imgx_engine::store::lock::ReadLock;
 use imgx_engine::store::repository::Image;
@@ -124,6 +126,8 @@ pub struct Losses {
     unreadable: bool,
     failed: bool,
     not_kept: bool,
+    /// Of whole filesystems, in words.
+    doubts: HashSet<String>,
 }
 
 impl Losses {
@@ -142,6 +146,18 @@ impl Losses {
     pub fn tell_not_kept(&mut self, place: &str, what: &str, console: &Console) {
         self.not_kept = true;
         console.complain(&format!("warning: {place}: {what}"));
+    }
+
+    /// Tells what is wrong with a filesystem as a whole, and was not told before: some of it is
+    /// met only while files are read.
+    pub fn tell_doubts(&mut self, volume: &str, filesystem: &dyn Filesystem, console: &Console) {
+        for doubt in filesystem.doubts().all() {
+            let line = format!("damage: {volume}: {doubt}");
+            if self.doubts.insert(line.clone()) {
+                self.damaged = true;
+                console.complain(&line);
+            }
+        }
     }
 
     /// How the run ended: by what was worst.

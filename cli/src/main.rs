@@ -20,7 +20,6 @@ use imgx_engine::base::{Error, ErrorKind};
 use serde_json::json;
 
 use crate::args::{Arguments, Command};
-use crate::output::Console;
 use crate::session::{Outcome, Session};
 
 const FAILED: u8 = 1;
@@ -41,7 +40,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Unreadable) => UNREADABLE,
         Ok(Outcome::NotKept) => NOT_KEPT,
         Err(error) => {
-            report(&error, &arguments.command, &session.console);
+            report(&error, &arguments.command, &session);
             exit_code(error.kind())
         }
     };
@@ -68,15 +67,36 @@ fn exit_code(kind: ErrorKind) -> u8 {
     }
 }
 
-fn report(error: &Error, command: &Command, console: &Console) {
+fn report(error: &Error, command: &Command, session: &Session) {
+    let console = &session.console;
     if console.is_json() {
         let kind = format!("{:?}", error.kind()).to_lowercase();
         console.json(&json!({"event": "error", "kind": kind, "message": error.to_string()}));
     }
     console.complain(&format!("error: {error}"));
-    if let Some(advice) = advice(error, command) {
+    let advice = match command {
+        Command::Restore(_) if !session.is_target_touched() => untouched(error.kind()),
+        _ => advice(error, command),
+    };
+    if let Some(advice) = advice {
         console.complain(&format!("hint: {advice}"));
     }
+}
+
+/// What to do about an error of `kind` that came before a restore began to write.
+fn untouched(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::Corrupt => advice_on_damage(),
+        ErrorKind::Invalid => Some("nothing was written; `imgx help restore` explains the command"),
+        _ => Some("nothing was written"),
+    }
+}
+
+fn advice_on_damage() -> Option<&'static str> {
+    Some(
+        "`imgx verify` says what is damaged, `--packs` what can be had; `imgx repair` mends it from \
+         a disk that still has the content",
+    )
 }
 
 /// What to do about an error, where the message alone does not say it.
@@ -93,7 +113,7 @@ fn advice(error: &Error, command: &Command) -> Option<&'static str> {
         }
         (ErrorKind::Io, Command::Restore(_)) => "the target is incomplete; check it and retry",
         (ErrorKind::Corrupt, Command::Verify(_)) => return None,
-        (ErrorKind::Corrupt, _) => "`imgx verify` says what is damaged, `--packs` what can be had",
+        (ErrorKind::Corrupt, _) => return advice_on_damage(),
         (ErrorKind::Unsupported, _) if error.is_newer() => "a newer imgx may know this",
         (ErrorKind::Conflict, Command::Restore(_)) => "nothing was written",
         (ErrorKind::Invalid, _) => "`imgx help` explains every command",

@@ -3,6 +3,7 @@
 //! Names and labels come from disks that nobody vouches for, so control characters never reach
 //! the terminal. A reader that closes the pipe ends the printing, and a query with it, but no job.
 
+use std::borrow::Cow;
 use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -201,12 +202,14 @@ impl Console {
         }
     }
 
-    fn write(&self, line: &str) {
+    /// Prints lines; in JSON they are all that.
+    fn write(&self, lines: &str) {
+        let lines = if self.json { harmless_json(lines) } else { Cow::Borrowed(lines) };
         let mut failure = self.failure();
         if failure.is_none() {
             // In whole lines, so that whoever follows events never sees half of one.
             let mut stdout = io::stdout().lock();
-            *failure = writeln!(stdout, "{line}").and_then(|()| stdout.flush()).err();
+            *failure = writeln!(stdout, "{lines}").and_then(|()| stdout.flush()).err();
         }
     }
 
@@ -232,6 +235,28 @@ impl Write for Archive<'_> {
     fn flush(&mut self) -> io::Result<()> {
         self.output.flush()
     }
+}
+
+/// `json` without any character that a terminal obeys, or that turns its text around: JSON itself
+/// asks only for those below U+0020 to be escaped.
+fn harmless_json(json: &str) -> Cow<'_, str> {
+    let is_bidirectional = |c: char| {
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}')
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let is_obeyed = |c: char| {
+        let ends_line = matches!(c, '\u{2028}' | '\u{2029}');
+        c.is_control() && c != '\n' || ends_line || is_bidirectional(c)
+    };
+    if !json.contains(is_obeyed) {
+        return Cow::Borrowed(json);
+    }
+    // Whatever is not ASCII stands within strings.
+    let escape = |c: char| match is_obeyed(c) {
+        true => format!("\\u{:04x}", u32::from(c)),
+        false => c.to_string(),
+    };
+    Cow::Owned(json.chars().map(escape).collect())
 }
 
 /// `line` with its control characters spelled out.
@@ -364,6 +389,22 @@ mod tests {
     fn control_characters_of_a_label_do_not_reach_the_terminal() {
         let rows = [vec!["a\u{1b}[31m\n".to_owned(), "1".to_owned()]];
         assert_eq!(table(&rows, &[1]), ["a\\u{1b}[31m\\n  1"]);
+    }
+
+    #[test]
+    fn json_holds_no_character_that_a_terminal_obeys() {
+        let name = "a\u{1b}b\u{7f}c\u{9b}31m\u{85}d\u{202e}e\u{2028}f\u{2066}\u{e4}\n";
+        for is_pretty in [false, true] {
+            let value = serde_json::json!({ "name": name, name: 1 });
+            let text = if is_pretty { format!("{value:#}") } else { value.to_string() };
+            let text = harmless_json(&text);
+            let is_fit = |c: char| c == '\n' || !c.is_control() && c < '\u{2000}';
+            assert!(text.chars().all(is_fit), "{text:?}");
+            assert_eq!(text.contains('\n'), is_pretty);
+            let read: Value = serde_json::from_str(&text).expect("it is JSON");
+            assert_eq!(read["name"], name);
+            assert_eq!(read[name], 1);
+        }
     }
 
     #[test]

@@ -5,14 +5,27 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use std::{fs, process, thread};
 
 use imgx_engine::base::{Error, ErrorKind, Event, Observer, Result};
 use imgx_engine::store::Repository;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use imgx_engine::sys::watchdog;
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGXCPU, SIGXFSZ};
 use signal_hook::flag;
+use signal_hook::iterator::Signals;
 
+use crate::INTERRUPTED;
 use crate::args::Common;
 use crate::output::Console;
+
+/// Signals that end a program that does not expect them, besides SIGHUP. Standard output that
+/// nobody reads any more (SIGPIPE) ends no job.
+const ENDING: [i32; 7] = [SIGINT, SIGTERM, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU];
+
+/// How long the second signal waits for what has to be undone.
+const LAST_WAIT: Duration = Duration::from_secs(10);
 
 /// How a command ended that did not fail outright.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +49,18 @@ pub struct Session {
     pub console: Console,
     repo: Option<PathBuf>,
     stop: Stop,
+    is_target_touched: AtomicBool,
 }
 
 impl Session {
     /// The session that the common options ask for.
     pub fn new(common: &Common) -> Self {
-        Self { console: Console::new(common), repo: common.repo.clone(), stop: Stop::default() }
+        Self {
+            console: Console::new(common),
+            repo: common.repo.clone(),
+            stop: Stop::default(),
+            is_target_touched: AtomicBool::new(false),
+        }
     }
 
     /// The repository's directory.
@@ -54,6 +73,16 @@ impl Session {
         })
     }
 
+    /// From now on the target of a restore is written.
+    pub fn writes_to_target(&self) {
+        self.is_target_touched.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the target of a restore may have been written.
+    pub fn is_target_touched(&self) -> bool {
+        self.is_target_touched.load(Ordering::Relaxed)
+    }
+
     /// Opens the repository.
     ///
     /// # Errors
@@ -62,22 +91,52 @@ impl Session {
         Ok(Repository::open(&self.repository_path()?)?.with_cache(&cache_folder()))
     }
 
-    /// Has SIGINT and SIGTERM stop a job where it safely can; the second one ends the program at
-    /// once. Commands that do not call this are simply killed, as they change nothing.
+    /// Has every signal that would end the program stop a job where it safely can. The second one
+    /// ends the program: what is frozen is thawed before, and a hook that is owed run. Commands
+    /// that do not call this are simply killed, as they change nothing.
     ///
     /// # Errors
     /// `Io` when the system refuses the handlers.
     pub fn stop_on_signals(&self) -> Result<Stop> {
-        let register = || -> io::Result<()> {
-            for signal in [SIGINT, SIGTERM] {
-                flag::register_conditional_shutdown(signal, 130, Arc::clone(&self.stop.flag))?;
-                flag::register(signal, Arc::clone(&self.stop.flag))?;
-            }
-            Ok(())
-        };
-        register().map_err(|error| Error::io("handle signals", error))?;
+        self.register().map_err(|error| Error::io("handle signals", error))?;
         Ok(self.stop.clone())
     }
+
+    fn register(&self) -> io::Result<()> {
+        // A write beyond the limit of a file's size fails then, and says so.
+        flag::register(SIGXFSZ, Arc::default())?;
+        let mut ending = ENDING.to_vec();
+        if !is_ignored(SIGHUP) {
+            ending.push(SIGHUP);
+        }
+        let mut signals = Signals::new(&ending)?;
+        let flag = Arc::clone(&self.stop.flag);
+        let listen = move || {
+            for _ in signals.forever() {
+                if flag.swap(true, Ordering::Relaxed) {
+                    watchdog::abandon(LAST_WAIT);
+                    process::exit(i32::from(INTERRUPTED));
+                }
+            }
+        };
+        if thread::Builder::new().name("signals".to_owned()).spawn(listen).is_err() {
+            // No threads: the watchdog does what it has to when the program is gone.
+            for signal in ending {
+                let code = i32::from(INTERRUPTED);
+                flag::register_conditional_shutdown(signal, code, Arc::clone(&self.stop.flag))?;
+                flag::register(signal, Arc::clone(&self.stop.flag))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the program was started with this signal ignored, as `nohup` does: then it stays so.
+fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// Whether the user wants the run to stop. As an observer it hears nothing.

@@ -14,8 +14,8 @@ use imgx_engine::base::{
 };
 use imgx_engine::block::ReadAt;
 use imgx_engine::fs::{
-    self as engine_fs, DirEntry, FileContent, FileId, Filesystem, FilesystemInfo, Metadata, Place,
-    Visit, Xattr,
+    self as engine_fs, DirEntry, Doubts, FileContent, FileId, Filesystem, FilesystemInfo, Metadata,
+    Place, Visit, Xattr,
 };
 use imgx_engine::job::extract::{LeftOut, LeftOutPart, TarReport};
 use imgx_engine::job::files::{LastLink, OpenVolume, resolve};
@@ -89,22 +89,27 @@ impl Filesystem for Damaged {
         self.inner.link_target(file)
     }
 
-    fn xattrs(&self, file: FileId) -> Result<Vec<Xattr>> {
-        match file == self.attributes {
-            true => Err(Error::corrupt("block", "attributes", "noise")),
-            false => Ok(vec![
-                Xattr { name: b"user.a\0b".to_vec(), value: Vec::new() },
-                Xattr { name: b"user.kept".to_vec(), value: b"kept".to_vec() },
-            ]),
+    fn doubts(&self) -> &Doubts {
+        self.inner.doubts()
+    }
+
+    fn each_xattr(&self, file: FileId, visit: Visit<'_, Result<Xattr>>) -> Result<()> {
+        if file == self.attributes {
+            let _ = visit(Err(Error::corrupt("block", "attributes", "noise")));
         }
+        let attributes = [("user.a\0b", ""), ("user.kept", "kept")];
+        for (name, value) in attributes.into_iter().filter(|_| file != self.attributes) {
+            let _ = visit(Ok(Xattr { name: name.into(), value: value.into() }));
+        }
+        Ok(())
     }
 
     fn may_share(&self, file: FileId) -> Result<bool> {
         self.inner.may_share(file)
     }
 
-    fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
-        self.inner.free_space(visit)
+    fn unused(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+        self.inner.unused(visit)
     }
 }
 

@@ -12,13 +12,13 @@ use imgx_engine::base::{
     BlockSize, ByteCount, ByteRange, ChangeMap, ErrorKind, Granule, Result, Silent,
 };
 use imgx_engine::job::{
-    Capture, CaptureOptions, CaptureReport, ChangeTracker, Findings, ParentChoice, VerifyOptions,
-    verify,
+    Capture, CaptureOptions, CaptureReport, ChangeTracker, Copied, Findings, ParentChoice, Since,
+    VerifyOptions, verify,
 };
-use imgx_engine::store::Repository;
 use imgx_engine::store::repository::Image;
+use imgx_engine::store::{ImageId, Repository};
 use imgx_fixtures::pattern::incompressible;
-use serde_json::{Value, json};
+use serde_json::json;
 use support::{KIB, MIB, differs, small_disk, unsound};
 
 /// What a scripted tracker says, and what became of it.
@@ -39,13 +39,12 @@ impl ChangeTracker for Scripted {
         "scripted"
     }
 
-    fn checkpoint(&mut self, _parent: Option<&Value>) -> Result<Findings> {
+    fn checkpoint(&mut self, _since: Since<'_>) -> Result<Findings> {
         let script = self.0.lock().expect("no panic");
         let mut map = ChangeMap::new(self.1, Granule::new(4096)?)?;
         script.changes.iter().for_each(|range| map.set(*range));
         let changes = script.doubt.clone().map_or(Ok(map), Err);
-        let recent = changes.clone();
-        Ok(Findings { changes, recent, evidence: json!({"by": "script"}) })
+        Ok(Findings { changes, evidence: json!({"by": "script"}) })
     }
 
     fn is_written_since(&self, ranges: &[ByteRange]) -> Result<bool> {
@@ -55,7 +54,7 @@ impl ChangeTracker for Scripted {
         Ok(ranges.iter().any(touches))
     }
 
-    fn commit(&mut self) -> Result<()> {
+    fn commit(&mut self, _copied: &Copied, _image: ImageId) -> Result<()> {
         let mut script = self.0.lock().expect("no panic");
         script.commits += 1;
         script.changes.clear();

@@ -19,8 +19,8 @@ use imgx_engine::job::{
 };
 use imgx_engine::store::Repository;
 use imgx_engine::store::manifest::Moment;
+use imgx_engine::sys::Holders;
 use imgx_engine::sys::freeze::Freezer;
-use imgx_engine::sys::mounts::mounted_from;
 use imgx_fixtures::loopdev::{LoopDevice, Options};
 use imgx_fixtures::pattern::incompressible;
 use imgx_fixtures::{mkfs, tool};
@@ -482,7 +482,11 @@ fn a_freeze_by_somebody_else_is_left_alone_and_told() {
     let thawed = tool::run("fsfreeze", &["--unfreeze", point]);
     thawed.expect("it was still frozen");
     let moment = report.expect("captured").manifest.live.expect("it was in use");
-    assert!(moment.doubt.is_some_and(|doubt| doubt.contains("somebody else")));
+    let [filesystem] = moment.filesystems.as_slice() else { panic!("{moment:?}") };
+    let why = filesystem.not_frozen.as_deref().expect("it was not imgx that froze it");
+    assert!(why.contains("somebody else"), "{why}");
+    // What nobody can write to is at one instant.
+    assert_eq!(moment.doubt, None);
 }
 
 /// Freezes what is mounted from the device in `IMGX_FREEZE` until it is killed.
@@ -490,7 +494,7 @@ fn a_freeze_by_somebody_else_is_left_alone_and_told() {
 #[ignore = "a process of the next test's"]
 fn freezes_until_it_is_killed() {
     let Some(device) = std::env::var_os("IMGX_FREEZE") else { return };
-    let mounts = mounted_from(Path::new(&device)).expect("listed");
+    let mounts = Holders::of(Path::new(&device)).expect("listed").mounts();
     let freezer = Freezer::open(&mounts).expect("opened");
     let _frozen = freezer.freeze(Duration::from_secs(30)).expect("frozen");
     println!("it is frozen");
@@ -518,7 +522,7 @@ fn what_is_frozen_is_thawed_when_the_time_is_over_or_the_process_is_killed() {
     need!("mke2fs");
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let stage = Stage::new(64 * MIB, &MKE2FS);
-    let mounts = mounted_from(stage.device.path()).expect("listed");
+    let mounts = Holders::of(stage.device.path()).expect("listed").mounts();
     assert_eq!(mounts.len(), 1, "{mounts:?}");
     let write = || {
         let clock = Instant::now();

@@ -171,6 +171,15 @@ fn unwraps(path: &str, text: &str) -> Vec<String> {
     lines_with(path, &code(text), |line| line.contains(".unwrap()"))
 }
 
+/// Threads that panic, or end the process, where the system refuses them.
+fn unasked_threads(path: &str, text: &str) -> Vec<String> {
+    let words = ["scope.spawn(", "thread::spawn(", "rayon::", "par_iter"];
+    if path == "engine/src/sys/threads.rs" {
+        return Vec::new();
+    }
+    lines_with(path, &code(text), |line| words.iter().any(|word| line.contains(word)))
+}
+
 fn lines_with(path: &str, code: &str, is_wrong: impl Fn(&str) -> bool) -> Vec<String> {
     let lines = code.lines().enumerate().filter(|(_, line)| is_wrong(line));
     lines.map(|(number, line)| format!("{path}:{}: {}", number + 1, line.trim())).collect()
@@ -266,6 +275,13 @@ fn nothing_but_tests_unwraps() {
 }
 
 #[test]
+fn threads_are_started_where_a_refusal_has_an_answer() {
+    for folder in ["engine/src/", "cli/src/"] {
+        hold(folder, unasked_threads);
+    }
+}
+
+#[test]
 fn no_file_is_too_long() {
     hold("", too_long);
 }
@@ -322,7 +338,13 @@ fn each_rule_finds_what_it_is_for() {
     assert_eq!(unexplained_unsafe("a.rs", "// SAFETY: of this one.\n\nunsafe { y }").len(), 1);
     assert_eq!(unexplained_unsafe("a.rs", "// SAFETY: why.\nlet x =\n    unsafe { y };"), [""; 0]);
 
+    assert_eq!(unasked_threads("a.rs", "scope.spawn(work);\nuse rayon::prelude::*;").len(), 2);
+    assert_eq!(unasked_threads("engine/src/sys/threads.rs", "scope.spawn(work);"), [""; 0]);
+
     assert_eq!(too_long("a.rs", &"\n".repeat(LONGEST_FILE + 1)).len(), 1);
+    assert_eq!(unasked_threads("a.rs", "scope.spawn(work);\nuse rayon::prelude::*;").len(), 2);
+    assert_eq!(unasked_threads("engine/src/sys/threads.rs", "scope.spawn(work);"), [""; 0]);
+
     assert_eq!(too_long("a.rs", &"\n".repeat(LONGEST_FILE)), [""; 0]);
     assert_eq!(machine_paths("a", &["see /wo", "rk/x"].concat()).len(), 1);
     assert_eq!(unknown_top_level(&["engine/a".to_owned(), "util/b".to_owned()]).len(), 1);

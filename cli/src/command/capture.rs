@@ -5,7 +5,7 @@ use std::time::Instant;
 use imgx_engine::base::{ByteRange, Result};
 use imgx_engine::job::{Capture, CaptureOptions, CaptureReport, LiveOptions, next_bitmap};
 use imgx_engine::store::Manifest;
-use imgx_engine::store::manifest::{Moment, SkippedFile, UnreadableRange};
+use imgx_engine::store::manifest::{Moment, MountedFilesystem, SkippedFile, UnreadableRange};
 use serde_json::json;
 
 use crate::args::CaptureArguments;
@@ -47,10 +47,16 @@ pub fn run(arguments: &CaptureArguments, session: &Session) -> Result<Outcome> {
     let seconds = clock.elapsed().as_secs_f64();
     print(&report, parent.as_deref(), seconds, session);
     let has_bad = report.manifest.cost.unreadable > 0;
-    Ok(match report.alarm {
-        Some(_) => Outcome::Damaged,
-        None if has_bad => Outcome::Unreadable,
-        None => Outcome::Done,
+    Ok(match (report.hook_failure, report.alarm) {
+        (Some(failure), _) => {
+            let id = report.id;
+            let words = format!("error: {failure}; image {id} is kept and sound");
+            session.console.complain(&words);
+            Outcome::Failed
+        }
+        (None, Some(_)) => Outcome::Damaged,
+        (None, None) if has_bad => Outcome::Unreadable,
+        (None, None) => Outcome::Done,
     })
 }
 
@@ -76,6 +82,7 @@ fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &S
         "tracker": manifest.tracker,
         "tracker_doubt": manifest.tracker_doubt,
         "alarm": report.alarm,
+        "hook_failure": report.hook_failure,
         "next_bitmap": next_bitmap(report.id, manifest),
         "cost": cost,
         "allocation": manifest.allocation,
@@ -145,16 +152,39 @@ pub fn skipped_lines(manifest: &Manifest) -> Vec<String> {
     files.map(line).collect()
 }
 
-/// How the image of a disk in use came to be one instant, or why it did not.
+/// How the image of a disk in use came to be one instant, or of which volumes it did not.
 pub fn instant(moment: &Moment) -> String {
-    let filesystems = moment.filesystems.join(", ");
-    match &moment.doubt {
-        Some(doubt) => format!("no: {doubt}"),
-        None => {
-            let rounds = count(moment.rounds.len() as u64, "round");
-            format!("{filesystems} frozen for {} ms, {rounds}", moment.frozen_milliseconds)
-        }
+    let is_frozen = |filesystem: &&MountedFilesystem| filesystem.not_frozen.is_none();
+    let (frozen, others): (Vec<_>, Vec<_>) = moment.filesystems.iter().partition(is_frozen);
+    let name = |filesystem: &&MountedFilesystem| {
+        format!("{} ({})", printable(filesystem.mounted.as_bytes()), filesystem.kind)
+    };
+    let mut parts = Vec::new();
+    if let Some(doubt) = &moment.doubt {
+        let sound = moment.volumes.iter().filter(|volume| volume.doubt.is_none());
+        let sound: Vec<&str> = sound.map(|volume| volume.volume.as_str()).collect();
+        parts.push(match sound.as_slice() {
+            [] => format!("no: {doubt}"),
+            sound => format!("of {} only: {doubt}", sound.join(", ")),
+        });
     }
+    if !frozen.is_empty() {
+        let names: Vec<String> = frozen.iter().map(name).collect();
+        let rounds = count(moment.rounds.len() as u64, "round");
+        let milliseconds = moment.frozen_milliseconds;
+        parts.push(format!("{} frozen for {milliseconds} ms, {rounds}", names.join(", ")));
+    }
+    for filesystem in others {
+        let why = filesystem.not_frozen.as_deref().unwrap_or_default();
+        parts.push(format!("{} not frozen: {why}", name(&filesystem)));
+    }
+    if parts.is_empty() {
+        parts.push(match moment.rounds.len() as u64 {
+            0 => "yes: nothing was written meanwhile".to_owned(),
+            rounds => format!("yes, {}", count(rounds, "round")),
+        });
+    }
+    parts.join("; ")
 }
 
 /// How changes were found, and why not in a better way.

@@ -8,7 +8,7 @@ use imgx_engine::job::files::{FilePath, LastLink, resolve};
 
 use super::ls::{place, tell_notes};
 use crate::args::CatArguments;
-use crate::files::Files;
+use crate::files::{Files, Losses};
 use crate::session::{Outcome, Session};
 
 /// Bytes of the first piece, so that something is there soon.
@@ -25,6 +25,8 @@ pub fn run(arguments: &CatArguments, session: &Session) -> Result<Outcome> {
     let volume = files.disk.open(path.volume.as_deref())?;
     let filesystem = volume.filesystem.as_ref();
     tell_notes(&volume.name, filesystem, &session.console);
+    let mut losses = Losses::default();
+    losses.tell_doubts(&volume.name, filesystem, &session.console);
     let found = resolve(filesystem, &path.path, LastLink::Follow)?;
     let shown = place(&volume.name, &found.path);
     if found.is_folder() {
@@ -39,9 +41,15 @@ pub fn run(arguments: &CatArguments, session: &Session) -> Result<Outcome> {
             let place = format!("{shown}: content at {at}");
             return Err(Error::corrupt(place, "more bytes", "its end"));
         }
-        session.console.bytes(&buffer[..count])?;
+        match session.console.bytes(&buffer[..count]) {
+            Ok(()) => {}
+            // Whoever read has had enough.
+            Err(_) if session.console.has_lost_reader() => break,
+            Err(error) => return Err(error),
+        }
         at += count as u64;
         buffer.resize(MAX_IO_SIZE, 0);
     }
-    Ok(Outcome::Done)
+    losses.tell_doubts(&volume.name, filesystem, &session.console);
+    Ok(losses.outcome())
 }

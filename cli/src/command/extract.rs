@@ -51,17 +51,21 @@ pub fn run(arguments: &ExtractArguments, session: &Session) -> Result<Outcome> {
     };
     let mut losses = Losses::default();
     let mut total = ExtractReport::default();
-    let mut failed = Vec::new();
+    let (mut failed, mut unattributed) = (Vec::new(), Vec::new());
     for one in &wanted {
         let reporter = Reporter::new(console, stop.clone());
-        tell_notes(&one.volume.name, one.volume.filesystem.as_ref(), console);
+        let (name, filesystem) = (&one.volume.name, one.volume.filesystem.as_ref());
+        tell_notes(name, filesystem, console);
+        losses.tell_doubts(name, filesystem, console);
         let report = disk
             .watched(&reporter, || plan(one, &reporter)?.run(&arguments.to, &options, &reporter))?;
         drop(reporter);
-        failed.extend(told(&one.volume.name, &report.failures, &mut losses, console));
+        losses.tell_doubts(name, filesystem, console);
+        failed.extend(told(name, &report.failures, &mut losses, console));
+        unattributed.extend(told(name, &report.attributes_lost, &mut losses, console));
         add(&mut total, &report);
     }
-    tell(&total, &failed, arguments, console);
+    tell(&total, &[failed, unattributed], arguments, console);
     Ok(losses.outcome())
 }
 
@@ -117,6 +121,7 @@ fn tar(wanted: &[Wanted], session: &Session, stop: Stop) -> Result<Outcome> {
     let report = plan.write_tar(&mut stdout, &reporter)?;
     drop(reporter);
     let mut losses = Losses::default();
+    losses.tell_doubts(&one.volume.name, one.volume.filesystem.as_ref(), console);
     told(&one.volume.name, &report.failures, &mut losses, console);
     for LeftOut { path, what } in &report.left_out {
         let what = match what {
@@ -157,7 +162,12 @@ fn add(total: &mut ExtractReport, report: &ExtractReport) {
     total.attributes_left_out += report.attributes_left_out;
 }
 
-fn tell(total: &ExtractReport, failed: &[Value], typed: &ExtractArguments, console: &Console) {
+fn tell(
+    total: &ExtractReport,
+    [failed, unattributed]: &[Vec<Value>; 2],
+    typed: &ExtractArguments,
+    console: &Console,
+) {
     console.json(&json!({
         "event": "extracted",
         "files": total.files,
@@ -166,6 +176,7 @@ fn tell(total: &ExtractReport, failed: &[Value], typed: &ExtractArguments, conso
         "devices_left_out": total.devices_left_out,
         "rights_left_out": total.rights_left_out,
         "attributes_left_out": total.attributes_left_out,
+        "attributes_lost": unattributed,
         "failed": failed,
     }));
     let (files, folders) = (count(total.files, "file"), count(total.folders, "folder"));
@@ -180,6 +191,10 @@ fn tell(total: &ExtractReport, failed: &[Value], typed: &ExtractArguments, conso
         if number > 0 {
             console.say(&format!("{number} {what} ({why})"));
         }
+    }
+    if !unattributed.is_empty() {
+        let files = count(unattributed.len() as u64, "file");
+        console.say(&format!("{files} without attributes that are damaged, see above"));
     }
     if !failed.is_empty() {
         console.say(&format!("{} not extracted, see above", count(failed.len() as u64, "file")));

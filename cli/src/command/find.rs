@@ -58,6 +58,7 @@ fn search(
 ) -> Result<()> {
     let filesystem = volume.filesystem.as_ref();
     tell_notes(&volume.name, filesystem, &session.console);
+    losses.tell_doubts(&volume.name, filesystem, &session.console);
     let root = resolve(filesystem, b"/", LastLink::Keep)?;
     Walk::new(filesystem).run(&root, &mut |visited| {
         match visited {
@@ -84,7 +85,9 @@ fn search(
             }
         }
         Ok(Descend::Into)
-    })
+    })?;
+    losses.tell_doubts(&volume.name, filesystem, &session.console);
+    Ok(())
 }
 
 /// What is searched for.

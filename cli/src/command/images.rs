@@ -56,6 +56,7 @@ fn describe(image: &Image) -> Value {
         "id": image.id,
         "name": manifest.name,
         "created": manifest.created,
+        "ordinal": manifest.ordinal,
         "host": manifest.host,
         "size": manifest.size,
         "block_size": manifest.block_size,

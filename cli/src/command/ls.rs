@@ -25,9 +25,10 @@ pub fn run(arguments: &LsArguments, session: &Session) -> Result<Outcome> {
     let filesystem = volume.filesystem.as_ref();
     let console = &session.console;
     tell_notes(&volume.name, filesystem, console);
+    let mut losses = Losses::default();
+    losses.tell_doubts(&volume.name, filesystem, console);
     let start = resolve(filesystem, &path.path, LastLink::Keep)?;
     let mut listing = Listing::new(console, arguments.long, arguments.reading.zone());
-    let mut losses = Losses::default();
     let is_folder = start.is_folder();
     Walk::new(filesystem).run(&start, &mut |visited| {
         match visited {
@@ -53,6 +54,7 @@ pub fn run(arguments: &LsArguments, session: &Session) -> Result<Outcome> {
         Ok(if arguments.recursive { Descend::Into } else { Descend::Past })
     })?;
     listing.flush();
+    losses.tell_doubts(&volume.name, filesystem, console);
     Ok(losses.outcome())
 }
 

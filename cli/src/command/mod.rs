@@ -13,6 +13,7 @@ mod images;
 mod init;
 mod ls;
 mod map;
+mod repair;
 mod restore;
 mod show;
 mod track;
@@ -59,6 +60,7 @@ fn dispatch(command: &Command, session: &Session) -> Result<Outcome> {
         Command::Diff(arguments) => diff::run(arguments, session),
         Command::Map(arguments) => map::run(arguments, session),
         Command::Verify(arguments) => verify::run(arguments, session),
+        Command::Repair(arguments) => repair::run(arguments, session),
         Command::Restore(arguments) => restore::run(arguments, session),
         Command::Track(command) => track::run(command, session),
         Command::Bench(arguments) => bench::run(arguments, session),

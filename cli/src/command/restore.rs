@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use imgx_engine::base::Result;
+use imgx_engine::base::{Error, ErrorKind, Result};
 use imgx_engine::job::{Restore, RestoreOptions, RestorePlan, RestoreReport, Space, known_content};
 use imgx_engine::store::repository::Image;
+use imgx_engine::volume::Leftover;
 use serde_json::json;
 
 use crate::args::RestoreArguments;
@@ -42,8 +43,15 @@ pub fn run(arguments: &RestoreArguments, session: &Session) -> Result<Outcome> {
     print_plan(restore.describe(), &image, arguments, console);
     let stop = session.stop_on_signals()?;
     let clock = Instant::now();
+    if let (Some(place), false) = (restore.describe().held, arguments.yes) {
+        let target = arguments.target.display();
+        let context = format!("{target} holds data (at byte {place}): add --yes to overwrite it");
+        return Err(Error::new(ErrorKind::Conflict, context));
+    }
+    let writable = restore.begin()?;
+    session.writes_to_target();
     let reporter = Reporter::new(console, stop);
-    let report = restore.run(&reporter)?;
+    let report = writable.run(&reporter)?;
     drop(reporter);
     print_report(&report, &arguments.target.display().to_string(), clock, console);
     Ok(match report {
@@ -73,6 +81,10 @@ fn print_plan(plan: &RestorePlan, image: &Image, typed: &RestoreArguments, conso
         "compared": plan.compared,
         "verify": typed.verify,
         "gpt_grows": plan.gpt_grows,
+        "cut": plan.cut,
+        "wiped": plan.wiped.iter().map(described).collect::<Vec<_>>(),
+        "stays": plan.stays,
+        "unseen": plan.unseen,
     }));
     let id = short_id(image.id);
     let created = local_time(&manifest.created);
@@ -96,11 +108,31 @@ fn print_plan(plan: &RestorePlan, image: &Image, typed: &RestoreArguments, conso
         let grows = size(grows.0);
         rows.push(row("move", format!("the GPT's backup to the disk's end, {grows} further on")));
     }
+    if let Some(cut) = plan.cut {
+        let bytes = exact_size(cut.0);
+        rows.push(row("cut", format!("what the file has behind the image, {bytes}")));
+    }
+    for leftover in &plan.wiped {
+        let place = leftover.range.start;
+        rows.push(row("wipe", format!("{} behind the image, at byte {place}", leftover.what)));
+    }
+    if plan.stays.0 > 0 {
+        let besides = if plan.wiped.is_empty() { "" } else { " besides" };
+        let bytes = exact_size(plan.stays.0);
+        rows.push(row("leave", format!("what is behind the image{besides}, {bytes}")));
+    }
+    for unseen in &plan.unseen {
+        rows.push(row("unseen", format!("{unseen}: whether the target is used there")));
+    }
     if typed.verify {
         rows.push(row("verify", "by reading everything back".to_owned()));
     }
     console.say("plan");
     table(&rows, &[]).iter().for_each(|line| console.say(line));
+}
+
+fn described(leftover: &Leftover) -> serde_json::Value {
+    json!({"what": leftover.what, "start": leftover.range.start, "end": leftover.range.end})
 }
 
 fn describe_target(plan: &RestorePlan) -> String {

@@ -88,3 +88,55 @@ fn a_damaged_config_is_refused() {
     flip(&shell.path("repo/config"), 60);
     shell.imgx("images").exits(3).complains(&["config"]);
 }
+
+#[test]
+fn a_damaged_pack_is_repaired_from_the_disk_or_from_a_copy() {
+    let shell = Shell::with_repository();
+    let disk = shell.write("disk.raw", &incompressible(3, 4 << 20));
+    shell.imgx("capture disk.raw --name web").exits(0);
+    shell.imgx("repair --from disk.raw").exits(0).shows(&["no damage"]);
+    let copied = std::process::Command::new("cp")
+        .args(["-a", "repo", "copy"])
+        .current_dir(shell.path(""))
+        .status();
+    assert!(copied.expect("cp runs").success());
+    let pack = shell.objects("packs").remove(0);
+    let before = fs::read(&pack).expect("it can be read");
+    for from in ["disk.raw", "copy"] {
+        flip(&pack, length(&pack) / 3);
+        flip(&pack, length(&pack) - 20);
+        shell.imgx("verify").exits(3);
+        shell.imgx(&format!("repair --from {from}")).exits(0).shows(&["repaired 2 damages"]);
+        assert!(fs::read(&pack).expect("it can be read") == before, "from {from}");
+        shell.imgx("verify").exits(0);
+    }
+    shell.imgx("restore web out.raw").exits(0);
+    assert_same(&disk, &shell.path("out.raw"));
+
+    // The content is not there any more: it is said, and stays damage.
+    flip(&pack, length(&pack) / 3);
+    shell.write("other.raw", &incompressible(4, 4 << 20));
+    let ended = shell.imgx("repair --from other.raw --json").exits(3);
+    let events = ended.complains(&["not repaired: packs/"]).events();
+    let result = events.last().expect("a result");
+    assert_eq!(result["repaired"], 0);
+    assert_eq!(result["left"].as_array().map(Vec::len), Some(1), "{result}");
+    shell.imgx("repair --from missing.raw").exits(1);
+    shell.imgx("repair").exits(2);
+    shell.imgx_without_repository("--repo elsewhere init").exits(0);
+    shell.imgx("repair --from elsewhere").exits(1).complains(&["another"]);
+}
+
+#[test]
+fn what_is_no_lock_stops_nothing() {
+    let shell = Shell::with_repository();
+    shell.mixed_disk("disk.raw", 3_000_000);
+    for name in ["garbage", "0011223344556677", "8899aabbccddeeff", "0123456789abcdef.new"] {
+        shell.write(&format!("repo/locks/{name}"), if name.len() == 16 { b"" } else { b"{" });
+    }
+    shell.imgx("capture disk.raw --name web").exits(0);
+    shell.imgx("verify").exits(0);
+    shell.imgx("verify --packs").exits(0);
+    shell.imgx("restore web out.raw").exits(0);
+    assert!(shell.path("repo/locks/garbage").exists());
+}

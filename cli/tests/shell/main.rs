@@ -2,7 +2,9 @@
 
 mod archive;
 mod damage;
+mod damaged_filesystems;
 mod differing;
+mod ends;
 mod exits;
 mod files;
 mod interrupt;
@@ -14,6 +16,8 @@ mod running_machine;
 mod several_disks;
 mod showing;
 mod support;
+mod targets;
+mod threads;
 mod tracking;
 mod unreadable;
 mod zones;

@@ -73,6 +73,40 @@ fn blank(shell: &Shell, name: &str, size: u64) -> PathBuf {
 }
 
 #[test]
+fn what_grew_from_a_seed_is_read_with_the_seeds_disk_beside() {
+    need!("mkfs.btrfs", "btrfstune", "btrfs");
+    let shell = Shell::new();
+    let disks = ["seed", "grown"].map(|name| blank(&shell, name, 200 * MIB));
+    let old = shell.path("old");
+    make(&shell, &[(disks[0].as_path(), 0, 200 * MIB)], &[], &old);
+    tool::run("btrfstune", &["-S", "1", disks[0].to_str().expect("plain")]).expect("a seed");
+    let truth = shell.path("truth");
+    {
+        let devices = [0, 1].map(|number: usize| LoopDevice::attach(&disks[number]).expect("up"));
+        let names = [0, 1].map(|number: usize| devices[number].path().to_str().expect("plain"));
+        let point = shell.path("mounted");
+        let mounted = point.to_str().expect("plain");
+        tool::run("mount", &["-t", "btrfs", names[0], mounted]).expect("mounted");
+        let grown = tool::run("btrfs", &["device", "add", "-f", names[1], mounted])
+            .and_then(|_| tool::run("mount", &["-o", "remount,rw", mounted]))
+            .and_then(|_| Ok(fs::write(point.join("new"), "new").map(|()| String::new())?))
+            .and_then(|_| tool::run("cp", &["-r", mounted, truth.to_str().expect("plain")]));
+        tool::run("umount", &[mounted]).expect("unmounted");
+        grown.expect("grown");
+    }
+    let extract = |disk: &str, with: &str, to: &str| {
+        shell.imgx_without_repository(&format!("extract ./{disk} disk:/ --to {to}{with}"))
+    };
+    extract("grown", " --with ./seed", "both").exits(0);
+    assert_same_folders(&shell.path("both"), &truth);
+    extract("seed", "", "alone").exits(0);
+    assert_same_folders(&shell.path("alone"), &old);
+    let read = shell.imgx_without_repository("cat ./grown /large");
+    assert_ne!(read.code, Some(0), "what the seed has is missing");
+    read.complains(&["device 1 (", "missing"]);
+}
+
+#[test]
 fn what_lies_on_two_disks_is_read_from_both_and_a_missing_one_is_named() {
     need!("mkfs.btrfs");
     let profiles = [("raid0", "raid0"), ("single", "raid1"), ("raid1", "raid1")];

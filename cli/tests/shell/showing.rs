@@ -38,8 +38,10 @@ fn show_tells_what_an_image_and_a_plain_disk_hold() {
 #[test]
 fn help_lists_the_commands_and_exit_codes() {
     let shell = Shell::new();
-    let commands =
-        ["init", "capture", "images", "show", "diff", "map", "verify", "restore", "bench", "demo"];
+    let commands = [
+        "init", "capture", "images", "show", "diff", "map", "verify", "repair", "restore", "bench",
+        "demo",
+    ];
     let help = shell.imgx("--help").exits(0).shows(&commands).shows(&["130"]);
     assert!(help.out.lines().all(|line| line.chars().count() <= 100), "{}", help.out);
     for command in commands {

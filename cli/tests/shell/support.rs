@@ -83,7 +83,8 @@ impl Shell {
     }
 }
 
-fn end(line: &str, command: &mut Command) -> Ended {
+/// Runs a command that is called `line`.
+pub fn end(line: &str, command: &mut Command) -> Ended {
     let output = command.output().expect("imgx can be run");
     let [out, err] = [output.stdout, output.stderr]
         .map(|bytes| String::from_utf8(bytes).expect("imgx prints UTF-8"));

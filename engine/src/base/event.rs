@@ -20,6 +20,8 @@ pub enum Phase {
     Scrub,
     /// Writing files out of an image.
     Extract,
+    /// Reading a disk for what the repository has lost.
+    Repair,
 }
 
 impl Phase {
@@ -34,6 +36,7 @@ impl Phase {
             Self::Verify => "verify",
             Self::Scrub => "scrub",
             Self::Extract => "extract",
+            Self::Repair => "repair",
         }
     }
 }

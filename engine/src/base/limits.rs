@@ -1,5 +1,7 @@
 //! Every limit of the engine, on one page. Units are in the names or the docs.
 
+use std::time::Duration;
+
 /// Smallest block, bytes.
 pub const MIN_BLOCK_SIZE: u32 = 16 * 1024;
 /// Largest block, bytes.
@@ -48,6 +50,8 @@ pub const MAX_GPT_ENTRY_BYTES: u64 = 1024 * 1024;
 pub const MAX_LAYOUT_NOTES: usize = 64;
 /// Directory bytes that are searched for a FAT or exFAT volume label at most.
 pub const MAX_LABEL_SEARCH: u64 = 1024 * 1024;
+/// Sentences about what is wrong with one filesystem as a whole that are kept at most.
+pub const MAX_DOUBTS: usize = 64;
 /// Blocks of metadata that an open filesystem keeps in memory at most.
 pub const CACHED_FS_BLOCKS: usize = 1024;
 /// Blocks of one folder at most: 4 GiB of entries with blocks of 4 KiB.
@@ -90,6 +94,10 @@ pub const MAX_TRACKED_DISKS: u32 = 64;
 pub const MAX_TRACKED_IN_FLIGHT: u32 = 65_536;
 /// Epochs of one disk whose images were not stored that are kept apart at most; more are joined.
 pub const MAX_OPEN_EPOCHS: usize = 16;
+/// How long to wait at most for another process that holds the trackers.
+pub const MAX_TRACKER_WAIT: Duration = Duration::from_secs(5);
+/// The same where filesystems may be frozen meanwhile.
+pub const MAX_TRACKER_WAIT_FROZEN: Duration = Duration::from_millis(500);
 /// Disks whose files are read together at most.
 pub const MAX_DISKS: usize = 64;
 /// Cells of one map at most, besides one for each of its sections.
@@ -130,6 +138,14 @@ pub const WAITING_PLACES: usize = 1 << 18;
 pub const WAITING_DELTAS: usize = 1 << 18;
 /// Bytes of them that it holds meanwhile; those beyond are read again.
 pub const WAITING_DELTA_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes that are hashed at most to find the wrong bit of a damaged frame: some seconds.
+pub const MAX_FLIPPED: u64 = 1 << 36;
+/// Frames whose wrong bit one repair looks for at most.
+pub const MAX_GUESSES: usize = 64;
+/// Bytes of contents that a repair gathers from a disk at a time.
+pub const MAX_GATHERED: u64 = 256 * 1024 * 1024;
+/// Frames that one capture remembers to have read back at most.
+pub const MAX_RECHECKED: usize = 1 << 18;
 /// Files of one image that a verification names at most.
 pub const MAX_DAMAGED_FILES: usize = 1000;
 /// Pieces of free space that one capture leaves out at most; what lies behind them is read.
@@ -144,6 +160,10 @@ pub const MAX_SWAP_FILES: usize = 64;
 pub const MAX_ROUNDS: usize = 8;
 /// Bytes that are read into memory at most while filesystems are frozen.
 pub const MAX_HELD: u64 = 256 * 1024 * 1024;
+/// Seconds that a command around a freeze may take at most.
+pub const HOOK_SECONDS: u64 = 3600;
+/// Seconds that the one after may take once the capture is cancelled.
+pub const LAST_HOOK_SECONDS: u64 = 30;
 /// Bytes of one NTFS attribute list at most: Windows' own limit.
 pub const MAX_ATTRIBUTE_LIST: u64 = 256 * 1024;
 /// Runs of one NTFS stream at most: more than such a list leads to.

@@ -17,7 +17,7 @@ use nix::libc;
 use super::info::SourceInfo;
 use super::window::check_range;
 use crate::base::{ByteOffset, Error, ErrorContext, ErrorKind, Result, limits};
-use crate::sys::{BufferPool, DeviceFacts, ioctl, mounts};
+use crate::sys::{BufferPool, DeviceFacts, Holders, ioctl, mounts};
 
 /// Alignment that direct I/O on a regular file is given, whatever less the filesystem wants.
 const FILE_ALIGNMENT: u64 = 4096;
@@ -318,10 +318,11 @@ fn opening(path: &Path, error: io::Error) -> Error {
     let shown = path.display();
     match error.raw_os_error() {
         Some(libc::EBUSY) => {
-            let uses = mounts::uses_of(path).unwrap_or_default().join("; ");
+            let uses = Holders::of(path).map(|holders| holders.summary()).unwrap_or_default();
             let uses = if uses.is_empty() { format!("{shown} is in use") } else { uses };
             Error::new(ErrorKind::Conflict, uses)
         }
+        Some(libc::ENOMEDIUM) => Error::new(ErrorKind::NotFound, format!("{shown} has no medium")),
         Some(libc::EROFS) => Error::new(ErrorKind::Conflict, format!("{shown} is read-only")),
         _ => Error::io(format!("open {shown}"), error),
     }

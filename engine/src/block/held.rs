@@ -49,6 +49,18 @@ impl Target {
         Ok(None)
     }
 
+    /// The place of the first byte within `range` that is not zero, if there is one. All of it is
+    /// read, but for holes.
+    ///
+    /// # Errors
+    /// `Io` if the target cannot be read.
+    pub fn data_in(&self, range: ByteRange) -> Result<Option<ByteOffset>> {
+        let extents = extents::extents(&self.files);
+        let data = extents.iter().filter(|extent| extent.kind == ExtentKind::Data);
+        let data: Vec<ByteRange> = data.map(|extent| extent.range).collect();
+        self.scan(&data, range)
+    }
+
     fn scan(&self, data: &[ByteRange], within: ByteRange) -> Result<Option<ByteOffset>> {
         for range in data.iter().filter_map(|range| range.intersection(&within)) {
             if let Some(found) = self.nonzero(range)? {

@@ -1,5 +1,6 @@
 //! Many reads or writes at once, by io_uring, by threads or by NBD, behind one face.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -42,6 +43,9 @@ impl IoMode {
     }
 }
 
+/// What is in flight in a ring: whether it is a write, and where, by its tag.
+type Begun = HashMap<u64, (bool, u64)>;
+
 /// Operations in flight on one disk. They end in any order.
 pub(super) struct Queue {
     engine: Engine,
@@ -51,7 +55,7 @@ pub(super) struct Queue {
 
 enum Engine {
     /// The ring, and what it cannot serve goes through.
-    Ring(Box<Ring>, Arc<Files>),
+    Ring(Box<Ring>, Arc<Files>, Begun),
     Threads(Threads),
     /// An export's connections, which have threads of their own.
     Nbd(Arc<NbdExport>, Sender<Completion>, Ended),
@@ -64,7 +68,7 @@ impl Queue {
         let engine = match mode.resolve(files)? {
             IoMode::Threads => Engine::Threads(Threads::start(files, depth)?),
             _ => match Ring::new(files.bulk(), depth, pool) {
-                Ok(ring) => Engine::Ring(Box::new(ring), Arc::clone(files)),
+                Ok(ring) => Engine::Ring(Box::new(ring), Arc::clone(files), Begun::new()),
                 Err(_) if mode == IoMode::Auto => Engine::Threads(Threads::start(files, depth)?),
                 Err(error) => return Err(Error::io("set up io_uring", error)),
             },
@@ -95,8 +99,9 @@ impl Queue {
         let mut ended = std::mem::take(&mut self.ended);
         let want = want.saturating_sub(ended.len());
         match &mut self.engine {
-            Engine::Ring(ring, _) => {
-                ended.append(&mut ring.submit_and_wait(want).context(|| "wait for io_uring")?);
+            Engine::Ring(ring, files, begun) => {
+                let more = ring.submit_and_wait(want).context(|| "wait for io_uring")?;
+                ended.extend(more.into_iter().map(|one| again_if_refused(one, files, begun)));
             }
             Engine::Threads(threads) => threads.ended.wait(want, &mut ended)?,
             Engine::Nbd(export, _, flight) => {
@@ -110,9 +115,9 @@ impl Queue {
 
     /// Hands what was begun to the kernel, without waiting.
     pub fn submit(&mut self) -> Result<()> {
-        if let Engine::Ring(ring, _) = &mut self.engine {
-            let mut ended = ring.submit_and_wait(0).context(|| "submit to io_uring")?;
-            self.ended.append(&mut ended);
+        if let Engine::Ring(ring, files, begun) = &mut self.engine {
+            let ended = ring.submit_and_wait(0).context(|| "submit to io_uring")?;
+            self.ended.extend(ended.into_iter().map(|one| again_if_refused(one, files, begun)));
         }
         Ok(())
     }
@@ -125,13 +130,32 @@ impl Queue {
                 export.begin(job.offset, job.buffer, job.tag, outbox);
             }
             // The odd end of a disk: a ring serves one descriptor only, and that is direct.
-            Engine::Ring(_, files) if !files.is_aligned(job.offset, &job.buffer) => {
+            Engine::Ring(_, files, _) if !files.is_aligned(job.offset, &job.buffer) => {
                 let ended = job.run(files);
                 self.ended.push(ended);
             }
-            Engine::Ring(ring, _) if job.is_write => ring.write(job.offset, job.buffer, job.tag),
-            Engine::Ring(ring, _) => ring.read(job.offset, job.buffer, job.tag),
+            Engine::Ring(ring, _, begun) => {
+                begun.insert(job.tag, (job.is_write, job.offset));
+                match job.is_write {
+                    true => ring.write(job.offset, job.buffer, job.tag),
+                    false => ring.read(job.offset, job.buffer, job.tag),
+                }
+            }
         }
+    }
+}
+
+/// Does what a ring gave up, without it: what may wait is done by threads of the kernel's, which
+/// count as the user's and are refused where those are (`ECANCELED`).
+fn again_if_refused(ended: Completion, files: &Files, begun: &mut Begun) -> Completion {
+    let job = begun.remove(&ended.tag);
+    let refused = ended.result.as_ref().err().and_then(io::Error::raw_os_error);
+    match job {
+        Some((is_write, offset)) if refused == Some(nix::libc::ECANCELED) => {
+            let Completion { tag, buffer, .. } = ended;
+            Job { is_write, offset, buffer, tag }.run(files)
+        }
+        _ => ended,
     }
 }
 
@@ -258,4 +282,27 @@ pub(super) fn is_medium_error(error: &io::Error) -> bool {
     use nix::libc::{EBADMSG, EILSEQ, EIO, ENODATA, EREMOTEIO, ETIMEDOUT};
     // The block layer's statuses that speak of a place: blk_errors in block/blk-core.c.
     matches!(error.raw_os_error(), Some(EIO | ENODATA | EREMOTEIO | EILSEQ | EBADMSG | ETIMEDOUT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::files::Access;
+    use super::*;
+
+    #[test]
+    fn what_a_ring_gives_up_for_want_of_threads_is_done_without_it() {
+        let file = tempfile::NamedTempFile::new().expect("made");
+        std::fs::write(file.path(), vec![7; 4096]).expect("written");
+        let files = Files::open(file.path(), Access::Read, false).expect("opened");
+        let pool = BufferPool::new(1, 4096).expect("a pool");
+        for (error, expected) in [(nix::libc::ECANCELED, Ok(4096)), (nix::libc::EIO, Err(()))] {
+            let mut buffer = pool.take(&|| false).expect("a buffer");
+            buffer.set_len(4096);
+            let result = Err(io::Error::from_raw_os_error(error));
+            let mut begun = Begun::from([(3, (false, 0))]);
+            let done = again_if_refused(Completion { tag: 3, buffer, result }, &files, &mut begun);
+            assert_eq!(done.result.map_err(drop), expected);
+            assert!(begun.is_empty());
+        }
+    }
 }

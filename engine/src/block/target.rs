@@ -114,6 +114,22 @@ impl Target {
         self.files.facts.as_ref()
     }
 
+    /// Cuts off what a regular file has behind its first `size` bytes.
+    ///
+    /// # Errors
+    /// `Invalid` for a device, or while it is written; `Io`.
+    pub fn truncate(&mut self, size: ByteCount) -> Result<()> {
+        let shown = self.files.path.display().to_string();
+        let files = Arc::get_mut(&mut self.files).filter(|files| files.facts.is_none());
+        let Some(files) = files else {
+            let context = format!("{shown}: only a file that nothing is written to can be cut");
+            return Err(Error::new(ErrorKind::Invalid, context));
+        };
+        files.buffered.set_len(size.0).context(|| format!("cut {shown} to {size} bytes"))?;
+        files.info.size = size;
+        Ok(())
+    }
+
     /// Whether it was just created, so that whatever is not written reads as zero by itself.
     #[must_use]
     pub fn is_new(&self) -> bool {

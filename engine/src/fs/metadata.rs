@@ -169,4 +169,6 @@ pub struct DeviceOf {
     pub device: String,
     /// How many devices the filesystem has.
     pub devices: u64,
+    /// The UUIDs of devices of other filesystems that it grew from, and still needs (seeds).
+    pub seeds: Vec<String>,
 }

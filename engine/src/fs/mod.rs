@@ -16,6 +16,7 @@
 
 mod btrfs;
 mod clusters;
+mod doubts;
 mod exfat;
 mod ext;
 mod fat;
@@ -29,6 +30,7 @@ mod xfs;
 use std::ops::ControlFlow;
 
 pub use btrfs::{device_of as btrfs_device, open_many as open_btrfs};
+pub use doubts::Doubts;
 pub use metadata::{
     DeviceOf, DirEntry, Extent, FileId, FileType, FilesystemInfo, Metadata, Place, Protection,
     Timestamp, Xattr,
@@ -36,7 +38,7 @@ pub use metadata::{
 pub use numbered::{InUse, Numbered, Part};
 pub use open::{ReadOptions, open, open_with};
 
-use crate::base::{ByteRange, Result};
+use crate::base::{ByteRange, Error, ErrorKind, Result};
 
 /// What a walk calls for each item; [`ControlFlow::Break`] ends the walk early, without an error.
 pub type Visit<'a, T> = &'a mut dyn FnMut(T) -> ControlFlow<()>;
@@ -50,6 +52,10 @@ pub type Visit<'a, T> = &'a mut dyn FnMut(T) -> ControlFlow<()>;
 pub trait Filesystem: Send + Sync {
     /// What it is, and what was noticed when it was opened.
     fn info(&self) -> &FilesystemInfo;
+
+    /// What is wrong with it as a whole, as far as that was met: damage for which something else
+    /// is read, a journal that cannot be replayed. Files may be stale or missing then.
+    fn doubts(&self) -> &Doubts;
 
     /// The root folder.
     fn root(&self) -> FileId;
@@ -88,12 +94,13 @@ pub trait Filesystem: Send + Sync {
     /// `Invalid` when it is no symbolic link; see [`Filesystem`].
     fn link_target(&self, file: FileId) -> Result<Vec<u8>>;
 
-    /// Extended attributes under the names that Linux gives them (`user.x`,
-    /// `system.posix_acl_access`), with values as `getxattr` returns them.
+    /// Calls `visit` for each extended attribute, under the name that Linux gives it (`user.x`,
+    /// `system.posix_acl_access`), with its value as `getxattr` returns it; with an error for each
+    /// one that is lost, which costs neither the others nor the file.
     ///
     /// # Errors
-    /// See [`Filesystem`].
-    fn xattrs(&self, file: FileId) -> Result<Vec<Xattr>>;
+    /// See [`Filesystem`], where the file itself cannot be read.
+    fn each_xattr(&self, file: FileId, visit: Visit<'_, Result<Xattr>>) -> Result<()>;
 
     /// Whether other files may have some of a regular file's blocks as well: `false` is certain.
     ///
@@ -102,12 +109,12 @@ pub trait Filesystem: Send + Sync {
     fn may_share(&self, file: FileId) -> Result<bool>;
 
     /// Calls `visit` for each range of the volume, ascending, of which it is *certain* that the
-    /// filesystem keeps nothing there. It may leave free space out, but never name a used byte.
+    /// filesystem keeps nothing there, but for what [`doubts`](Self::doubts) say: whoever leaves
+    /// something out asks [`free_space`](trait.Filesystem.html#method.free_space).
     ///
     /// # Errors
-    /// `Unsupported` or `Corrupt`, saying why, when that is not certain: unknown features, damage,
-    /// a state that needs a checker. What was visited before the error counts for nothing then.
-    fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()>;
+    /// As there.
+    fn unused(&self, visit: Visit<'_, ByteRange>) -> Result<()>;
 
     /// The same of a filesystem in use: what its allocation maps say now, as far as they can be
     /// read, certain or not. Whoever leaves something out by it has to make sure afterwards.
@@ -115,7 +122,7 @@ pub trait Filesystem: Send + Sync {
     /// # Errors
     /// As for [`free_space`](Self::free_space), where nothing is known at all.
     fn likely_free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
-        self.free_space(visit)
+        self.unused(visit)
     }
 
     /// What of the volume reads as a dirty journal has it and not as the volume does, in ranges
@@ -127,6 +134,54 @@ pub trait Filesystem: Send + Sync {
     /// Its files by their numbers, where it can say so much.
     fn numbered(&self) -> Option<&dyn Numbered> {
         None
+    }
+}
+
+impl dyn Filesystem + '_ {
+    /// Calls `visit` for each range of the volume, ascending, of which it is *certain* that the
+    /// filesystem keeps nothing there. It may leave free space out, but never name a used byte.
+    /// Where there is any doubt about the filesystem, nothing is certain.
+    ///
+    /// # Errors
+    /// `Unsupported` or `Corrupt`, saying why, when that is not certain: unknown features, damage,
+    /// a state that needs a checker. What was visited before the error counts for nothing then.
+    pub fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+        let certain = || match self.doubts().first() {
+            None => Ok(()),
+            Some(doubt) => {
+                let context = format!("it is not certain what is free: {doubt}");
+                Err(Error::new(ErrorKind::Unsupported, context))
+            }
+        };
+        certain()?;
+        self.unused(visit)?;
+        // The way there may have met damage.
+        certain()
+    }
+
+    /// All extended attributes of a file.
+    ///
+    /// # Errors
+    /// See [`Filesystem`]; the first one's that is lost, once all were looked at.
+    pub fn xattrs(&self, file: FileId) -> Result<Vec<Xattr>> {
+        let (found, lost) = self.sound_xattrs(file)?;
+        lost.map_or(Ok(found), Err)
+    }
+
+    /// The extended attributes of a file that are sound, and why the first that is not is lost.
+    ///
+    /// # Errors
+    /// See [`Filesystem`], where the file itself cannot be read.
+    pub fn sound_xattrs(&self, file: FileId) -> Result<(Vec<Xattr>, Option<Error>)> {
+        let (mut found, mut lost) = (Vec::new(), None);
+        self.each_xattr(file, &mut |xattr| {
+            match xattr {
+                Ok(xattr) => found.push(xattr),
+                Err(error) => lost = lost.take().or(Some(error)),
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok((found, lost))
     }
 }
 

@@ -28,7 +28,7 @@ type Opener = fn(&Arc<dyn ReadAt>, &ReadOptions) -> Result<Option<Box<dyn Filesy
 /// Every filesystem, the ones with the surest signatures first; last what is recognised by copies
 /// only, which may be left of a filesystem that another took the place of.
 /// An old superblock of btrfs, 64 KiB behind the start, may outlive a reformat too.
-const OPENERS: [Opener; 10] = [
+const OPENERS: [Opener; 11] = [
     |volume, _| xfs::open(volume),
     |volume, _| ext::open(volume),
     |volume, options| exfat::open(volume, &options.zone),
@@ -38,6 +38,7 @@ const OPENERS: [Opener; 10] = [
     |volume, _| ext::open_by_backup(volume),
     |volume, _| xfs::open_by_backup(volume),
     |volume, _| ntfs::open_by_backup(volume),
+    |volume, options| fat::open_by_backup(volume, &options.zone),
     |volume, _| btrfs::open_by_backup(volume),
 ];
 

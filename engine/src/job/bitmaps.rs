@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::capture::{ChangeTracker, Findings};
+use super::capture::{ChangeTracker, Copied, Findings, Since};
 use crate::base::{ByteCount, ByteRange, Error, ErrorKind, Result};
 use crate::block::NbdExport;
 use crate::store::{ImageId, Manifest};
@@ -66,7 +66,7 @@ impl ChangeTracker for Bitmaps {
         Self::NAME
     }
 
-    fn checkpoint(&mut self, _parent: Option<&Value>) -> Result<Findings> {
+    fn checkpoint(&mut self, _since: Since<'_>) -> Result<Findings> {
         let changes = match &self.wanted {
             None => Err("there is no image to start from".to_owned()),
             Some(wanted) if self.export.bitmaps().any(|name| name == wanted) => {
@@ -74,7 +74,7 @@ impl ChangeTracker for Bitmaps {
             }
             Some(wanted) => Err(format!("the export offers no bitmap {wanted}")),
         };
-        Ok(Findings { recent: changes.clone(), changes, evidence: self.evidence()? })
+        Ok(Findings { changes, evidence: self.evidence()? })
     }
 
     fn is_written_since(&self, ranges: &[ByteRange]) -> Result<bool> {
@@ -88,7 +88,7 @@ impl ChangeTracker for Bitmaps {
     }
 
     /// The next bitmap is made by whoever runs the backup.
-    fn commit(&mut self) -> Result<()> {
+    fn commit(&mut self, _copied: &Copied, _image: ImageId) -> Result<()> {
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::base::{ByteRange, Error, Observer, Result, limits};
 use crate::block::{BufferPool, Chunk, Disk, ReadRequest};
+use crate::sys::threads;
 
 /// Reads or writes in flight.
 pub const DEPTH: usize = 16;
@@ -33,8 +34,7 @@ pub const PATIENCE: Duration = Duration::from_millis(100);
 /// The threads to use where the user says nothing: one for each processor.
 #[must_use]
 pub fn worker_threads(choice: Option<usize>) -> usize {
-    let processors = || thread::available_parallelism().map_or(1, usize::from);
-    choice.unwrap_or_else(processors).max(1)
+    choice.unwrap_or_else(threads::processors).max(1)
 }
 
 /// As [`worker_threads`], for work that mostly waits for reads of its own: fewer would leave the
@@ -98,26 +98,52 @@ impl Pipeline<'_> {
         let chunks = ranges.iter().map(chunks).fold(1, u64::saturating_add);
         let most = DEPTH + BACKLOG + self.threads;
         let pool = BufferPool::new(usize::try_from(chunks).map_or(most, |n| n.min(most)), chunk)?;
+        threads::need_room()?;
         // The reader is never further ahead of its slowest read than the pool's buffers, so a
         // gate at least that wide opens for every chunk in the end.
         let gate = Gate::new((pool.count() + 2 * RESULTS) as u64);
         let (work_in, work_out) = bounded::<Chunk>(BACKLOG);
         let (done_in, done_out) = bounded::<(u64, Result<T>)>(RESULTS);
+        let request = &ReadRequest { ranges, chunk, depth: DEPTH };
         thread::scope(|scope| {
             let (gate, pool) = (&gate, &pool);
-            let request = ReadRequest { ranges, chunk, depth: DEPTH };
-            let reader = scope.spawn(move || self.read(&request, pool, gate, &work_in));
-            for _ in 0..self.threads {
+            let workers = threads::crew(scope, self.threads, || {
                 let (work, done) = (work_out.clone(), done_in.clone());
-                scope.spawn(move || run_worker(make_worker(), &work, &done));
-            }
+                move || run_worker(make_worker(), &work, &done)
+            });
             drop((work_out, done_in));
+            let read = || threads::start(scope, move || self.read(request, pool, gate, &work_in));
+            let Some(reader) = (workers > 0).then(read).and_then(Result::ok) else {
+                return self.run_alone(request, pool, &mut make_worker(), take);
+            };
             let taken = self.take_in_order(&done_out, gate, take);
             gate.close();
             drop(done_out);
             let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             // When taking failed, that the reader was stopped is only a consequence.
             taken.and(read)
+        })
+    }
+
+    /// The same without any other thread.
+    fn run_alone<T>(
+        &self,
+        request: &ReadRequest,
+        pool: &BufferPool,
+        worker: &mut impl FnMut(&Chunk, usize) -> Result<T>,
+        take: &mut dyn FnMut(T) -> Result<()>,
+    ) -> Result<()> {
+        let (mut early, mut next) = (BTreeMap::new(), 0);
+        self.disk.stream(request, pool, self.observer, &mut |chunk| {
+            if self.observer.cancelled() {
+                return Err(Error::cancelled());
+            }
+            early.insert(chunk.index, worker(&chunk, 0)?);
+            while let Some(result) = early.remove(&next) {
+                take(result)?;
+                next += 1;
+            }
+            Ok(())
         })
     }
 

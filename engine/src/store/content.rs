@@ -98,12 +98,21 @@ impl ContentReader {
     /// `Corrupt` with the place when anything differs; `Io`.
     pub fn read(&mut self, frames: &FrameReader, stored: &StoredEntry) -> Result<&[u8]> {
         self.load(frames, stored)?;
+        let checked = self.check(stored);
+        frames.marking(&stored.place, checked)?;
+        let of_delta = self.delta.is_of(&stored.place);
+        let held = if of_delta { &self.delta } else { &self.whole };
+        held.member(stored)
+    }
+
+    /// Checks the digest of a block, whose content is held.
+    fn check(&mut self, stored: &StoredEntry) -> Result<()> {
         let of_delta = self.delta.is_of(&stored.place);
         let held = if of_delta { &mut self.delta } else { &mut self.whole };
         if self.kind == FrameKind::Block {
             held.check(stored, &self.keys).map_err(|error| error.within(stored.place))?;
         }
-        held.member(stored)
+        Ok(())
     }
 
     /// What a delta against the content of `stored` is best made against: that content, or what
@@ -163,7 +172,7 @@ impl ContentReader {
         } else {
             self.load_frame(frames, stored)
         };
-        outcome.map_err(|error| error.within(stored.place))
+        frames.marking(&stored.place, outcome).map_err(|error| error.within(stored.place))
     }
 
     fn load_frame(&mut self, frames: &FrameReader, stored: &StoredEntry) -> Result<()> {
@@ -192,7 +201,8 @@ impl ContentReader {
             }
             self.decode_whole(base)
         };
-        load().map_err(|error| error.within(format!("a delta's base, {}", base.place)))
+        let loaded = frames.marking(&base.place, load());
+        loaded.map_err(|error| error.within(format!("a delta's base, {}", base.place)))
     }
 
     /// Reads the frame of `stored` into `bytes`.

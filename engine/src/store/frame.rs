@@ -350,6 +350,14 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// What a delta says of its base, in what follows its member.
+///
+/// # Errors
+/// `Corrupt` when there is too little.
+pub fn base_of(bytes: &[u8]) -> Result<StoredEntry> {
+    decode_base(&mut FieldReader::new("delta's base", bytes))
+}
+
 /// Appends a delta's base.
 pub fn encode_base(base: &StoredEntry, out: &mut Vec<u8>) {
     out.extend_from_slice(&base.digest.0);

@@ -1,7 +1,9 @@
 //! Shared and exclusive locks on a repository, and telling a dead owner's lock from a live one.
 //!
 //! Each owner creates its own object and only then looks at the others', so two owners can both
-//! give way, but never both proceed past a conflict.
+//! give way, but never both proceed past a conflict. A lock gets its name when it is whole, so what
+//! cannot be read is no living owner's, unless it was damaged since: it keeps nobody from sharing,
+//! and what removes objects from going on.
 
 use std::fs;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::random_bytes;
 use super::storage::{Folder, ObjectName, Storage};
-use crate::base::bytes::to_hex;
+use crate::base::bytes::{from_hex, to_hex};
 use crate::base::limits::MAX_LOCK_SIZE;
 use crate::base::{Error, ErrorKind, Event, Observer, Result};
 
@@ -98,7 +100,7 @@ impl Lock {
     /// Whether nobody else alive holds a lock now. Whoever comes later sees this one.
     ///
     /// # Errors
-    /// `Io`; `Corrupt` when another's lock cannot be read.
+    /// `Io`.
     pub fn is_alone(&self, storage: &dyn Storage) -> Result<bool> {
         let as_if_exclusive = Record::here(LockKind::Exclusive, "look around");
         Ok(find_conflict(storage, &self.own, &as_if_exclusive)?.is_none())
@@ -148,15 +150,13 @@ impl ReadLock {
 fn find_conflict(storage: &dyn Storage, own: &ObjectName, mine: &Record) -> Result<Option<Error>> {
     for object in storage.list(Folder::Locks)? {
         let name = ObjectName::new(Folder::Locks, object.name);
-        if name == *own || name.name.ends_with(".new") {
+        // Foreign names are ignored; `from_hex` takes capitals too.
+        let is_lock = from_hex::<8>(&name.name).is_some_and(|id| to_hex(&id) == name.name);
+        if name == *own || !is_lock {
             continue;
         }
-        let outcome = check(storage, &name, mine);
-        match outcome {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-            Ok(Some(conflict)) => return Ok(Some(conflict)),
-            Ok(None) => {}
+        if let Some(conflict) = check(storage, &name, mine)? {
+            return Ok(Some(conflict));
         }
     }
     Ok(None)
@@ -164,13 +164,19 @@ fn find_conflict(storage: &dyn Storage, own: &ObjectName, mine: &Record) -> Resu
 
 /// The conflict with another's lock, if there is one; a dead owner's lock is removed.
 fn check(storage: &dyn Storage, name: &ObjectName, mine: &Record) -> Result<Option<Error>> {
-    let bytes = storage.open(name)?.read_all(MAX_LOCK_SIZE)?;
-    let theirs: Record = serde_json::from_slice(&bytes).map_err(|error| {
-        Error::corrupt(format!("{}/{name}", storage.describe()), "a lock's record", error)
-    })?;
-    if is_dead(storage, name, &theirs, mine)? {
-        let _dead_wherever_it_stays = storage.remove(name);
-        return Ok(None);
+    let theirs = match read(storage, name) {
+        Ok(theirs) => theirs,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Ok(conflict_with_unknown(storage, name, mine, &error)),
+    };
+    match is_dead(storage, name, &theirs, mine) {
+        Ok(true) => {
+            let _dead_wherever_it_stays = storage.remove(name);
+            return Ok(None);
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        // Whoever cannot be asked lives.
+        Ok(false) | Err(_) => {}
     }
     if mine.kind == LockKind::Shared && theirs.kind == LockKind::Shared {
         return Ok(None);
@@ -188,19 +194,49 @@ fn check(storage: &dyn Storage, name: &ObjectName, mine: &Record) -> Result<Opti
     )))
 }
 
-/// Whether the owner surely ended: on this boot nobody holds the object any more, or this very
-/// machine was booted again since. Of another machine's owner nothing is known, so it lives.
+fn read(storage: &dyn Storage, name: &ObjectName) -> Result<Record> {
+    let bytes = storage.open(name)?.read_all(MAX_LOCK_SIZE)?;
+    serde_json::from_slice(&bytes).map_err(|error| Error::corrupt(name, "a lock's record", error))
+}
+
+/// The conflict with a lock of which nothing is known: what shares goes on beside it, unless
+/// somebody on this system holds it.
+fn conflict_with_unknown(
+    storage: &dyn Storage,
+    name: &ObjectName,
+    mine: &Record,
+    error: &Error,
+) -> Option<Error> {
+    if mine.kind == LockKind::Shared && !storage.is_held(name).unwrap_or(false) {
+        return None;
+    }
+    let place = storage.describe();
+    Some(Error::new(
+        ErrorKind::Conflict,
+        format!(
+            "repository {place}: {name} cannot be read, so it may be somebody's who uses it now; \
+             if nobody does, remove that file ({error})"
+        ),
+    ))
+}
+
+/// Whether the owner surely ended: nobody on this system holds the object, and either it was made
+/// on this boot, or on an earlier one of this very machine, and no other system can reach it. A
+/// machine's name and id alone say nothing: rescue media and clones share them, and live.
 fn is_dead(
     storage: &dyn Storage,
     name: &ObjectName,
     theirs: &Record,
     mine: &Record,
 ) -> Result<bool> {
-    if !mine.boot_id.is_empty() && theirs.boot_id == mine.boot_id {
+    let is_same_boot = !mine.boot_id.is_empty() && theirs.boot_id == mine.boot_id;
+    let is_same_machine = !mine.machine_id.is_empty()
+        && theirs.machine_id == mine.machine_id
+        && theirs.host == mine.host;
+    if is_same_boot || is_same_machine && storage.is_of_this_system() {
         return Ok(!storage.is_held(name)?);
     }
-    let same_machine = theirs.machine_id == mine.machine_id && theirs.host == mine.host;
-    Ok(!mine.machine_id.is_empty() && same_machine)
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -218,9 +254,16 @@ mod tests {
         let mut record = Record::here(LockKind::Exclusive, "prune");
         change(&mut record);
         let bytes = serde_json::to_vec(&record).expect("JSON");
-        let mut writer = storage.create(&ObjectName::new(Folder::Locks, "old")).expect("free");
-        writer.append(&bytes).expect("written");
+        leave_bytes(storage, LEFT, &bytes);
     }
+
+    fn leave_bytes(storage: &dyn Storage, name: &str, bytes: &[u8]) {
+        let mut writer = storage.create(&ObjectName::new(Folder::Locks, name)).expect("free");
+        writer.append(bytes).expect("written");
+    }
+
+    /// The name of a lock that is left behind.
+    const LEFT: &str = "00112233445566aa";
 
     #[test]
     fn shared_locks_share_and_exclusive_ones_do_not() {
@@ -255,5 +298,40 @@ mod tests {
             record.machine_id = "theirs".to_owned();
         });
         assert!(Lock::acquire(&storage, LockKind::Shared, "capture").is_err());
+    }
+
+    #[test]
+    fn a_living_clones_lock_stays() {
+        let (_folder, storage) = storage();
+        // The same machine id and host name, another boot, and somebody holds it.
+        let mut record = Record::here(LockKind::Exclusive, "prune");
+        record.boot_id = "a clone's".to_owned();
+        let bytes = serde_json::to_vec(&record).expect("JSON");
+        let name = ObjectName::new(Folder::Locks, LEFT);
+        let held = storage.hold(&name, &bytes).expect("free");
+        let error = Lock::acquire(&storage, LockKind::Shared, "capture").err().expect("in use");
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert_eq!(storage.list(Folder::Locks).expect("listed").len(), 1);
+        drop(held);
+    }
+
+    #[test]
+    fn what_is_no_lock_keeps_nobody_from_sharing() {
+        let (_folder, storage) = storage();
+        for foreign in ["README", "0011223344556677.new", "0011223344556677~", "001122334455667"] {
+            leave_bytes(&storage, foreign, b"garbage");
+        }
+        drop(Lock::acquire(&storage, LockKind::Exclusive, "prune").expect("foreign names"));
+        for (number, garbled) in
+            [&b""[..], b"{", b"\0\0\0\0", b"[1]", b"{\"kind\": \"odd\"}"].into_iter().enumerate()
+        {
+            leave_bytes(&storage, &format!("00112233445566{number:02x}"), garbled);
+        }
+        let lock = Lock::acquire(&storage, LockKind::Shared, "capture").expect("shared");
+        assert!(!lock.is_alone(&storage).expect("looked at"), "an unread lock may be somebody's");
+        drop(lock);
+        let error = Lock::acquire(&storage, LockKind::Exclusive, "prune").err().expect("unknown");
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert!(error.to_string().contains("locks/00112233445566"), "{error}");
     }
 }

@@ -160,16 +160,42 @@ pub struct VolumeUse {
     pub skipped: Vec<SkippedFile>,
 }
 
-/// How a disk that was in use was captured as it was at one instant.
+/// How a disk that was in use was captured as it was at one instant: all of it, or of which volumes
+/// this is certain.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
-    /// Bytes that were copied again in each round; the last while all was frozen.
+    /// Bytes that were copied again in each round; the last at the instant.
     pub rounds: Vec<u64>,
     /// How long the filesystems were frozen, milliseconds.
     pub frozen_milliseconds: u64,
-    /// Where those are mounted, and their types.
-    pub filesystems: Vec<String>,
-    /// Why the image is not one instant, if it is not.
+    /// Those that were mounted.
+    pub filesystems: Vec<MountedFilesystem>,
+    /// The disk's volumes.
+    #[serde(default)]
+    pub volumes: Vec<VolumeMoment>,
+    /// Why the image as a whole is not one instant, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
+}
+
+/// A filesystem that was mounted from the disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountedFilesystem {
+    /// Where.
+    pub mounted: String,
+    /// Its type.
+    pub kind: String,
+    /// Why it was not frozen, if it was not: it is as after a power cut then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_frozen: Option<String>,
+}
+
+/// Whether a volume is in the image as it was at one instant, the same for all of which it is said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeMoment {
+    /// Its name.
+    pub volume: String,
+    /// Why it is not, if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<String>,
 }
@@ -185,8 +211,14 @@ pub struct Manifest {
     pub repository: RepositoryId,
     /// The name of the disk's history.
     pub name: String,
-    /// When the capture began, RFC 3339, UTC.
+    /// When the capture began, RFC 3339, UTC, by the clock of the machine: it says nothing of
+    /// the order of images.
     pub created: String,
+    /// One more than that of every image that the repository held when the capture began, so that
+    /// a child comes after its parent whatever the clocks say. Zero where an earlier version wrote
+    /// none.
+    #[serde(default)]
+    pub ordinal: u64,
     /// The machine that captured it.
     pub host: String,
     /// The version that wrote it.
@@ -201,6 +233,10 @@ pub struct Manifest {
     pub tree: TreeRoot,
     /// The image that this one was compared with.
     pub parent: Option<ImageId>,
+    /// The [marks of damage](super::damage::BadPlaces::digest) that were known when the capture
+    /// began, none of which it refers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub avoids: Option<String>,
     /// How changes were found.
     pub tracker: String,
     /// Why they were not found in a better way, if one was tried.

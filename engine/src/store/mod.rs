@@ -14,12 +14,14 @@
 pub mod codec;
 pub mod config;
 pub mod content;
+pub mod damage;
 pub mod difference;
 pub mod digest;
 pub mod frame;
 pub mod index;
 pub mod lock;
 pub mod manifest;
+pub mod mend;
 pub mod node;
 pub mod pack;
 pub mod parent;

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::codec::check_digest;
 use super::content::ContentReader;
+use super::damage::BadPlaces;
 use super::digest::{DigestKeys, PackId};
-use super::frame::{FrameKind, HEADER_LENGTH, Place};
+use super::frame::{Frame, FrameKind, HEADER_LENGTH, Place};
 use super::manifest::Manifest;
 use super::node::{Entry, Node, SECTOR, StoredEntry};
 use super::pack;
@@ -21,8 +22,12 @@ pub struct FrameReader {
     storage: Arc<dyn Storage>,
     keys: DigestKeys,
     packs: Mutex<VecDeque<(PackId, Arc<dyn ObjectReader>)>>,
+    /// A pack that has no final name yet.
+    unfinished: Option<(PackId, Arc<dyn ObjectReader>)>,
     nodes: Mutex<VecDeque<(StoredEntry, Arc<Node>)>>,
     contents: Mutex<ContentReader>,
+    /// What was found damaged, and marked for later runs.
+    bad: Mutex<BadPlaces>,
     is_bulk: bool,
 }
 
@@ -32,7 +37,15 @@ impl FrameReader {
     pub fn new(storage: Arc<dyn Storage>, keys: DigestKeys) -> Self {
         let contents = Mutex::new(ContentReader::new(FrameKind::Node, keys.clone()));
         let (packs, nodes) = (Mutex::default(), Mutex::default());
-        Self { storage, keys, packs, nodes, contents, is_bulk: false }
+        let bad = Mutex::default();
+        Self { storage, keys, packs, unfinished: None, nodes, contents, bad, is_bulk: false }
+    }
+
+    /// The same, which also reads a pack that is still being written.
+    #[must_use]
+    pub fn with_unfinished(mut self, id: PackId, pack: Arc<dyn ObjectReader>) -> Self {
+        self.unfinished = Some((id, pack));
+        self
     }
 
     /// The same, for a job that reads much and nothing twice.
@@ -59,6 +72,9 @@ impl FrameReader {
             packs.push_front(entry.clone());
             Some(entry.1)
         };
+        if let Some((_, open)) = self.unfinished.as_ref().filter(|(own, _)| *own == id) {
+            return Ok(Arc::clone(open));
+        }
         if let Some(open) = held(&mut lock(&self.packs)) {
             return Ok(open);
         }
@@ -96,6 +112,54 @@ impl FrameReader {
             .map_err(|error| error.within(place))
     }
 
+    /// Reads the frame of `stored` into `bytes`, and checks its own checksums and that it is the
+    /// one that is meant; what is damaged is [marked](Self::mark_damaged).
+    ///
+    /// # Errors
+    /// `Corrupt` when it is not; `Io`.
+    pub fn checked<'b>(
+        &self,
+        kind: FrameKind,
+        stored: &StoredEntry,
+        bytes: &'b mut Vec<u8>,
+    ) -> Result<Frame<'b>> {
+        let place = &stored.place;
+        self.marking(place, self.frame(kind, place, bytes))?;
+        let frame = Frame::open(bytes)
+            .and_then(|frame| frame.expect(kind, place.member, &stored.digest).map(|_| frame));
+        self.marking(place, frame).map_err(|error| error.within(place))
+    }
+
+    /// Marks what lies at `place` as damaged, so that no later capture refers to it.
+    pub fn mark_damaged(&self, place: &Place) {
+        let id = place.pack;
+        if self.unfinished.as_ref().is_some_and(|(own, _)| *own == id) {
+            return;
+        }
+        let is_there = |name| match self.storage.open(&name) {
+            Ok(_) => true,
+            Err(error) => error.kind() != ErrorKind::NotFound,
+        };
+        // A pack that gets its final name meanwhile has the one or the other.
+        let names = [pack::object_name(id), pack::unfinished_name(id), pack::object_name(id)];
+        let [finished, unfinished, finished_by_now] = names.map(is_there);
+        let mut bad = lock(&self.bad);
+        if finished || finished_by_now {
+            bad.mark(&*self.storage, id, place.offset);
+        } else if !unfinished {
+            bad.mark_all(&*self.storage, id);
+        }
+    }
+
+    /// Hands on what was read at `place`, which is [marked](Self::mark_damaged) if it is damaged.
+    pub(super) fn marking<T>(&self, place: &Place, read: Result<T>) -> Result<T> {
+        read.inspect_err(|error| {
+            if error.kind() == ErrorKind::Corrupt {
+                self.mark_damaged(place);
+            }
+        })
+    }
+
     fn read_node(&self, stored: &StoredEntry) -> Result<Node> {
         let mut contents = lock(&self.contents);
         let node = Node::decode(contents.read(self, stored)?)?;
@@ -109,7 +173,8 @@ impl NodeSource for FrameReader {
         if let Some((_, node)) = lock(&self.nodes).iter().find(|(of, _)| of == stored) {
             return Ok(Arc::clone(node));
         }
-        let node = self.read_node(stored).map_err(|error| error.within(stored.place))?;
+        let node = self.marking(&stored.place, self.read_node(stored));
+        let node = node.map_err(|error| error.within(stored.place))?;
         let node = Arc::new(node);
         let mut nodes = lock(&self.nodes);
         nodes.push_front((*stored, Arc::clone(&node)));

@@ -1,10 +1,12 @@
 //! A repository: its config, its images, and the ways in to read and write.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::config::Config;
+use super::damage::{BadPlaces, parse_mark};
 use super::digest::{DigestKeys, ImageId, PackId};
 use super::index::Index;
 use super::lock::{Lock, LockKind, ReadLock};
@@ -45,7 +47,8 @@ pub struct Image {
 /// What a repository's images' folder holds.
 #[derive(Debug, Default)]
 pub struct Images {
-    /// Sound images, newest first.
+    /// Sound images, newest first: in the order of their [ordinals](Manifest::ordinal), and only
+    /// where captures ran beside each other by their clocks.
     pub images: Vec<Image>,
     /// Manifests that are damaged or of a later version, with what is wrong.
     pub damaged: Vec<(ObjectName, Error)>,
@@ -53,7 +56,29 @@ pub struct Images {
     pub place: String,
 }
 
+impl Image {
+    /// What images are ordered by, the oldest first.
+    #[must_use]
+    pub fn order(&self) -> impl Ord + use<> {
+        (self.manifest.ordinal, self.manifest.created.clone(), self.id)
+    }
+}
+
 impl Images {
+    /// The newest image of a name.
+    #[must_use]
+    pub fn newest(&self, name: &str) -> Option<&Image> {
+        self.images.iter().find(|image| image.manifest.name == name)
+    }
+
+    /// The ordinal of an image that is captured now: above all that are here, and above those
+    /// that damaged manifests may have, should they be mended.
+    #[must_use]
+    pub fn next_ordinal(&self) -> u64 {
+        let newest = self.images.first().map_or(0, |image| image.manifest.ordinal);
+        newest.saturating_add(self.damaged.len() as u64).saturating_add(1)
+    }
+
     /// The image that `reference` means: `latest`, a name (its newest), either with `~N` (so many
     /// before), or an id's first 4 or more digits.
     ///
@@ -97,6 +122,8 @@ pub struct Packs {
     pub finished: HashMap<PackId, u64>,
     /// Packs that their writers did not finish, or have not yet.
     pub unfinished: Vec<(PackId, u64)>,
+    /// What of them was once found damaged.
+    pub bad: BadPlaces,
 }
 
 impl Repository {
@@ -213,7 +240,13 @@ impl Repository {
     /// Opens an image that is not published yet.
     #[must_use]
     pub fn reader_of(&self, manifest: Manifest) -> ImageReader {
-        ImageReader::new(manifest, FrameReader::new(Arc::clone(&self.storage), self.keys()))
+        ImageReader::new(manifest, self.frames())
+    }
+
+    /// A reader of its frames.
+    #[must_use]
+    pub fn frames(&self) -> FrameReader {
+        FrameReader::new(Arc::clone(&self.storage), self.keys())
     }
 
     /// Opens an image for reading all of it, once.
@@ -242,8 +275,7 @@ impl Repository {
                 Err(error) => found.damaged.push((name, error)),
             }
         }
-        let key = |image: &Image| (image.manifest.created.clone(), image.id);
-        found.images.sort_by_key(|image| std::cmp::Reverse(key(image)));
+        found.images.sort_by_cached_key(|image| Reverse(image.order()));
         found.damaged.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(found)
     }
@@ -286,20 +318,26 @@ impl Repository {
                     packs.finished.insert(id, object.size);
                 }
                 Some(PackName::Unfinished(id)) => packs.unfinished.push((id, object.size)),
-                None => {}
+                None => {
+                    if let Some((id, offset)) = parse_mark(&object.name) {
+                        packs.bad.add(id, offset);
+                    }
+                }
             }
         }
         Ok(packs)
     }
 
     /// The index, brought up to the packs that are there now. A pack whose table is damaged is
-    /// left out, with a warning: its blocks are stored again when they are met.
+    /// left out, with a warning: its blocks are stored again when they are met, as is what was once
+    /// found damaged.
     ///
     /// # Errors
     /// `Io`; `Cancelled`.
     pub fn index(&self, observer: &dyn Observer) -> Result<Index> {
         let index = Index::open(self.config.id, self.cache.as_deref());
-        let packs = self.packs()?.finished;
+        let Packs { finished: packs, bad, .. } = self.packs()?;
+        index.distrust_all(bad);
         let unknown = index.reconcile(&packs);
         let total = unknown.iter().filter_map(|id| packs.get(id)).sum();
         if !unknown.is_empty() {

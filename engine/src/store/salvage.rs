@@ -1,6 +1,8 @@
 //! Reading packs by themselves: adopting what a killed capture left, and finding what can be
 //! had when manifests, tables or nodes are damaged.
 
+use std::collections::HashSet;
+
 use super::digest::{PackId, RepositoryId};
 use super::frame::{Frame, FrameHeader, HEADER_LENGTH as FRAME_HEADER};
 use super::lock::Lock;
@@ -12,6 +14,8 @@ use crate::base::{Error, ErrorKind, Event, Observer, Result};
 
 /// Bytes read at a time.
 const WINDOW: usize = 4 * 1024 * 1024;
+/// What media lose at a time, at least as far as the page cache tells.
+const SECTOR: u64 = 4096;
 
 /// What a scan found at a place of a pack.
 pub enum Found<'a> {
@@ -24,51 +28,79 @@ pub enum Found<'a> {
 }
 
 /// Reads a pack's frames one after another, from their own headers, up to `end`. After damage it
-/// looks for the next sound header.
+/// goes on where the pack's `table` says that the next frame is, and without one looks for the
+/// next sound header.
 ///
 /// # Errors
 /// `Io` when the pack cannot be read; the visitor's own, which end the scan.
 pub fn scan(
     object: &dyn ObjectReader,
     end: u64,
+    table: Option<&[TableEntry]>,
     visit: &mut dyn FnMut(Found<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut window = Window { object, end, start: 0, bytes: Vec::new() };
     let mut at = HEADER_LENGTH as u64;
     while at < end {
-        let header = window.get(at, FRAME_HEADER)?.map(FrameHeader::decode);
+        let header = match window.get(at, FRAME_HEADER) {
+            Ok(Some(bytes)) => FrameHeader::decode(bytes),
+            Ok(None) => {
+                Err(Error::corrupt("frame header", format!("{FRAME_HEADER} bytes"), end - at))
+            }
+            Err(unreadable) => Err(damage_only(unreadable)?),
+        };
         let header = match header {
-            Some(Ok(header)) => header,
-            damaged => {
-                let error = damaged.and_then(Result::err).unwrap_or_else(|| {
-                    Error::corrupt("frame header", format!("{FRAME_HEADER} bytes"), end - at)
-                });
+            Ok(header) => header,
+            Err(error) => {
                 visit(Found::Garbage(at, error.within(format!("byte {at}"))))?;
-                match window.find_header(at + 1)? {
-                    Some(next) => at = next,
-                    None => return Ok(()),
-                }
+                let next = match table {
+                    Some(table) => next_listed(table, at),
+                    None => window.find_header(at + 1)?,
+                };
+                let Some(next) = next else { return Ok(()) };
+                at = next;
                 continue;
             }
-        };
-        let length = header.frame_length() as usize;
-        let Some(frame) = window.get(at, length)? else {
-            let error =
-                Error::corrupt(format!("frame at {at}"), format!("{length} bytes"), end - at);
-            return visit(Found::Garbage(at, error));
         };
         let offset = u32::try_from(at).map_err(|_| {
             Error::new(ErrorKind::Limit, format!("pack of {end} bytes: frames end at 4 GiB"))
         })?;
-        match Frame::open(frame) {
+        let length = u64::from(header.frame_length());
+        let frame = match window.get(at, header.frame_length() as usize) {
+            Ok(Some(bytes)) => Frame::open(bytes),
+            Ok(None) => {
+                let expected = format!("{length} bytes");
+                let error = Error::corrupt(format!("frame at {at}"), expected, end - at);
+                visit(Found::Garbage(at, error))?;
+                let Some(next) = table.and_then(|table| next_listed(table, at)) else {
+                    return Ok(());
+                };
+                at = next;
+                continue;
+            }
+            Err(unreadable) => Err(damage_only(unreadable)?),
+        };
+        match frame {
             Ok(frame) => visit(Found::Frame(offset, frame))?,
             Err(error) => {
                 visit(Found::BadFrame(offset, header, error.within(format!("frame at {at}"))))?;
             }
         }
-        at += length as u64;
+        // A header that is another frame's leads astray.
+        at = table.map_or(Some(at + length), |table| next_listed(table, at)).unwrap_or(end);
     }
     Ok(())
+}
+
+/// Where the next frame behind `at` begins.
+fn next_listed(table: &[TableEntry], at: u64) -> Option<u64> {
+    let next = table.partition_point(|entry| u64::from(entry.offset) <= at);
+    table.get(next).map(|entry| u64::from(entry.offset))
+}
+
+/// Damage, as what it is; all else is passed on.
+fn damage_only(error: Error) -> Result<Error> {
+    if error.kind() == ErrorKind::Corrupt { Ok(error) } else { Err(error) }
 }
 
 /// A piece of a pack in memory.
@@ -80,7 +112,8 @@ struct Window<'a> {
 }
 
 impl Window<'_> {
-    /// `length` bytes at `at`; `None` when the pack ends before.
+    /// `length` bytes at `at`; `None` when the pack ends before. Damage is what lies in these
+    /// bytes, not in others of the window.
     fn get(&mut self, at: u64, length: usize) -> Result<Option<&[u8]>> {
         if at.checked_add(length as u64).is_none_or(|end| end > self.end) {
             return Ok(None);
@@ -89,8 +122,16 @@ impl Window<'_> {
         if at < held.start || at + length as u64 > held.end {
             let left = usize::try_from(self.end - at).unwrap_or(usize::MAX);
             self.bytes.resize(length.max(WINDOW).min(left), 0);
-            self.object.read_exact_at(at, &mut self.bytes)?;
             self.start = at;
+            let mut outcome = self.object.read_exact_at(at, &mut self.bytes);
+            if matches!(&outcome, Err(error) if error.kind() == ErrorKind::Corrupt) {
+                self.bytes.truncate(length);
+                outcome = self.object.read_exact_at(at, &mut self.bytes);
+            }
+            if outcome.is_err() {
+                self.bytes.clear();
+            }
+            outcome?;
         }
         let from = usize::try_from(at - self.start).unwrap_or(usize::MAX);
         Ok(self.bytes.get(from..from + length))
@@ -99,13 +140,18 @@ impl Window<'_> {
     /// The next place with a sound frame header.
     fn find_header(&mut self, from: u64) -> Result<Option<u64>> {
         let mut at = from;
-        while let Some(bytes) = self.get(at, FRAME_HEADER)? {
-            if FrameHeader::decode(bytes).is_ok() {
-                return Ok(Some(at));
+        loop {
+            match self.get(at, FRAME_HEADER) {
+                Ok(None) => return Ok(None),
+                Ok(Some(bytes)) if FrameHeader::decode(bytes).is_ok() => return Ok(Some(at)),
+                Ok(Some(_)) => at += 1,
+                // The next that may be readable.
+                Err(unreadable) => {
+                    damage_only(unreadable)?;
+                    at = (at / SECTOR + 1) * SECTOR;
+                }
             }
-            at += 1;
         }
-        Ok(None)
     }
 }
 
@@ -166,7 +212,7 @@ fn sound_frames(
     }
     let mut entries = Vec::new();
     let stop = || Error::new(ErrorKind::Corrupt, "the sound frames' end");
-    let scanned = scan(object, size, &mut |found| match found {
+    let scanned = scan(object, size, None, &mut |found| match found {
         Found::Frame(offset, frame) if pack::has_room(0, entries.len(), 0) => {
             entries.extend(TableEntry::of_frame(&frame, offset));
             Ok(())
@@ -214,12 +260,15 @@ pub fn inspect(
         Some(table) => table.last().map_or(HEADER_LENGTH as u64, TableEntry::end),
         None => object.size(),
     };
-    scan(&*object, end, &mut |found| {
+    scan(&*object, end, table.as_deref(), &mut |found| {
         let outcome = match found {
             Found::Frame(offset, frame) => check_against(table.as_deref(), offset, &frame)
                 .and_then(|()| visit(offset, &frame))
                 .map(|()| state.sound.extend(TableEntry::of_frame(&frame, offset))),
-            Found::BadFrame(_, _, error) => Err(error),
+            Found::BadFrame(offset, _, error) => {
+                state.unsound.push(offset);
+                Err(error)
+            }
             // Without a table, the table's own bytes look like garbage.
             Found::Garbage(..) if table.is_none() => Ok(()),
             Found::Garbage(_, error) => Err(error),
@@ -233,6 +282,11 @@ pub fn inspect(
             outcome => outcome,
         }
     })?;
+    if let Some(table) = &table {
+        let sound: HashSet<u32> = state.sound.iter().map(|entry| entry.offset).collect();
+        let firsts = table.iter().filter(|entry| entry.member == 0).map(|entry| entry.offset);
+        state.unsound = firsts.filter(|offset| !sound.contains(offset)).collect();
+    }
     Ok(state)
 }
 
@@ -255,6 +309,8 @@ pub struct PackState {
     pub size: u64,
     /// The members of its sound frames, in the pack's order.
     pub sound: Vec<TableEntry>,
+    /// The first bytes of the frames that are not sound, as far as they are known.
+    pub unsound: Vec<u32>,
     /// Damages that were reported.
     pub damage: u64,
 }

@@ -1,10 +1,11 @@
 //! Writing an image: frames into packs, nodes beside blocks, and the commit that makes it one.
 //!
-//! Commit order: every pack is written, synced and renamed, the packs' folder is synced; only then
-//! the manifest is written, synced, renamed, and its folder synced.
+//! Commit order, a type for each step: what was written is a [`Draft`], which can be read; once it
+//! is [`Proven`], a copy of its manifest goes into the last pack, and every pack is synced and
+//! renamed, and the packs' folder synced; only then the manifest is written, synced, renamed, and
+//! its folder synced. A pack with its final name is never removed: others may use it already.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use super::codec::{Compression, Decoder, Encoder};
 use super::content::ContentReader;
@@ -15,16 +16,19 @@ use super::manifest::Manifest;
 use super::node::{Node, StoredEntry};
 use super::pack::{self, TableEntry};
 use super::parent::Parent;
-use super::reader::FrameReader;
+use super::reader::{FrameReader, ImageReader};
 use super::repository::{Repository, manifest_name};
 use super::storage::{Folder, ObjectName, ObjectWriter, Storage};
 use super::tree::{NodeSink, NodeSource};
 use crate::base::{BlockIndex, Error, ErrorKind, Result};
+use crate::sys::threads::Task;
 
 /// Packs that may be syncing while the next is written.
 const SYNCING_PACKS: usize = 2;
 /// Digests do not compress; the level takes what the rest of a node gives.
-const NODE_COMPRESSION: Compression = Compression::Level(3);
+pub(super) const NODE_COMPRESSION: Compression = Compression::Level(3);
+/// Manifests are text.
+pub(super) const MANIFEST_COMPRESSION: Compression = Compression::Level(3);
 
 /// Writes one image's frames. Dropped without a commit, it leaves finished packs, which are
 /// reused, and at most one unfinished one, which the next writer adopts.
@@ -40,7 +44,7 @@ pub struct StoreWriter {
     decoder: Decoder,
     pack_size: u64,
     open: Option<OpenPack>,
-    syncing: Vec<JoinHandle<Result<()>>>,
+    syncing: Vec<Task<Result<()>>>,
     stored: u64,
     nodes: u64,
 }
@@ -188,7 +192,7 @@ impl StoreWriter {
     /// Ends a pack and syncs it in the background.
     fn finish_pack(&mut self, mut open: OpenPack) -> Result<()> {
         while self.syncing.len() >= SYNCING_PACKS {
-            join(self.syncing.remove(0))?;
+            self.syncing.remove(0).join()?;
         }
         let end = pack::encode_end(&open.entries, open.length);
         let (storage, index) = (Arc::clone(&self.storage), Arc::clone(&self.index));
@@ -201,11 +205,7 @@ impl StoreWriter {
             let _rebuilt = index.finish_pack(open.id, open.length + end.len() as u64);
             Ok(())
         };
-        let thread = std::thread::Builder::new().name("imgx-sync".to_owned());
-        let handle = thread
-            .spawn(finish)
-            .map_err(|error| Error::io("start a thread to sync packs", error))?;
-        self.syncing.push(handle);
+        self.syncing.push(Task::begin("imgx-sync", finish));
         Ok(())
     }
 
@@ -236,22 +236,24 @@ impl StoreWriter {
         self.finish()
     }
 
-    /// Makes everything that an image needs last, and can be read. It is none until
-    /// [published](Sealed::publish).
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn seal(mut self, manifest: &Manifest) -> Result<Sealed> {
-        let bytes = manifest.encode();
-        let id = self.keys.image_id(&bytes);
-        let digest = self.keys.manifest(&bytes);
-        let mut frame = Vec::new();
-        let member = Member { digest, length: u32::try_from(bytes.len()).unwrap_or(u32::MAX) };
-        let kind = (FrameKind::Manifest, &[member][..]);
-        self.encoder.encode(kind, &bytes, Compression::Level(3), &mut frame)?;
-        let pack = self.put(&frame)?.first().map(|put| put.place.pack);
-        self.finish()?;
-        Ok(Sealed { storage: Arc::clone(&self.storage), id, bytes, pack })
+    /// The image of `manifest`, of which everything is written. It can be read now, and is none
+    /// until it is [proven](Draft::proven) and [published](Proven::publish).
+    #[must_use]
+    pub fn draft(self, manifest: Manifest) -> Draft {
+        Draft { writer: self, manifest }
+    }
+
+    /// Reads what was stored so far, also what is in the unfinished pack.
+    fn reader(&mut self) -> Result<FrameReader> {
+        let frames = FrameReader::new(Arc::clone(&self.storage), self.keys.clone());
+        // A pack that is being synced has no final name yet.
+        while let Some(handle) = self.syncing.pop() {
+            handle.join()?;
+        }
+        let Some(open) = &mut self.open else { return Ok(frames) };
+        open.writer.flush()?;
+        let reader = self.storage.open(&pack::unfinished_name(open.id))?;
+        Ok(frames.with_unfinished(open.id, Arc::from(reader)))
     }
 
     /// Finishes and syncs every pack.
@@ -261,7 +263,7 @@ impl StoreWriter {
         }
         // After a failure, dropping the writer waits for the rest: none outlives the lock.
         while let Some(handle) = self.syncing.pop() {
-            join(handle)?;
+            handle.join()?;
         }
         self.storage.sync_folder(Folder::Packs)?;
         // The index is derived: what could not be written is read from the packs next time.
@@ -270,34 +272,60 @@ impl StoreWriter {
     }
 }
 
-/// An image of which only the manifest is missing.
-pub struct Sealed {
-    storage: Arc<dyn Storage>,
-    id: ImageId,
-    bytes: Vec<u8>,
-    /// Where the manifest's copy is.
-    pack: Option<PackId>,
+/// What may become an image: everything in it can be read, and nothing says yet that it is there.
+/// Dropped, it leaves its blocks to the next writer, as a [`StoreWriter`] does.
+pub struct Draft {
+    writer: StoreWriter,
+    manifest: Manifest,
 }
 
-impl Sealed {
-    /// Makes it an image.
+impl Draft {
+    /// Has `proof` look at the image, and goes on only if that finds nothing wrong.
+    ///
+    /// # Errors
+    /// Those of `proof`; `Io`. There is no image then, and none to be salvaged.
+    pub fn proven(mut self, proof: impl FnOnce(ImageReader) -> Result<()>) -> Result<Proven> {
+        let frames = self.writer.reader()?;
+        proof(ImageReader::new(self.manifest.clone(), frames))?;
+        let Self { writer, manifest } = self;
+        Ok(Proven { writer, manifest })
+    }
+
+    /// Makes its blocks last, without an image of them.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn abandon(self) -> Result<()> {
+        self.writer.end()
+    }
+}
+
+/// An image that was read and found to hold what it has to, and of which only the manifest is
+/// missing.
+pub struct Proven {
+    writer: StoreWriter,
+    manifest: Manifest,
+}
+
+impl Proven {
+    /// Makes it an image: with a copy of its manifest in the last pack, from which a lost one is
+    /// salvaged.
     ///
     /// # Errors
     /// `Io`; the image does not exist then.
     pub fn publish(self) -> Result<ImageId> {
-        publish_manifest(&*self.storage, self.id, &self.bytes)?;
-        Ok(self.id)
-    }
-
-    /// Sees to it that it never becomes one: its manifest's copy, from which it could be
-    /// salvaged, goes, with the pack that holds it.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn withdraw(self) -> Result<()> {
-        let Some(pack) = self.pack else { return Ok(()) };
-        self.storage.remove(&pack::object_name(pack))?;
-        self.storage.sync_folder(Folder::Packs)
+        let Self { mut writer, manifest } = self;
+        let bytes = manifest.encode();
+        let id = writer.keys.image_id(&bytes);
+        let digest = writer.keys.manifest(&bytes);
+        let mut frame = Vec::new();
+        let member = Member { digest, length: u32::try_from(bytes.len()).unwrap_or(u32::MAX) };
+        let kind = (FrameKind::Manifest, &[member][..]);
+        writer.encoder.encode(kind, &bytes, MANIFEST_COMPRESSION, &mut frame)?;
+        writer.put(&frame)?;
+        writer.finish()?;
+        publish_manifest(&*writer.storage, id, &bytes)?;
+        Ok(id)
     }
 }
 
@@ -360,8 +388,24 @@ impl OpenPack {
 ///
 /// # Errors
 /// `Io`; `Conflict` when it exists.
-pub fn publish_manifest(storage: &dyn Storage, id: ImageId, bytes: &[u8]) -> Result<()> {
-    let name = manifest_name(id);
+fn publish_manifest(storage: &dyn Storage, id: ImageId, bytes: &[u8]) -> Result<()> {
+    let new = write_manifest(storage, id, bytes)?;
+    storage.rename(&new, &manifest_name(id).name)?;
+    storage.sync_folder(Folder::Images)
+}
+
+/// As [`publish_manifest`], in place of a damaged one if there is one.
+///
+/// # Errors
+/// `Io`; what was there is there then.
+pub fn restore_manifest(storage: &dyn Storage, id: ImageId, bytes: &[u8]) -> Result<()> {
+    let new = write_manifest(storage, id, bytes)?;
+    storage.replace(&new, &manifest_name(id).name)?;
+    storage.sync_folder(Folder::Images)
+}
+
+/// Writes and syncs a manifest under its unfinished name.
+fn write_manifest(storage: &dyn Storage, id: ImageId, bytes: &[u8]) -> Result<ObjectName> {
     let new = ObjectName::new(Folder::Images, format!("{id}.new"));
     match storage.remove(&new) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -370,9 +414,7 @@ pub fn publish_manifest(storage: &dyn Storage, id: ImageId, bytes: &[u8]) -> Res
     let mut writer = storage.create(&new)?;
     writer.append(bytes)?;
     writer.sync()?;
-    drop(writer);
-    storage.rename(&new, &name.name)?;
-    storage.sync_folder(Folder::Images)
+    Ok(new)
 }
 
 /// Syncs a pack. When that fails it is removed: its bytes may still be read from memory, and later
@@ -388,11 +430,4 @@ pub(super) fn sync_or_remove(
     writer.sync().inspect_err(|_failed| {
         let _storage_is_broken = storage.remove(name);
     })
-}
-
-fn join(handle: JoinHandle<Result<()>>) -> Result<()> {
-    match handle.join() {
-        Ok(outcome) => outcome,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
 }

@@ -8,7 +8,11 @@ use nix::sys::stat::{major, minor};
 
 use super::ioctl;
 use super::loops::LoopBacking;
+use super::mounts::{Mount, parse_mounts};
 use crate::base::{ByteCount, Error, ErrorContext, ErrorKind, Result};
+
+const DEVICES: &str = "/dev";
+const SHARED_MEMORY: &str = "/dev/shm";
 
 /// A block device as the kernel knows it.
 #[derive(Debug, Clone)]
@@ -125,6 +129,14 @@ impl DeviceFacts {
     }
 }
 
+/// Where the partition that the kernel calls `name` starts on its disk, and its size, in bytes.
+#[must_use]
+pub fn start_and_size(name: &str) -> Option<(u64, u64)> {
+    // sysfs counts 512-byte units, whatever the sector size.
+    let bytes = |file: &str| text(&sysfs(name).join(file))?.parse::<u64>().ok()?.checked_mul(512);
+    Some((bytes("start")?, bytes("size")?))
+}
+
 /// What the kernel counted of a disk since it appeared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskCounters {
@@ -202,6 +214,25 @@ pub fn boot_id() -> Result<String> {
     const PATH: &str = "/proc/sys/kernel/random/boot_id";
     let id = fs::read_to_string(PATH).context(|| format!("read {PATH}"))?;
     Ok(id.trim().to_owned())
+}
+
+/// Whether `folder` is where device nodes are: in `/dev`, or elsewhere in the kernel's own
+/// filesystem of devices. Shared memory, which is mounted within, is not.
+#[must_use]
+pub fn is_folder_of_devices(folder: &Path) -> bool {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let folder = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+    let device_of = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());
+    let own = device_of(&folder);
+    if folder.starts_with(DEVICES) {
+        return !folder.starts_with(SHARED_MEMORY) || own == device_of(Path::new(DEVICES));
+    }
+    let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let is_of_devices = |mount: &Mount| {
+        let number = own.map(|own| format!("{}:{}", major(own), minor(own)));
+        mount.kind == "devtmpfs" && number.as_ref() == Some(&mount.number)
+    };
+    parse_mounts(&table).iter().any(is_of_devices)
 }
 
 /// The device node of the block device that the kernel calls `name`.

@@ -1,11 +1,13 @@
-//! Loop devices: what each is attached to, and who is attached to a file.
+//! Loop devices: what each is attached to.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::ioctl;
+use super::{device, ioctl};
 
 /// What a loop device shows a part of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub struct LoopBacking {
     pub device: u64,
     /// `st_ino` of the file.
     pub inode: u64,
+    /// `st_rdev` of the file, if it is a device itself; else 0.
+    pub raw_device: u64,
     /// Bytes of the file before the loop device's first.
     pub offset: u64,
     /// Bytes shown at most; 0 for all.
@@ -27,14 +31,34 @@ impl LoopBacking {
     #[must_use]
     pub fn of(device: &File, name: &str) -> Option<Self> {
         let status = ioctl::loop_status(device).ok()?;
-        let path = fs::read_to_string(format!("/sys/class/block/{name}/loop/backing_file")).ok()?;
         Some(Self {
-            path: PathBuf::from(path.strip_suffix('\n').unwrap_or(&path)),
+            path: shown_path(name)?,
             device: status.device,
             inode: status.inode,
+            raw_device: status.raw_device,
             offset: status.offset,
             size_limit: status.size_limit,
         })
+    }
+
+    /// The same of the loop device that the kernel calls `name`. Where it may not be opened, its
+    /// path alone has to do, and there may be another file by now.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        let opened = File::open(device::node(name)).ok();
+        if let Some(found) = opened.and_then(|device| Self::of(&device, name)) {
+            return Some(found);
+        }
+        let path = shown_path(name)?;
+        let found = fs::metadata(&path).ok()?;
+        let number = |file: &str| {
+            let text = device::text(&device::sysfs(name).join("loop").join(file));
+            text.and_then(|text| text.parse().ok()).unwrap_or(0)
+        };
+        let (device, inode) = (found.dev(), found.ino());
+        let (offset, size_limit) = (number("offset"), number("sizelimit"));
+        let raw_device = if found.is_file() { 0 } else { found.rdev() };
+        Some(Self { path, device, inode, raw_device, offset, size_limit })
     }
 
     /// Opens the backing file for reading, if its path still leads to it.
@@ -56,29 +80,9 @@ impl LoopBacking {
     }
 }
 
-/// The loop devices (`loop0`) that are attached to the file or block device `path`.
-#[must_use]
-pub fn attached_to(path: &Path) -> Vec<String> {
-    let Ok(wanted) = fs::metadata(path) else { return Vec::new() };
-    let Ok(entries) = fs::read_dir("/sys/block") else { return Vec::new() };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let mut found: Vec<String> = names
-        .filter(|name| name.starts_with("loop") && is_attached_to(name, path, &wanted))
-        .collect();
-    found.sort();
-    found
-}
-
-fn is_attached_to(name: &str, path: &Path, wanted: &fs::Metadata) -> bool {
-    let Ok(shown) = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")) else {
-        return false;
-    };
-    match File::open(format!("/dev/{name}")).and_then(|file| Ok(ioctl::loop_status(&file)?)) {
-        Ok(status) if wanted.is_file() => {
-            (status.device, status.inode) == (wanted.dev(), wanted.ino())
-        }
-        Ok(status) => status.raw_device == wanted.rdev(),
-        // Not allowed to ask: the path alone has to do.
-        Err(_) => fs::canonicalize(path).is_ok_and(|path| path == Path::new(shown.trim_end())),
-    }
+/// The path of what the loop device shows, as sysfs has it.
+fn shown_path(name: &str) -> Option<PathBuf> {
+    let mut path = fs::read(device::sysfs(name).join("loop/backing_file")).ok()?;
+    path.pop_if(|byte| *byte == b'\n');
+    Some(PathBuf::from(OsString::from_vec(path)))
 }

@@ -3,14 +3,18 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use super::layout::{DISKS, DiskEntry, IN_FLIGHT, PAGE_WORDS, SLOTS, STATS, WRITES, word};
+use super::layout::{
+    DISKS, DiskEntry, IN_FLIGHT, PAGE_LENGTH, PAGE_WORDS, SLOTS, STATS, WRITES, word,
+};
 use super::page::{Own, Page};
 use super::programs::{Hook, Maps};
 use crate::base::{Error, ErrorKind, Result};
 use crate::sys::bpf::{BpfFolder, KernelTypes, Map, MapKind, MappedWords, Program};
 
 const DISKS_PIN: &str = "disks";
-const STATS_PIN: &str = "stats";
+const PAGES_PIN: &str = "pages";
+/// What earlier versions called the pages, which were others.
+const EARLIER_PAGES_PIN: &str = "stats";
 const EPOCHS_PIN: &str = "epochs";
 const IN_FLIGHT_PIN: &str = "in_flight";
 
@@ -35,6 +39,9 @@ impl Installation {
         if names.is_empty() {
             return Ok(None);
         }
+        if names.iter().any(|name| name == EARLIER_PAGES_PIN) {
+            return Err(other_version());
+        }
         let get = |name: &str| {
             folder.get(name).map_err(|error| match error.kind() {
                 ErrorKind::NotFound => broken(name),
@@ -48,10 +55,20 @@ impl Installation {
             }
         }
         let disks = Map::adopt(get(DISKS_PIN)?, DISKS);
-        let stats = Map::adopt(get(STATS_PIN)?, STATS);
+        let stats = Map::adopt(get(PAGES_PIN)?, STATS);
+        let facts = stats.facts()?;
+        if (facts.value, facts.entries) != (PAGE_LENGTH, SLOTS) {
+            return Err(other_version());
+        }
         let epochs = Map::adopt(get(EPOCHS_PIN)?, MapKind::ArrayOfMaps { like: -1 });
         let in_flight = Map::adopt(get(IN_FLIGHT_PIN)?, IN_FLIGHT);
-        Self::of(folder, disks, stats, epochs, in_flight).map(Some)
+        let found = Self::of(folder, disks, stats, epochs, in_flight)?;
+        // Where the programs mark must be where the processes look.
+        let id = u64::from(found.epochs_id()?);
+        if found.slots().any(|slot| found.page(slot).get(Own::EpochsMap) != id) {
+            return Err(broken(EPOCHS_PIN));
+        }
+        Ok(Some(found))
     }
 
     /// A new one in the empty `folder`.
@@ -68,7 +85,7 @@ impl Installation {
         let new = Self::of(folder, disks, stats, epochs, in_flight)?;
         let install = || {
             folder.pin(DISKS_PIN, new.disks.descriptor())?;
-            folder.pin(STATS_PIN, new.stats.descriptor())?;
+            folder.pin(PAGES_PIN, new.stats.descriptor())?;
             folder.pin(EPOCHS_PIN, new.epochs.descriptor())?;
             folder.pin(IN_FLIGHT_PIN, new.in_flight.descriptor())?;
             new.attach(Hook::Queue)?;
@@ -120,6 +137,14 @@ impl Installation {
             }
         }
         Ok(misses)
+    }
+
+    /// The kernel's number of the map of epochs.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn epochs_id(&self) -> Result<u32> {
+        self.epochs.facts().map(|facts| facts.id)
     }
 
     /// Where it is pinned.
@@ -181,12 +206,20 @@ fn link_pin(hook: Hook) -> String {
     format!("{}{LINK_SUFFIX}", hook.name())
 }
 
+fn other_version() -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "tracking was begun by another version, whose counters are others; stop it and start it \
+         again",
+    )
+}
+
 fn broken(what: &str) -> Error {
     Error::new(
         ErrorKind::Unsupported,
         format!(
-            "tracking was broken off: '{what}' is not pinned any more, so that changes were \
-             missed; stop it and start it again"
+            "tracking was broken off: '{what}' is not what was pinned any more, so that changes \
+             were missed; stop it and start it again"
         ),
     )
 }

@@ -43,9 +43,10 @@ pub mod write {
     pub const DEVICE: i16 = 16;
 }
 
-const PAGE_LENGTH: u32 = 4096;
+/// Bytes of a page.
+pub const PAGE_LENGTH: u32 = 8192;
 /// Words of a page.
-pub const PAGE_WORDS: usize = 512;
+pub const PAGE_WORDS: usize = 1024;
 /// Operations that are told apart; the kernel has less.
 pub const OPERATIONS: usize = 64;
 /// The byte at which a page counts what was queued: for each operation, how often, and sectors.
@@ -63,6 +64,9 @@ pub const COARSE_SHIFT: u32 = 6;
 pub const HUGE: i32 = 64 * 1024;
 /// Words that marking one write takes at most: [`HUGE`] granules that begin within a word.
 pub const MARKED_WORDS: i32 = HUGE / 64 + 2;
+
+/// Flags that a page counts.
+pub const FLAG_COUNT: usize = Flag::ALL.len();
 
 /// What a program may meet that must not be passed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,9 +7,12 @@
 //! equal the kernel's own ([`verdict`]), or the map is not believed.
 //!
 //! An epoch ends with a checkpoint and is given up once its image is stored
-//! ([`Tracker::commit`]); until then the next checkpoint tells its changes again.
+//! ([`Tracker::commit`]); until then the next checkpoint tells its changes again. The map that
+//! starts there is good for that image only, whose id it keeps: a machine that was set back to an
+//! earlier state, its memory and the maps with it, is noticed so.
 
 mod bitmap;
+mod epochs;
 mod evidence;
 mod installation;
 mod layout;
@@ -23,14 +26,16 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use self::bitmap::Bitmap;
+use self::epochs::{Epochs, pins_of};
 use self::installation::{Installation, remove_all};
 use self::layout::{BitmapShape, DiskEntry};
-use self::page::{Own, VERSION};
+use self::page::{Own, Record, VERSION};
 use self::programs::Hook;
 use self::verdict::Judge;
-use crate::base::limits::MAX_TRACKED_DISKS;
+use crate::base::limits::{MAX_TRACKED_DISKS, MAX_TRACKER_WAIT};
 use crate::base::{ByteCount, Error, ErrorContext, ErrorKind, Granule, Result, fields};
-use crate::sys::bpf::BpfFolder;
+use crate::sys::Holders;
+use crate::sys::bpf::{BpfFolder, FoundFolder};
 use crate::sys::device::{DeviceFacts, DiskQueue, name_of};
 
 pub use evidence::Evidence;
@@ -95,8 +100,13 @@ impl Tracking {
         let disk = WholeDisk::open(device)?;
         let queue = DiskQueue::of(&disk.facts.name);
         disk.check(&queue)?;
+        disk.check_holders(device)?;
+        if let FoundFolder::Open(foreign) = BpfFolder::existing(&self.folder)? {
+            // Nothing in there is believed, and this name is the installation's.
+            foreign.remove()?;
+        }
         let folder = BpfFolder::create(&self.folder)?;
-        let _lock = folder.lock()?;
+        let _lock = folder.lock(MAX_TRACKER_WAIT)?;
         let installation = match Installation::existing(&folder) {
             Ok(Some(found)) => found,
             Ok(None) => Installation::create(&folder)?,
@@ -134,8 +144,15 @@ impl Tracking {
     /// `NotFound` for no such device; the kernel's.
     pub fn stop(&self, device: &Path) -> Result<bool> {
         let disk = WholeDisk::open(device)?;
-        let Some(folder) = BpfFolder::existing(&self.folder) else { return Ok(false) };
-        let _lock = folder.lock()?;
+        let folder = match BpfFolder::existing(&self.folder)? {
+            FoundFolder::Missing => return Ok(false),
+            FoundFolder::Closed(folder) => folder,
+            FoundFolder::Open(foreign) => {
+                foreign.remove()?;
+                return Ok(true);
+            }
+        };
+        let _lock = folder.lock(MAX_TRACKER_WAIT)?;
         let installation = match Installation::existing(&folder) {
             Ok(Some(installation)) => installation,
             Ok(None) => return Ok(false),
@@ -158,8 +175,9 @@ impl Tracking {
     /// # Errors
     /// `Unsupported` when tracking was broken off; the kernel's.
     pub fn status(&self) -> Result<Vec<Status>> {
-        let Some(folder) = BpfFolder::existing(&self.folder) else { return Ok(Vec::new()) };
-        let _lock = folder.lock()?;
+        let folder = BpfFolder::existing(&self.folder)?.closed()?;
+        let Some(folder) = folder else { return Ok(Vec::new()) };
+        let _lock = folder.lock(MAX_TRACKER_WAIT)?;
         let Some(installation) = Installation::existing(&folder)? else { return Ok(Vec::new()) };
         installation.slots().map(|slot| status_of(&installation, slot)).collect()
     }
@@ -167,11 +185,13 @@ impl Tracking {
     /// The tracker of the disk `device`; none if that is no whole disk, or is not tracked.
     ///
     /// # Errors
-    /// `Unsupported` when tracking was broken off, or is another disk's by now; the kernel's.
+    /// `Unsupported` when tracking was broken off, or is another disk's by now, or others write
+    /// past the disk; the kernel's.
     pub fn open(&self, device: &Path) -> Result<Option<Tracker>> {
-        let Some(folder) = BpfFolder::existing(&self.folder) else { return Ok(None) };
         let Ok(disk) = WholeDisk::open(device) else { return Ok(None) };
-        let _lock = folder.lock()?;
+        let folder = BpfFolder::existing(&self.folder)?.closed()?;
+        let Some(folder) = folder else { return Ok(None) };
+        let _lock = folder.lock(MAX_TRACKER_WAIT)?;
         let Some(installation) = Installation::existing(&folder)? else { return Ok(None) };
         let Some(slot) = disk.slot(&installation) else { return Ok(None) };
         if !disk.is_of(&installation, slot) {
@@ -184,6 +204,7 @@ impl Tracking {
                 ),
             ));
         }
+        disk.check_holders(device)?;
         let id = id_of(&installation, slot);
         let last = installation.page(slot).get(Own::Epoch).saturating_sub(1);
         Ok(Some(Tracker::new(self.folder.clone(), disk.facts, disk.size, slot, id, last)))
@@ -249,6 +270,15 @@ impl WholeDisk {
         Ok(())
     }
 
+    /// Refuses a disk that is written past its device, unseen by the programs.
+    fn check_holders(&self, path: &Path) -> Result<()> {
+        let holders = Holders::of(path)?;
+        let Some(past) = holders.iter().find(|holder| holder.is_past) else { return Ok(()) };
+        let name = &self.facts.name;
+        let context = format!("{name} cannot be tracked: {past}, and what that writes is not seen");
+        Err(Error::new(ErrorKind::Unsupported, context))
+    }
+
     fn slot(&self, installation: &Installation) -> Option<u32> {
         let device = u64::from(self.number);
         installation.slots().find(|slot| installation.page(*slot).get(Own::Device) == device)
@@ -273,10 +303,6 @@ impl WholeDisk {
         if queue.is_bio_based {
             installation.attach(Hook::Bio)?;
         }
-        let bitmap = Bitmap::create(self.size, granule)?;
-        let pin = tracker::epoch_pin(slot, FIRST_EPOCH);
-        installation.folder().pin(&pin, bitmap.map.descriptor())?;
-        installation.switch(slot, bitmap.map.descriptor())?;
         let page = installation.page(slot);
         page.clear();
         let mut id = [0; 16];
@@ -289,9 +315,9 @@ impl WholeDisk {
         page.set(Own::Sequence, self.sequence);
         page.set(Own::IdHigh, half(0));
         page.set(Own::IdLow, half(8));
-        page.set(Own::Epoch, FIRST_EPOCH);
         page.set(Own::BioBased, queue.is_bio_based.into());
-        page.set(Own::Misses, installation.misses()?);
+        page.set(Own::EpochsMap, installation.epochs_id()?.into());
+        Epochs::of(installation, slot)?.begin(FIRST_EPOCH)?;
         page.set(Own::Version, VERSION);
         let entry = DiskEntry {
             slot,
@@ -303,7 +329,11 @@ impl WholeDisk {
         };
         installation.watch(self.number, &entry)?;
         let misses = installation.misses()?;
-        Judge { name: &self.facts.name, page, misses, is_bio_based: queue.is_bio_based }.begin()
+        let is_bio_based = queue.is_bio_based;
+        let end = Judge { name: &self.facts.name, page, misses, is_bio_based }.begin()?;
+        // What comes is judged by that, as if an image had been stored of what came before.
+        page.put_record(&Record { first: 0, last: 0, map: 0, end: Some(end), image: None });
+        Ok(())
     }
 }
 
@@ -313,7 +343,7 @@ fn clear(installation: &Installation, slot: u32) -> Result<()> {
     if let Ok(device) = u32::try_from(page.get(Own::Device)) {
         installation.forget(device)?;
     }
-    for name in tracker::pins_of(installation.folder(), slot)? {
+    for name in pins_of(installation.folder(), slot)? {
         installation.folder().unpin(&name)?;
     }
     page.clear();
@@ -331,7 +361,9 @@ fn status_of(installation: &Installation, slot: u32) -> Result<Status> {
     let device = format!("{}:{}", number >> 20, number & 0xf_ffff);
     let size = ByteCount(page.get(Own::Size));
     let granule = Granule::new(page.get(Own::Granule))?;
-    let pins = tracker::pins_of(installation.folder(), slot)?;
+    let pins = pins_of(installation.folder(), slot)?;
+    let epochs = Epochs::of(installation, slot)?;
+    let (committed, running) = (page.get(Own::Committed), page.get(Own::Epoch));
     let name = name_of(&device);
     let is_same = || {
         let path = crate::sys::device::node(name.as_ref()?);
@@ -342,8 +374,13 @@ fn status_of(installation: &Installation, slot: u32) -> Result<Status> {
         Some(name) if is_same() == Some(true) => {
             let misses = installation.misses()?;
             let is_bio_based = page.is(Own::BioBased);
-            let judgement = Judge { name, page, misses, is_bio_based }.judge()?;
-            (judgement.verdict, judgement.kernel)
+            let judge = Judge { name, page, misses, is_bio_based };
+            let judgement = judge.judge(&epochs.start(None))?;
+            let verdict = match epochs.gap(committed, running)? {
+                Some(why) => Verdict::Tainted(why.to_owned()),
+                None => judgement.verdict,
+            };
+            (verdict, judgement.kernel)
         }
         _ => (Verdict::Tainted(gone.to_owned()), Sectors::default()),
     };
@@ -353,8 +390,8 @@ fn status_of(installation: &Installation, slot: u32) -> Result<Status> {
         size,
         granule,
         memory: Bitmap::memory(size, granule) * pins.len() as u64,
-        epoch: page.get(Own::Epoch),
-        open_epochs: pins.iter().filter(|pin| !tracker::is_carry(pin)).count(),
+        epoch: running,
+        open_epochs: epochs.open(committed, running).len(),
         verdict,
         completed: page.completed(),
         kernel,

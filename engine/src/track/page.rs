@@ -3,11 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::layout::{COMPLETED, Flag, OPERATIONS, OWN, PAGE_WORDS, QUEUED};
+use super::layout::{COMPLETED, FLAG_COUNT, Flag, OPERATIONS, OWN, PAGE_WORDS, QUEUED};
+use crate::base::fields;
+use crate::base::limits::MAX_OPEN_EPOCHS;
 use crate::sys::bpf::MappedWords;
 
 /// What a page must say for this version to understand it.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 /// Operations whose sectors the kernel counts apart, or not at all.
 const DISCARD: usize = 3;
 const DRIVER_OUT: usize = 35;
@@ -64,37 +66,74 @@ pub enum Own {
     BioBased,
     /// 1 once an audit found that a change was missed.
     Distrusted,
-    /// 1 once what the kernel counted more than the programs is known.
-    BaseKnown,
-    /// That, of writes.
-    BaseWritten,
-    /// And of discards.
-    BaseDiscarded,
     /// 1 once what the kernel counted more than was queued is known.
     QueueKnown,
     /// That, of writes.
     QueueWritten,
     /// And of discards.
     QueueDiscarded,
-    /// How often programs were not run, as they told last.
-    Misses,
-    /// The epoch that waits for its image to be stored; zero if none does.
-    Pending,
-    /// 1 if nothing was in flight then.
-    PendingQuiet,
-    /// 1 if the base was known then; and so on.
-    PendingBaseKnown,
-    /// The base of writes.
-    PendingWritten,
-    /// The base of discards.
-    PendingDiscarded,
-    /// The misses.
-    PendingMisses,
+    /// The kernel's number of the carry's map; zero if there is none.
+    CarryMap,
+    /// 1 if the carry may lack something.
+    CarryLost,
+    /// The kernel's number of the map that says where the programs mark.
+    EpochsMap,
 }
 
-/// Where the flags stand that were looked at, and those that wait for an image.
-const SEEN_FLAGS: usize = OWN + 64;
-const PENDING_FLAGS: usize = OWN + 80;
+/// Where the records of epochs begin, how far apart they are, and how many there are: those that
+/// are open, the one that was committed last, the running one and one to spare.
+const RECORDS: usize = OWN + 32;
+const RECORD_WORDS: usize = 24;
+const RECORD_COUNT: usize = MAX_OPEN_EPOCHS + 3;
+const _: () = assert!(RECORDS + RECORD_COUNT * RECORD_WORDS <= PAGE_WORDS);
+
+/// Where a record has its fields.
+mod record {
+    pub const STATE: usize = 0;
+    pub const FIRST: usize = 1;
+    pub const LAST: usize = 2;
+    pub const MAP: usize = 3;
+    pub const IMAGE: usize = 4;
+    pub const WRITTEN: usize = 6;
+    pub const DISCARDED: usize = 7;
+    pub const MISSES: usize = 8;
+    pub const FLAGS: usize = 9;
+
+    pub const IN_USE: u64 = 1;
+    pub const ENDED: u64 = 2;
+    pub const QUIET: u64 = 4;
+    pub const BASE_KNOWN: u64 = 8;
+    pub const STORED: u64 = 16;
+}
+const _: () = assert!(record::FLAGS + FLAG_COUNT <= RECORD_WORDS);
+
+/// What a page keeps of an epoch, or of several that were joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// The first epoch.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+    /// The kernel's number of the map in which its writes are marked.
+    pub map: u32,
+    /// What was counted when it ended; none while it runs, or if its end was cut short.
+    pub end: Option<EpochEnd>,
+    /// The id of the image that lacks nothing up to its end, once that is stored.
+    pub image: Option<[u8; 16]>,
+}
+
+/// What was counted when an epoch ended: what comes after it is judged by that.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EpochEnd {
+    /// Whether nothing was in flight.
+    pub is_quiet: bool,
+    /// What the kernel counted more than the programs; none if the counts never stood still.
+    pub base: Option<Sectors>,
+    /// How often programs were not run, as they told then.
+    pub misses: u64,
+    /// How often each flag was raised.
+    pub flags: [u64; FLAG_COUNT],
+}
 
 /// A slot's page.
 #[derive(Debug, Clone, Copy)]
@@ -147,24 +186,85 @@ impl<'a> Page<'a> {
         self.at_byte(flag.offset())
     }
 
-    /// How often it was raised since the last image that was stored.
+    /// How often each flag was raised.
     #[must_use]
-    pub fn raised_since(&self, flag: Flag) -> u64 {
-        self.raised(flag).wrapping_sub(self.at(SEEN_FLAGS + flag as usize))
+    pub fn flags(&self) -> [u64; FLAG_COUNT] {
+        Flag::ALL.map(|flag| self.raised(flag))
     }
 
-    /// Notes all flags as they are, to be looked at as seen once an image is stored.
-    pub fn hold_flags(&self) {
-        for flag in Flag::ALL {
-            self.words.store(self.first + PENDING_FLAGS + flag as usize, self.raised(flag));
+    /// The records of epochs, in order.
+    #[must_use]
+    pub fn records(&self) -> Vec<Record> {
+        let mut records: Vec<Record> =
+            (0..RECORD_COUNT).filter_map(|number| self.record(number)).collect();
+        records.sort_unstable_by_key(|record| record.first);
+        records
+    }
+
+    fn record(&self, number: usize) -> Option<Record> {
+        let word = |field: usize| self.at(RECORDS + number * RECORD_WORDS + field);
+        let state = word(record::STATE);
+        let is = |bit: u64| state & bit != 0;
+        let mut image = [0; 16];
+        image[..8].copy_from_slice(&word(record::IMAGE).to_be_bytes());
+        image[8..].copy_from_slice(&word(record::IMAGE + 1).to_be_bytes());
+        let base = Sectors { written: word(record::WRITTEN), discarded: word(record::DISCARDED) };
+        let end = EpochEnd {
+            is_quiet: is(record::QUIET),
+            base: is(record::BASE_KNOWN).then_some(base),
+            misses: word(record::MISSES),
+            flags: std::array::from_fn(|flag| word(record::FLAGS + flag)),
+        };
+        is(record::IN_USE).then_some(Record {
+            first: word(record::FIRST),
+            last: word(record::LAST),
+            map: u32::try_from(word(record::MAP)).unwrap_or(0),
+            end: is(record::ENDED).then_some(end),
+            image: is(record::STORED).then_some(image),
+        })
+    }
+
+    /// Writes `new` in the place of the record that begins with the same epoch, or in a free one.
+    /// Says whether there was room. Killed within, there is no such record.
+    pub fn put_record(&self, new: &Record) -> bool {
+        let is_it =
+            |number: &usize| self.record(*number).is_some_and(|record| record.first == new.first);
+        let is_free = |number: &usize| self.record(*number).is_none();
+        let place = (0..RECORD_COUNT).find(is_it).or_else(|| (0..RECORD_COUNT).find(is_free));
+        let Some(number) = place else { return false };
+        let at = self.first + RECORDS + number * RECORD_WORDS;
+        let set = |field: usize, value: u64| self.words.store(at + field, value);
+        let mut state = record::IN_USE;
+        set(record::STATE, 0);
+        set(record::FIRST, new.first);
+        set(record::LAST, new.last);
+        set(record::MAP, new.map.into());
+        if let Some(end) = &new.end {
+            let bits = [(record::QUIET, end.is_quiet), (record::BASE_KNOWN, end.base.is_some())];
+            state |= record::ENDED;
+            state |= bits.iter().filter(|(_, is)| *is).map(|(bit, _)| bit).sum::<u64>();
+            let base = end.base.unwrap_or_default();
+            set(record::WRITTEN, base.written);
+            set(record::DISCARDED, base.discarded);
+            set(record::MISSES, end.misses);
+            (record::FLAGS..).zip(end.flags).for_each(|(field, raised)| set(field, raised));
         }
+        if let Some(image) = &new.image {
+            let half = |at| fields::be64(image, at).unwrap_or(0);
+            state |= record::STORED;
+            set(record::IMAGE, half(0));
+            set(record::IMAGE + 1, half(8));
+        }
+        set(record::STATE, state);
+        true
     }
 
-    /// Takes the flags that were noted for seen.
-    pub fn adopt_flags(&self) {
-        for flag in Flag::ALL {
-            let held = self.at(PENDING_FLAGS + flag as usize);
-            self.words.store(self.first + SEEN_FLAGS + flag as usize, held);
+    /// Takes away the record that begins with the epoch `first`, if there is one.
+    pub fn drop_record(&self, first: u64) {
+        for number in 0..RECORD_COUNT {
+            if self.record(number).is_some_and(|record| record.first == first) {
+                self.words.store(self.first + RECORDS + number * RECORD_WORDS, 0);
+            }
         }
     }
 

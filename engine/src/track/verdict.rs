@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::layout::Flag;
-use super::page::{Own, Page, Sectors};
+use super::page::{EpochEnd, Own, Page, Sectors};
 use crate::base::Result;
 use crate::sys::device::DiskCounters;
 
@@ -41,10 +41,8 @@ pub enum Verdict {
 pub struct Judgement {
     /// The verdict.
     pub verdict: Verdict,
-    /// Whether nothing was in flight at that moment.
-    pub is_quiet: bool,
-    /// What the kernel counts more than the programs; none if the counts never stood still.
-    pub base: Option<Sectors>,
+    /// What later epochs are judged by.
+    pub end: EpochEnd,
     /// What the kernel counted.
     pub kernel: Sectors,
     /// What the programs counted as completed.
@@ -105,15 +103,15 @@ impl Judge<'_> {
     ///
     /// # Errors
     /// `NotFound` if the disk is gone.
-    pub fn begin(&self) -> Result<()> {
+    pub fn begin(&self) -> Result<EpochEnd> {
+        let flags = self.page.flags();
         let counts = self.counts()?;
-        if counts.is_stable {
-            let base = counts.kernel.without(counts.completed);
-            self.page.set_sectors(Own::BaseWritten, Own::BaseDiscarded, base);
-            self.page.set(Own::BaseKnown, 1);
+        let base = counts.is_stable.then(|| counts.kernel.without(counts.completed));
+        if base.is_some() {
             self.learn_queue()?;
         }
-        Ok(())
+        let is_quiet = self.is_quiet(counts.kernel, counts.in_flight);
+        Ok(EpochEnd { is_quiet, base, misses: self.misses, flags })
     }
 
     /// Learns what the kernel counts more than was queued, in a moment in which nothing moves.
@@ -154,12 +152,15 @@ impl Judge<'_> {
         Ok(false)
     }
 
-    /// Compares all counts. To be called after the epoch's map was replaced.
+    /// Compares all counts with what they were at an earlier epoch's end, `since` when they are
+    /// judged. To be called after the epoch's map was replaced.
     ///
     /// # Errors
     /// `NotFound` if the disk is gone.
-    pub fn judge(&self) -> Result<Judgement> {
-        let base = self.page.sectors(Own::BaseWritten, Own::BaseDiscarded);
+    pub fn judge(&self, since: &EpochEnd) -> Result<Judgement> {
+        // Flags first: what is raised later belongs to what comes.
+        let flags = self.page.flags();
+        let base = since.base.unwrap_or_default();
         let start = Instant::now();
         let counts = loop {
             let counts = self.counts()?;
@@ -170,8 +171,8 @@ impl Judge<'_> {
             thread::sleep(NAP);
         };
         let agree = counts.is_stable && counts.kernel.without(base) == counts.completed;
-        let is_known = self.page.is(Own::BaseKnown);
-        let is_exact = agree && !self.misses_completions();
+        let is_known = since.base.is_some();
+        let is_exact = agree && !self.misses_completions(since);
         if is_exact && self.is_ahead_of_queue(counts.kernel) {
             // It was learnt while something was queued, but not in flight yet.
             self.page.set(Own::QueueKnown, 0);
@@ -180,7 +181,7 @@ impl Judge<'_> {
             self.learn_queue()?;
         }
         let mut is_quiet = self.is_quiet(counts.kernel, counts.in_flight);
-        let verdict = match self.taint(&counts, base) {
+        let verdict = match self.taint(&counts, since) {
             Some(reason) => Verdict::Tainted(reason),
             None if is_exact => Verdict::Exact,
             None if is_quiet || self.wait_for_quiet()? => {
@@ -199,10 +200,16 @@ impl Judge<'_> {
                 counts.kernel.without(base).discarded,
             )),
         };
+        let end = if counts.is_stable {
+            let base = Some(counts.kernel.without(counts.completed));
+            EpochEnd { is_quiet, base, misses: self.misses, flags }
+        } else {
+            // What comes is judged by what was known before, of which nothing is forgiven.
+            EpochEnd { is_quiet: false, ..*since }
+        };
         Ok(Judgement {
             verdict,
-            is_quiet,
-            base: counts.is_stable.then(|| counts.kernel.without(counts.completed)),
+            end,
             kernel: counts.kernel.without(base),
             completed: counts.completed,
             queued: self.page.queued(),
@@ -210,26 +217,30 @@ impl Judge<'_> {
     }
 
     /// Whether completions were not marked though they were counted.
-    fn misses_completions(&self) -> bool {
-        let is_raised =
-            |flag: &Flag| flag.is_missing_completion() && self.page.raised_since(*flag) > 0;
-        self.misses != self.page.get(Own::Misses) || Flag::ALL.iter().any(is_raised)
+    fn misses_completions(&self, since: &EpochEnd) -> bool {
+        self.misses != since.misses || self.raised_since(since).any(Flag::is_missing_completion)
+    }
+
+    /// The flags that were raised since then.
+    fn raised_since(&self, since: &EpochEnd) -> impl Iterator<Item = Flag> {
+        let raised = Flag::ALL.into_iter().zip(self.page.flags()).zip(since.flags);
+        raised.filter(|((_, now), then)| now != then).map(|((flag, _), _)| flag)
     }
 
     /// Why the map may miss something, whatever the counts say.
-    fn taint(&self, counts: &Counts, base: Sectors) -> Option<String> {
+    fn taint(&self, counts: &Counts, since: &EpochEnd) -> Option<String> {
         if self.page.is(Own::Distrusted) {
             return Some("an audit found a change that was missed; stop and start it".to_owned());
         }
-        let raised = Flag::ALL.iter().filter(|flag| self.page.raised_since(**flag) > 0);
-        if let Some(reason) = raised.filter_map(|flag| flag.reason(self.name)).next() {
+        let mut reasons = self.raised_since(since).filter_map(|flag| flag.reason(self.name));
+        if let Some(reason) = reasons.next() {
             return Some(reason.to_owned());
         }
-        if !self.page.is(Own::BaseKnown) {
+        let Some(base) = since.base else {
             return Some(
                 "so much was written when it began that nothing could be counted".to_owned(),
             );
-        }
+        };
         let kernel = counts.kernel.without(base);
         if counts.is_stable && counts.completed.is_ahead_of(kernel) {
             return Some("the kernel does not count all that is written (iostats)".to_owned());

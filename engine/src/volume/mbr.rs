@@ -3,7 +3,8 @@
 //! Layout: 446 bytes of boot code (the disk signature at 440), four 16-byte entries, 55 AA
 //! (UEFI 2.10, section 5.2.1). Logical partitions follow Linux (`block/partitions/msdos.c`): each
 //! link's data entries count from that link, its next link from the extended partition's start,
-//! and empty entries take no number.
+//! and empty entries take no number. Any entry of a link may be either; but what the third and
+//! the fourth say counts as a partition only if it lies within the link and the container.
 
 use crate::base::limits::{MAX_EBR_LINKS, MAX_PARTITIONS};
 
@@ -116,6 +117,7 @@ pub(super) fn volumes(
 fn walk(disk: &Extent<'_>, container: Entry, list: &mut List, number: &mut u64, notes: &mut Notes) {
     let base = u64::from(container.start);
     let mut link = base;
+    let mut link_sectors = container.sectors;
     for _ in 0..MAX_EBR_LINKS {
         let entries = match read_link(disk, link, list.sector_size) {
             Ok(entries) => entries,
@@ -126,7 +128,11 @@ fn walk(disk: &Extent<'_>, container: Entry, list: &mut List, number: &mut u64, 
                 return;
             }
         };
-        for entry in entries.iter().filter(|entry| entry.is_used() && !is_extended(entry.kind)) {
+        let is_data = |entry: &Entry| entry.is_used() && !is_extended(entry.kind);
+        let data = entries.iter().enumerate().filter(|(slot, entry)| {
+            is_data(entry) && (*slot < 2 || fits(entry, (link, link_sectors), container))
+        });
+        for (_, entry) in data {
             list.add(*number, *entry, link);
             *number = number.saturating_add(1);
         }
@@ -135,11 +141,22 @@ fn walk(disk: &Extent<'_>, container: Entry, list: &mut List, number: &mut u64, 
             return;
         };
         link = base.saturating_add(u64::from(next.start));
+        link_sectors = next.sectors;
     }
     notes.add(format!("the chain of logical partitions is longer than {MAX_EBR_LINKS} links"));
 }
 
-/// The entries of the link at `sector`: two that count. Some tools leave rubbish in the others.
+/// Whether a third or fourth entry, where some tools leave rubbish, makes sense: within its link,
+/// which starts at sector `link`, and within the container.
+fn fits(entry: &Entry, (link, link_sectors): (u64, u32), container: Entry) -> bool {
+    let end_in_link = u64::from(entry.start).saturating_add(entry.sectors.into());
+    let (first, end) = (link.saturating_add(entry.start.into()), link.saturating_add(end_in_link));
+    let base = u64::from(container.start);
+    let container_end = base.saturating_add(container.sectors.into());
+    end_in_link <= u64::from(link_sectors) && first >= base && end <= container_end
+}
+
+/// The four entries of the link at `sector`.
 fn read_link(disk: &Extent<'_>, sector: u64, sector_size: u32) -> Result<Vec<Entry>, String> {
     let offset = sector.saturating_mul(u64::from(sector_size));
     let bytes = match disk.read(offset, 512) {
@@ -147,9 +164,7 @@ fn read_link(disk: &Extent<'_>, sector: u64, sector_size: u32) -> Result<Vec<Ent
         Ok(None) => return Err("it is beyond the end of the disk".into()),
         Err(error) => return Err(format!("it cannot be read ({error})")),
     };
-    let mut entries = parse_entries(&bytes).ok_or("no boot record is there")?;
-    entries.truncate(2);
-    Ok(entries)
+    parse_entries(&bytes).ok_or_else(|| "no boot record is there".into())
 }
 
 /// The partitions found so far.

@@ -14,6 +14,7 @@
 mod extent;
 mod gpt;
 mod layout;
+mod leftover;
 mod lvm;
 mod mbr;
 mod md;
@@ -27,6 +28,7 @@ mod text;
 mod types;
 
 pub use layout::{Content, DiskLayout, PartitionTable, Volume};
+pub use leftover::{Leftover, leftovers};
 pub use lvm::PHYSICAL as PHYSICAL_VOLUME;
 pub use open::open;
 pub use probe::probe;

@@ -6,13 +6,14 @@ use std::process::Command;
 
 use imgx_engine::base::ErrorKind;
 use imgx_engine::block::Target;
-use imgx_engine::sys::mounts::uses_of;
+use imgx_engine::sys::Holders;
 
 use crate::need_root;
 use crate::support::{LoopDevice, MIB, Mounted, folder, run, sparse_file};
 
 fn uses(path: &Path) -> String {
-    uses_of(path).unwrap().join("\n")
+    let holders = Holders::of(path).unwrap();
+    holders.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -24,7 +25,8 @@ fn a_mounted_filesystem_is_a_use_of_device_file_and_disk() {
     let device = LoopDevice::attach(&path, &["-P"]);
     let partition = device.add_partition(1);
     assert_eq!((uses(&device.path), uses(&partition)), (String::new(), String::new()));
-    assert_eq!(uses(&path), format!("{} is attached as {}", path.display(), device.as_str()));
+    let attached = format!("{} is attached as {}", path.display(), device.as_str());
+    assert_eq!(uses(&path), attached);
 
     run("mkfs.ext4", &["-q", partition.to_str().unwrap()]);
     let point = folder.path().join("a mount point");
@@ -38,6 +40,7 @@ fn a_mounted_filesystem_is_a_use_of_device_file_and_disk() {
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert!(error.to_string().contains(&expected), "{error}");
     }
+    assert_eq!(uses(&path), format!("{expected}\n{attached}"));
     drop(mounted);
     assert_eq!(uses(&device.path), "");
 }

@@ -15,7 +15,7 @@ use imgx_fixtures::pattern::{Random, incompressible};
 
 use crate::basics;
 use crate::common::is_long;
-use crate::everything::use_everything;
+use crate::everything::{told, use_everything};
 use crate::fill;
 use crate::fixture::{Fixture, MIB, content, find, open_bytes};
 use crate::need_mounts;
@@ -43,7 +43,7 @@ fn a_damaged_superblock_is_replaced_by_a_copy() {
         fs::write(fixture.image(), bytes).expect("written");
         let context = format!("garbage in {start}..{end}");
         let filesystem = fixture.assert_reads_as(&context, &truth);
-        let notes = &filesystem.info().notes;
+        let notes = told(filesystem.as_ref());
         assert!(notes.iter().any(|note| note.contains("a copy is used")), "{context}: {notes:?}");
         let free = filesystem.free_space(&mut |_| ControlFlow::Continue(()));
         assert!(free.is_err(), "{context}: free space is not certain");

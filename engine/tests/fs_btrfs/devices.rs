@@ -68,6 +68,32 @@ fn one_device_of_a_mirror_is_enough_and_the_missing_one_is_named() {
 }
 
 #[test]
+fn any_two_devices_of_raid6_may_be_missing_as_the_kernel_has_it() {
+    need_mounts!();
+    for devices in [4, 5] {
+        let fixture = Fixture::make_many(devices, SIZE, &["-d", "raid6", "-m", "raid6"]);
+        let truth = fixture.fill("noatime", contents);
+        for one in 0..devices {
+            for other in one + 1..devices {
+                let is_left = |number: &usize| *number != one && *number != other;
+                let numbers: Vec<usize> = (0..devices).filter(is_left).collect();
+                let filesystem = some(&fixture, &numbers).expect("opened");
+                let context = format!("{devices} devices without {one} and {other}");
+                truth::assert_same(&context, &truth::of_engine(filesystem.as_ref()), &truth);
+            }
+        }
+        // Two missing ones, mounted degraded: the kernel's own computation.
+        let images = fixture.images();
+        let mount = fixture.mount_files(&images[2..], "ro,degraded");
+        truth::assert_same("degraded", &truth::of_mount(mount.root()), &truth);
+        drop(mount);
+        let filesystem = some(&fixture, &(3..devices).collect::<Vec<_>>());
+        let lost = filesystem.and_then(|filesystem| content(filesystem.as_ref(), "large"));
+        assert_eq!(lost.expect_err("three are missing").kind(), ErrorKind::NotFound);
+    }
+}
+
+#[test]
 fn what_was_on_a_missing_device_fails_by_its_name() {
     need_mounts!();
     let fixture = Fixture::make_many(2, SIZE, &["-d", "raid0", "-m", "raid1"]);
@@ -163,6 +189,11 @@ fn what_grew_from_a_seed_reads_with_it() {
     drop(device);
     let filesystem = open_btrfs(&[volume(&grown), volume(&image)]).expect("opened");
     truth::assert_same("a seed", &truth::of_engine(filesystem.as_ref()), &truth);
+    // It says which devices it grew from; the seed needs none.
+    let [grown, seed] = [&grown, &image].map(|path| imgx_engine::fs::btrfs_device(&volume(path)));
+    let (grown, seed) = (grown.expect("a device"), seed.expect("a device"));
+    assert_ne!(grown.filesystem, seed.filesystem);
+    assert_eq!((grown.seeds, seed.seeds), (vec![seed.device], Vec::new()));
 }
 
 #[test]

@@ -132,6 +132,21 @@ impl Fixture {
         MountPoint { _mounted: Mounted::new(&arguments, &point), _devices: devices, point }
     }
 
+    /// Whether the kernel mounts it and reads the files called `names` in its root.
+    pub fn reads(&self, names: &[&str]) -> bool {
+        let point = self.path().join("mnt");
+        fs::create_dir_all(&point).expect("made");
+        let device = LoopDevice::attach(&self.image()).expect("attached");
+        let path = device.path().to_str().expect("plain");
+        let shown = point.to_str().expect("plain");
+        if tool::run("mount", &["-t", "btrfs", "-o", "ro", path, shown]).is_err() {
+            return false;
+        }
+        let read = names.iter().all(|name| fs::read(point.join(name)).is_ok());
+        tool::run("umount", &[shown]).expect("unmounted");
+        read
+    }
+
     /// Fills the filesystem through the kernel; returns the truth of it.
     pub fn fill(&self, options: &str, fill: impl FnOnce(&Path)) -> Tree {
         {

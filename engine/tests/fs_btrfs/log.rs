@@ -8,6 +8,7 @@ use imgx_fixtures::pattern::{Random, incompressible, text};
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::basics::{self, folder};
+use crate::everything::told;
 use crate::fill;
 use crate::fixture::{Fixture, MIB, content};
 use crate::need_mounts;
@@ -79,7 +80,7 @@ fn check(context: &str, change: impl FnOnce(&Path)) {
 fn check_with(context: &str, options: &str, arguments: &[&str], change: impl FnOnce(&Path)) {
     let (fixture, truth) = crashed(options, arguments, change);
     let filesystem = fixture.open().unwrap_or_else(|error| panic!("{context}: {error}"));
-    let notes = &filesystem.info().notes;
+    let notes = told(filesystem.as_ref());
     assert!(notes.iter().any(|note| note.contains("log was replayed")), "{context}: {notes:?}");
     let found = truth::of_engine(filesystem.as_ref());
     truth::assert_same(context, &without_times(found, &truth), &truth);
@@ -317,7 +318,7 @@ fn a_log_that_is_damaged_is_told_of_and_leaves_what_was_committed() {
         block[..4].copy_from_slice(&sum.to_le_bytes());
     }
     let filesystem = crate::fixture::open_bytes(bytes).expect("opened");
-    let notes = &filesystem.info().notes;
+    let notes = told(filesystem.as_ref());
     assert!(notes.iter().any(|note| note.contains("cannot be replayed")), "{notes:?}");
     assert_eq!(content(filesystem.as_ref(), "a").expect("read"), incompressible(7, 200_000));
     assert!(filesystem.lookup(filesystem.root(), b"new").expect("searched").is_none());

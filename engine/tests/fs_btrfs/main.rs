@@ -19,5 +19,6 @@ mod fixture;
 mod free;
 mod large;
 mod log;
+mod order;
 mod sums;
 mod variants;

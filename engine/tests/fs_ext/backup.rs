@@ -4,6 +4,7 @@ use std::fs;
 
 use imgx_engine::base::ErrorKind;
 
+use crate::everything::told;
 use crate::fill;
 use crate::fixture::{Fixture, MIB, open_bytes};
 use crate::need_mounts;
@@ -35,7 +36,7 @@ fn copies_are_found_wherever_groups_start() {
             let mut bytes = good.clone();
             bytes[damage].fill(0);
             let filesystem = open_bytes(bytes).unwrap_or_else(|error| panic!("{context}: {error}"));
-            let notes = filesystem.info().notes.join(" ");
+            let notes = told(filesystem.as_ref()).join(" ");
             assert!(notes.contains("the copy in block"), "{context}: {notes}");
             let found = truth::of_engine(filesystem.as_ref());
             truth::assert_same(&context, &found, &expected);

@@ -90,6 +90,20 @@ impl Fixture {
         MountPoint { _mounted: Mounted::new(&arguments, &point), _device: device, point }
     }
 
+    /// Whether the kernel mounts the file `image`; it is unmounted at once.
+    pub fn try_mount(&self, image: &Path, options: &str) -> bool {
+        let point = self.path().join("mnt");
+        fs::create_dir_all(&point).expect("made");
+        let device = LoopDevice::attach(image).expect("attached");
+        let path = device.path().to_str().expect("plain");
+        let point = point.to_str().expect("plain");
+        let mounted = tool::run("mount", &["-o", options, path, point]).is_ok();
+        if mounted {
+            tool::run("umount", &[point]).expect("unmounted");
+        }
+        mounted
+    }
+
     /// Fills the filesystem through the kernel; returns the truth of it.
     pub fn fill(&self, fill: impl FnOnce(&Path)) -> Tree {
         let mount = self.mount(&self.image(), "noatime");

@@ -10,6 +10,7 @@ use crate::fill;
 use crate::fixture::{Fixture, MIB, open};
 use crate::need_mounts;
 use crate::truth;
+use imgx_fixtures::tool;
 
 /// Transaction after transaction: files come, go and come back elsewhere, so that blocks of
 /// folders become content and are revoked.
@@ -68,14 +69,110 @@ fn a_dirty_journal_reads_as_the_kernel_replays_it() {
     }
 }
 
+/// Blocks that at least two transactions of the journal have, with the journal's block that holds
+/// the newest content of each.
+fn logged_twice(image: &Path) -> Vec<(u64, u64)> {
+    let image = image.to_str().expect("plain");
+    let shown = tool::run("debugfs", &["-R", "logdump -a", image]).expect("debugfs runs");
+    let mut seen: std::collections::BTreeMap<u64, Vec<(u64, u64)>> = Default::default();
+    let mut transaction = 0;
+    for line in shown.lines() {
+        let numbers: Vec<u64> = line
+            .split(|character: char| !character.is_ascii_digit())
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        if line.starts_with("Dumping descriptor block") {
+            transaction = numbers[0];
+        }
+        // `FS block 70 logged at journal block 12 (flags 0x0)`; the kernel itself writes block 1.
+        if let (true, [block, place, ..]) = (line.contains("FS block"), numbers.as_slice())
+            && *block > 1
+        {
+            seen.entry(*block).or_default().push((transaction, *place));
+        }
+    }
+    let newest = |(block, places): (u64, Vec<(u64, u64)>)| {
+        let sequences: std::collections::BTreeSet<u64> =
+            places.iter().map(|(sequence, _)| *sequence).collect();
+        let newest = places.iter().max().map(|(_, place)| *place);
+        newest.filter(|_| sequences.len() > 1).map(|place| (block, place))
+    };
+    seen.into_iter().filter_map(newest).collect()
+}
+
 #[test]
-fn a_journal_elsewhere_is_refused_by_name() {
+fn a_damaged_content_in_the_journal_leaves_the_one_before_it_as_the_kernel_does() {
+    need_mounts!();
+    let fixture = crashed(&["-t", "ext4", "-b", "1024"], "noatime");
+    let good = fs::read(fixture.image()).expect("read");
+    let twice = logged_twice(&fixture.image());
+    assert!(!twice.is_empty(), "no block was logged twice");
+    let mut checked = 0;
+    for (block, place) in twice.iter().take(3) {
+        let image = fixture.image();
+        let request = format!("bmap <8> {place}");
+        let told = tool::run("debugfs", &["-R", &request, image.to_str().expect("plain")]);
+        let at: usize = told.expect("debugfs runs").trim().parse().expect("a block");
+        let mut bytes = good.clone();
+        bytes[at * 1024 + 700] ^= 0x10;
+        fs::write(&image, &bytes).expect("written");
+        let filesystem = open(&image).expect("opened");
+        let doubts = filesystem.doubts().all();
+        let named = format!("content of block {block} ");
+        assert!(doubts.iter().any(|doubt| doubt.contains(&named)), "{named}: {doubts:?}");
+        assert!(filesystem.free_space(&mut |_| panic!("nothing is certain")).is_err());
+        let found = truth::of_engine_as_far_as_it_goes(filesystem.as_ref());
+        // The kernel refuses to mount it, once it has written what is sound.
+        let refused = fixture.try_mount(&image, "noatime");
+        assert!(!refused, "the kernel mounts it");
+        let mount = fixture.mount(&image, "ro,noload");
+        let expected = truth::of_mount_as_far_as_it_goes(mount.root());
+        let paths = found.keys().chain(expected.keys());
+        let differ: Vec<_> = paths
+            .filter(|path| found.get(*path) != expected.get(*path))
+            .map(|path| (String::from_utf8_lossy(path), found.get(path), expected.get(path)))
+            .collect();
+        assert!(differ.is_empty(), "block {block}: {differ:?}");
+        checked += 1;
+    }
+    assert!(checked > 0);
+}
+
+#[test]
+fn without_a_journal_whose_own_blocks_are_damaged_the_volume_is_shown() {
+    need_mounts!();
+    let fixture = crashed(&["-t", "ext4", "-b", "1024"], "noatime");
+    let good = fs::read(fixture.image()).expect("read");
+    let image = fixture.image();
+    let told = tool::run("debugfs", &["-R", "bmap <8> 0", image.to_str().expect("plain")]);
+    let start: usize = told.expect("debugfs runs").trim().parse().expect("a block");
+    // Its superblock: the magic number; the block size; an unknown feature.
+    for place in [0, 0xc, 0x28] {
+        let mut bytes = good.clone();
+        bytes[start * 1024 + place] ^= 0x40;
+        fs::write(&image, &bytes).expect("written");
+        let filesystem = open(&image).expect("what is on the volume is there");
+        let doubts = filesystem.doubts().all();
+        assert!(doubts.iter().any(|doubt| doubt.contains("cannot be replayed")), "{doubts:?}");
+        assert!(filesystem.free_space(&mut |_| panic!("nothing is certain")).is_err());
+        let mount = fixture.mount(&image, "ro,noload");
+        let expected = truth::of_mount_as_far_as_it_goes(mount.root());
+        let found = truth::of_engine_as_far_as_it_goes(filesystem.as_ref());
+        assert_eq!(found, expected, "damage at {place:#x}");
+    }
+}
+
+#[test]
+fn without_a_journal_that_is_elsewhere_the_volume_is_shown_and_that_is_told() {
     need_mounts!();
     let fixture = crashed(&["-t", "ext4"], "noatime");
     let image = fixture.image();
     let image = image.to_str().expect("plain");
     imgx_fixtures::tool::run("debugfs", &["-w", "-R", "ssv journal_inum 0", image])
         .expect("debugfs runs");
-    let error = open(&fixture.image()).err().expect("it is refused");
-    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    let filesystem = open(&fixture.image()).expect("what is on the volume is there");
+    let doubts = filesystem.doubts().all();
+    assert!(doubts.iter().any(|doubt| doubt.contains("on another device")), "{doubts:?}");
+    assert!(doubts.iter().any(|doubt| doubt.contains("may be stale")), "{doubts:?}");
+    assert!(filesystem.free_space(&mut |_| panic!("nothing is certain")).is_err());
 }

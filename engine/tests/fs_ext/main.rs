@@ -20,6 +20,7 @@ mod fixture;
 mod folders;
 mod free;
 mod journal;
+mod order;
 mod special;
 mod truth;
 mod variants;

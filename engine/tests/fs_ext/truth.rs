@@ -191,6 +191,61 @@ fn truth_of_engine(filesystem: &dyn Filesystem, file: FileId, shown: &str) -> Tr
     }
 }
 
+/// Every file of a damaged tree: its size and the digest of its content, or that it is lost.
+pub type Rest = BTreeMap<Vec<u8>, Option<(u64, Option<blake3::Hash>)>>;
+
+/// What the kernel can still read of the tree at `root`.
+pub fn of_mount_as_far_as_it_goes(root: &Path) -> Rest {
+    let mut rest = Rest::new();
+    let mut waiting = vec![(root.to_owned(), Vec::new())];
+    while let Some((folder, path)) = waiting.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = [path.as_slice(), b"/", entry.file_name().as_bytes()].concat();
+            let found = fs::symlink_metadata(entry.path()).ok().map(|found| {
+                let content = fs::read(entry.path()).ok().filter(|_| found.is_file());
+                (found.size(), content.map(|content| blake3::hash(&content)))
+            });
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                waiting.push((entry.path(), path.clone()));
+            }
+            rest.insert(path, found);
+        }
+    }
+    rest
+}
+
+/// What the engine can still read.
+pub fn of_engine_as_far_as_it_goes(filesystem: &dyn Filesystem) -> Rest {
+    let mut rest = Rest::new();
+    let mut waiting = vec![(filesystem.root(), Vec::new())];
+    while let Some((folder, path)) = waiting.pop() {
+        let mut entries = Vec::new();
+        let _ = filesystem.list(folder, &mut |entry| {
+            entries.extend(entry.ok());
+            ControlFlow::Continue(())
+        });
+        for entry in entries {
+            let path = [path.as_slice(), b"/", &entry.name].concat();
+            let found = filesystem.metadata(entry.file).ok().map(|found| {
+                let content = (found.file_type == FileType::Regular)
+                    .then(|| {
+                        let mut content = filesystem.open(entry.file).ok()?;
+                        let mut bytes = vec![0; usize::try_from(content.size()).ok()?];
+                        content.read_at(0, &mut bytes).ok()?;
+                        Some(blake3::hash(&bytes))
+                    })
+                    .flatten();
+                (found.size, content)
+            });
+            if entry.file_type == Some(FileType::Directory) {
+                waiting.push((entry.file, path.clone()));
+            }
+            rest.insert(path, found);
+        }
+    }
+    rest
+}
+
 /// Asserts that both trees are one, naming the first few files that differ.
 pub fn assert_same(context: &str, found: &Tree, expected: &Tree) {
     let paths: std::collections::BTreeSet<_> = found.keys().chain(expected.keys()).collect();

@@ -10,7 +10,7 @@ use imgx_fixtures::pattern::{Random, text};
 use imgx_fixtures::tool;
 
 use crate::common::is_long;
-use crate::everything::use_everything;
+use crate::everything::{told, use_everything};
 use crate::fixture::{Fixture, MIB, contents, many, mixed, open_bytes};
 use crate::links::find;
 use crate::need_ntfs_3g;
@@ -19,7 +19,7 @@ use crate::need_ntfs_3g;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The byte that the table starts at.
-fn table(bytes: &[u8]) -> usize {
+pub fn table(bytes: &[u8]) -> usize {
     let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
     let cluster = usize::from(bytes[0x0b]) | usize::from(bytes[0x0c]) << 8;
     usize::try_from(number(0x30)).expect("small") * cluster * usize::from(bytes[0x0d])
@@ -38,7 +38,7 @@ fn a_damaged_boot_sector_is_replaced_by_its_copy() {
             fs::write(fixture.image(), bytes).expect("written");
             let context = format!("clusters of {cluster_size}: nothing in {start}..{end}");
             let filesystem = fixture.assert_reads_as(&context, &truth);
-            let notes = &filesystem.info().notes;
+            let notes = told(filesystem.as_ref());
             assert!(notes.iter().any(|note| note.contains("copy")), "{context}: {notes:?}");
             let free = filesystem.free_space(&mut |_| ControlFlow::Continue(()));
             assert!(free.is_err(), "{context}: free space is not certain");
@@ -58,7 +58,7 @@ fn damaged_first_records_are_replaced_by_their_copies() {
         bytes[start..start + 1024].fill(0x5a);
         fs::write(fixture.image(), bytes).expect("written");
         let filesystem = fixture.assert_reads_as(&format!("record {record}"), &truth);
-        let notes = filesystem.info().notes.join(" ");
+        let notes = told(filesystem.as_ref()).join(" ");
         assert!(notes.contains(&format!("record {record}")), "{notes}");
     }
 }
@@ -82,7 +82,7 @@ fn a_record_of_another_time_is_damage_and_not_another_files_content() {
 }
 
 /// The byte that the attribute of a file's content starts at.
-fn data_attribute(bytes: &[u8], name: &str) -> usize {
+pub fn data_attribute(bytes: &[u8], name: &str) -> usize {
     let filesystem = open_bytes(bytes.to_vec()).expect("opened");
     let number = find(filesystem.as_ref(), name).number & 0xffff_ffff_ffff;
     let record = table(bytes) + usize::try_from(number).expect("small") * 1024;

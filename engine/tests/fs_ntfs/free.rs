@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use imgx_engine::base::{ByteRange, ErrorKind};
 use imgx_fixtures::tool;
 
+use crate::everything::told;
 use crate::fixture::{Fixture, MIB, contents, many, noise, open};
 use crate::need_ntfs_3g;
 
@@ -69,7 +70,7 @@ fn nothing_is_free_in_doubt() {
         let result = filesystem.free_space(&mut |_| ControlFlow::Continue(()));
         let kind = result.expect_err(what).kind();
         assert!(matches!(kind, ErrorKind::Unsupported | ErrorKind::Corrupt), "{what}");
-        filesystem.info().notes.join(" ")
+        told(filesystem.as_ref()).join(" ")
     };
     // The flags follow the version, 3.1, in the volume's record.
     let volume = table + 3 * 1024;

@@ -19,6 +19,7 @@ mod folders;
 mod free;
 mod layouts;
 mod links;
+mod order;
 mod speed;
 mod streams;
 mod truth;

@@ -8,7 +8,7 @@ use imgx_engine::base::ErrorKind;
 use imgx_fixtures::pattern::Random;
 
 use crate::common::is_long;
-use crate::everything::use_everything;
+use crate::everything::{told, use_everything};
 use crate::fill;
 use crate::fixture::{Fixture, MIB, open_bytes};
 use crate::need_mounts;
@@ -34,7 +34,7 @@ fn a_damaged_superblock_is_replaced_by_a_copy() {
             let context = format!("{arguments:?}: garbage in {start}..{end}");
             let filesystem = open_bytes(bytes).unwrap_or_else(|error| panic!("{context}: {error}"));
             truth::assert_same(&context, &truth::of_engine(filesystem.as_ref()), &truth);
-            let notes = &filesystem.info().notes;
+            let notes = told(filesystem.as_ref());
             assert!(notes.iter().any(|note| note.contains("copy")), "{context}: {notes:?}");
             let free = filesystem.free_space(&mut |_| ControlFlow::Continue(()));
             assert!(free.is_err(), "{context}: free space is not certain");
@@ -231,7 +231,7 @@ fn a_filesystem_that_is_cut_short_still_opens() {
     let bytes = fs::read(fixture.image()).expect("read");
     for length in [0, 100, 511, 512, 1024, 5000, 100_000, 33 << 20] {
         if let Ok(filesystem) = open_bytes(bytes[..length].to_vec()) {
-            let notes = &filesystem.info().notes;
+            let notes = told(filesystem.as_ref());
             assert!(notes.iter().any(|note| note.contains("It spans")), "{length}: {notes:?}");
             use_everything(filesystem.as_ref());
         }

@@ -10,6 +10,7 @@ use imgx_fixtures::tool;
 use nix::unistd::syncfs;
 
 use crate::common::is_long;
+use crate::everything::told;
 use crate::fill;
 use crate::fixture::{Fixture, MIB, of_mount, open, xfs_db};
 use crate::need_mounts;
@@ -68,7 +69,7 @@ fn crashed(size: u64, arguments: &[&str], options: &str, use_it: impl FnOnce(&Pa
 fn assert_reads_as_replayed(context: &str, fixture: &Fixture) {
     let expected = of_mount(fixture.mount(&fixture.path().join("copy"), "noatime").root());
     let filesystem = fixture.assert_reads_as(context, &expected);
-    let notes = &filesystem.info().notes;
+    let notes = told(filesystem.as_ref());
     println!("{context}: {notes:?}");
     assert!(notes.iter().any(|note| note.contains("was replayed")), "{context}: {notes:?}");
     // What is free then is free for the kernel too, which has yet to replay.
@@ -274,7 +275,7 @@ fn a_damaged_record_is_told_of() {
     bytes[records[2] + 700] ^= 1;
     fs::write(fixture.image(), bytes).expect("written");
     let filesystem = open(&fixture.image()).expect("opened");
-    let notes = &filesystem.info().notes;
+    let notes = told(filesystem.as_ref());
     assert!(notes.iter().any(|note| note.contains("log is damaged")), "{notes:?}");
     let free = filesystem.free_space(&mut |_| ControlFlow::Continue(()));
     assert!(free.is_err(), "free space is not certain");

@@ -20,5 +20,6 @@ mod folders;
 mod free;
 mod log;
 mod numbered;
+mod order;
 mod variants;
 mod version4;

@@ -5,6 +5,13 @@ use std::ops::ControlFlow;
 
 use imgx_engine::fs::{FileId, FileType, Filesystem};
 
+/// All that is said of a filesystem: notes, and what is wrong with it as a whole.
+#[allow(dead_code, reason = "not every filesystem's tests ask")]
+pub fn told(filesystem: &dyn Filesystem) -> Vec<String> {
+    let notes = filesystem.info().notes.iter().cloned();
+    notes.chain(filesystem.doubts().all()).collect()
+}
+
 /// Does everything there is to do with every file that can be reached; counts the errors.
 pub fn use_everything(filesystem: &dyn Filesystem) -> u64 {
     let mut seen = BTreeSet::new();

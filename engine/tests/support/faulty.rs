@@ -101,6 +101,11 @@ impl Storage for FaultyStorage {
         self.inner.rename(from, to)
     }
 
+    fn replace(&self, from: &ObjectName, damaged: &str) -> Result<()> {
+        self.step("replace", damaged)?;
+        self.inner.replace(from, damaged)
+    }
+
     fn remove(&self, object: &ObjectName) -> Result<()> {
         self.step("remove", &object.to_string())?;
         self.inner.remove(object)
@@ -120,6 +125,10 @@ impl Storage for FaultyStorage {
         self.step("look at", &object.to_string())?;
         self.inner.is_held(object)
     }
+
+    fn is_of_this_system(&self) -> bool {
+        self.inner.is_of_this_system()
+    }
 }
 
 struct FaultyWriter {
@@ -136,6 +145,11 @@ impl ObjectWriter for FaultyWriter {
             return Err(error);
         }
         self.inner.append(bytes)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.storage.step("flush", &self.name)?;
+        self.inner.flush()
     }
 
     fn sync(&mut self) -> Result<()> {

@@ -7,12 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use imgx_engine::base::{ByteRange, ErrorKind};
-use imgx_engine::sys::bpf::BpfFolder;
+use imgx_engine::sys::bpf::{BpfFolder, FoundFolder};
 use imgx_engine::track::Verdict;
 use imgx_fixtures::loopdev::LoopDevice;
 use imgx_fixtures::{loopdev, tool};
 
-use super::support::Tracked;
+use super::support::{Tracked, follows, stored};
 
 const O_DIRECT: i32 = 0o40_000;
 
@@ -24,12 +24,16 @@ fn direct(path: &Path) -> File {
     OpenOptions::new().write(true).custom_flags(O_DIRECT).open(path).expect("opened")
 }
 
-fn write_page(path: &Path, page: u64) {
-    let content = Page([page.to_le_bytes()[0] | 1; 4096]);
+pub fn write_page(path: &Path, page: u64) {
+    fill_page(path, page, page.to_le_bytes()[0] | 1);
+}
+
+pub fn fill_page(path: &Path, page: u64, byte: u8) {
+    let content = Page([byte; 4096]);
     direct(path).write_all_at(&content.0, page * 4096).expect("written");
 }
 
-fn pages(changes: &imgx_engine::base::ChangeMap) -> Vec<u64> {
+pub fn pages(changes: &imgx_engine::base::ChangeMap) -> Vec<u64> {
     changes.runs().flat_map(|run| run.start / 4096..run.end / 4096).collect()
 }
 
@@ -39,7 +43,7 @@ fn what_no_image_was_stored_of_is_told_again_and_what_was_is_not() {
     let path = disk.device.path();
     let mut tracker = disk.tracker();
     let first = tracker.checkpoint().expect("checkpoint");
-    tracker.commit(first.evidence.epoch).expect("committed");
+    stored(&mut tracker, &first);
     write_page(path, 3);
     let lost = tracker.checkpoint().expect("checkpoint");
     assert_eq!(pages(&lost.changes), [3]);
@@ -49,13 +53,13 @@ fn what_no_image_was_stored_of_is_told_again_and_what_was_is_not() {
     let again = tracker.checkpoint().expect("checkpoint");
     assert_eq!(pages(&again.changes), [3, 16_383]);
     assert_ne!(again.verdict, Verdict::Tainted(String::new()));
-    assert_eq!(again.evidence.follows(&first.evidence), Ok(()));
-    assert!(tracker.commit(lost.evidence.epoch).is_err(), "an epoch between was forgotten");
-    tracker.commit(again.evidence.epoch).expect("committed");
+    assert_eq!(follows(&again.evidence, &first.evidence), Ok(()));
+    stored(&mut tracker, &again);
+    assert!(tracker.commit(lost.evidence.epoch, [7; 16]).is_err(), "another image took it over");
     let mut none = tracker.checkpoint().expect("checkpoint");
     assert_eq!(pages(&none.changes), [0_u64; 0]);
-    assert_eq!(none.evidence.follows(&again.evidence), Ok(()));
-    assert!(none.evidence.follows(&first.evidence).is_err());
+    assert_eq!(follows(&none.evidence, &again.evidence), Ok(()));
+    assert!(follows(&none.evidence, &first.evidence).is_err());
     // What another process's checkpoint took over is still known to this one.
     write_page(path, 9);
     disk.tracker().checkpoint().expect("checkpoint");
@@ -73,32 +77,41 @@ fn what_no_image_was_stored_of_is_told_again_and_what_was_is_not() {
 }
 
 #[test]
-fn what_was_marked_since_it_was_told_is_told_whoever_ended_epochs_meanwhile() {
+fn what_was_marked_since_a_checkpoint_is_told_whoever_ended_epochs_meanwhile() {
     let Some(disk) = Tracked::new(64 << 20, 4096) else { return };
     let path = disk.device.path();
     let (mut one, mut other) = (disk.tracker(), disk.tracker());
-    let recent = |tracker: &mut imgx_engine::track::Tracker| {
-        tracker.checkpoint().expect("checkpoint").recent.map(|recent| pages(&recent))
+    let since = |tracker: &mut imgx_engine::track::Tracker, copied: u64| {
+        let told = tracker.checkpoint_since(copied).expect("checkpoint");
+        let is_known = !matches!(told.verdict, Verdict::Tainted(_));
+        (is_known.then(|| pages(&told.changes)), told.evidence.epoch)
     };
     write_page(path, 1);
-    assert_eq!(recent(&mut one), Ok(vec![1]));
+    let (told, mut copied) = since(&mut one, 0);
+    assert_eq!(told, Some(vec![1]));
     write_page(path, 2);
-    assert_eq!(recent(&mut other), Ok(vec![1, 2]));
+    assert_eq!(since(&mut other, 0).0, Some(vec![1, 2]));
     write_page(path, 3);
-    assert_eq!(recent(&mut one), Ok(vec![2, 3]));
+    let (told, last) = since(&mut one, copied);
+    assert_eq!(told, Some(vec![2, 3]));
+    // What was told and not copied is told again.
+    write_page(path, 5);
+    assert_eq!(since(&mut one, copied).0, Some(vec![2, 3, 5]));
+    copied = last;
     // More epochs than are kept apart.
-    for page in 4..30 {
+    for page in 5..30 {
         write_page(path, page);
-        recent(&mut other).expect("told");
+        assert!(since(&mut other, 0).0.is_some());
     }
-    let told = recent(&mut one).expect("told");
-    assert!((4..30).all(|page| told.contains(&page)), "{told:?}");
+    let told = since(&mut one, copied).0.expect("known");
+    assert!((5..30).all(|page| told.contains(&page)), "{told:?}");
     write_page(path, 40);
     let taken = other.checkpoint().expect("checkpoint");
-    other.commit(taken.evidence.epoch).expect("committed");
-    assert!(recent(&mut one).is_err(), "the other has what was marked");
+    stored(&mut other, &taken);
+    assert_eq!(since(&mut one, copied).0, None, "the other has what was marked");
+    let (_, copied) = since(&mut one, taken.evidence.epoch);
     write_page(path, 41);
-    assert_eq!(recent(&mut one), Ok(vec![41]));
+    assert_eq!(since(&mut one, copied).0, Some(vec![41]));
 }
 
 #[test]
@@ -124,7 +137,7 @@ fn a_write_in_flight_across_the_switch_is_told_after_it() {
     let path = disk.device.path().to_owned();
     let mut tracker = disk.tracker();
     let first = tracker.checkpoint().expect("checkpoint");
-    tracker.commit(first.evidence.epoch).expect("committed");
+    stored(&mut tracker, &first);
 
     let frozen = Frozen::new(&point);
     let writer = thread::spawn(move || write_page(&path, 77));
@@ -138,7 +151,7 @@ fn a_write_in_flight_across_the_switch_is_told_after_it() {
     assert_eq!(pages(&during.changes), [77]);
     let content = fs::read(&disk.file).expect("the medium can be read");
     assert_eq!(content[77 * 4096], 0, "the write was not in flight");
-    tracker.commit(during.evidence.epoch).expect("committed");
+    stored(&mut tracker, &during);
     // Whoever marks at the queueing only knows nothing of it any more.
     assert!(!tracker.is_marked(&[marked]).expect("asked"));
     drop(frozen);
@@ -199,7 +212,7 @@ fn discards_of_any_length_are_covered() {
     let path = disk.device.path().to_str().expect("plain").to_owned();
     let mut tracker = disk.tracker();
     let first = tracker.checkpoint().expect("checkpoint");
-    tracker.commit(first.evidence.epoch).expect("committed");
+    stored(&mut tracker, &first);
     for (offset, length) in
         [(4096, 4096), (8 * gib + 512 * 9, 60 * gib), (99 * gib + 4096, gib - 4096), (0, 512)]
     {
@@ -211,7 +224,7 @@ fn discards_of_any_length_are_covered() {
         let range = ByteRange::new(offset, length);
         assert!(told.changes.runs().any(|run| run.intersection(&range) == Some(range)), "{range}");
         assert!(covered <= length + 2 * 64 * 4096, "{covered} bytes for {length}");
-        tracker.commit(told.evidence.epoch).expect("committed");
+        stored(&mut tracker, &told);
     }
 }
 
@@ -232,9 +245,10 @@ fn other_disks_stopped_and_broken_tracking_are_noticed() {
     assert_eq!(tracker.checkpoint().map_err(kind).err(), Some(ErrorKind::Unsupported));
     let mut tracker = disk.tracker();
     let after = tracker.checkpoint().expect("checkpoint").evidence;
-    assert!(after.follows(&before).is_err());
+    assert!(follows(&after, &before).is_err());
 
-    let folder = BpfFolder::existing(disk.folder()).expect("there");
+    let folder = BpfFolder::existing(disk.folder()).and_then(FoundFolder::closed);
+    let folder = folder.expect("looked at").expect("there");
     let open = after.epoch;
     let pin =
         folder.names().expect("listed").into_iter().find(|pin| pin.ends_with(&format!("_{open}")));
@@ -273,7 +287,7 @@ fn partitions_and_files_are_refused_with_what_to_do() {
     assert!(refused.to_string().contains("whole"), "{refused}");
     let mut tracker = disk.tracker();
     let told = tracker.checkpoint().expect("checkpoint");
-    tracker.commit(told.evidence.epoch).expect("committed");
+    stored(&mut tracker, &told);
     write_page(&partition, 5);
     let told = tracker.checkpoint().expect("checkpoint");
     assert_eq!(pages(&told.changes), [2048 / 8 + 5]);
@@ -288,7 +302,7 @@ fn a_disk_without_a_request_queue_is_tracked() {
     let Some(tracking) = super::support::Started::new(device.path(), 4096) else { return };
     let mut tracker = tracking.tracker();
     let first = tracker.checkpoint().expect("checkpoint");
-    tracker.commit(first.evidence.epoch).expect("committed");
+    stored(&mut tracker, &first);
     for page in [1, 7, 16_383] {
         write_page(device.path(), page);
     }

@@ -76,7 +76,7 @@ fn follow(name: &str, work: impl Fn(&Path, &AtomicBool) + Sync) {
         } else {
             told.changes.runs().for_each(|run| copy.take(run));
         }
-        tracker.commit(told.evidence.epoch).expect("committed");
+        super::support::stored(tracker, &told);
     };
     step(&mut tracker);
     thread::scope(|scope| {

@@ -4,4 +4,7 @@
 
 mod epochs;
 mod hammer;
+mod identity;
+mod killed;
+mod links;
 mod support;

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::result::Result;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use imgx_engine::base::{ErrorKind, Granule, Result};
-use imgx_engine::track::{Tracker, Tracking};
+use imgx_engine::base::bytes::to_hex;
+use imgx_engine::base::{self, ErrorKind, Granule};
+use imgx_engine::track::{Checkpoint, Evidence, Tracker, Tracking};
 use imgx_fixtures::loopdev::LoopDevice;
 use imgx_fixtures::tool;
 
@@ -97,7 +99,7 @@ impl Tracked {
         self.try_tracker().expect("opened").expect("tracked")
     }
 
-    pub fn try_tracker(&self) -> Result<Option<Tracker>> {
+    pub fn try_tracker(&self) -> base::Result<Option<Tracker>> {
         self.tracking().open(self.device.path())
     }
 
@@ -106,6 +108,22 @@ impl Tracked {
         let path = self.device.path().to_str().expect("plain");
         tool::run("blockdev", &["--flushbufs", path]).expect("flushed");
     }
+}
+
+/// Has the tracker know that the image of a checkpoint is stored, whose id is its epoch's number.
+pub fn stored(tracker: &mut Tracker, told: &Checkpoint) {
+    tracker.commit(told.evidence.epoch, id(&told.evidence)).expect("committed");
+}
+
+/// Whether a map starts from the image of a checkpoint.
+pub fn follows(evidence: &Evidence, parent: &Evidence) -> Result<(), String> {
+    evidence.follows(&to_hex(&id(parent)), parent)
+}
+
+fn id(evidence: &Evidence) -> [u8; 16] {
+    let mut id = [1; 16];
+    id[8..].copy_from_slice(&evidence.epoch.to_be_bytes());
+    id
 }
 
 /// Numbers that look random, the same each time.

@@ -1,6 +1,7 @@
 //! Captures of what filesystems use: what is left out is free, what is restored is sound, and
 //! nothing that is used is ever left out, even when an allocation map says so.
 
+mod interleaved;
 mod logical;
 #[path = "../support/logical.rs"]
 mod logical_disk;
@@ -18,13 +19,14 @@ use imgx_engine::base::{
     BlockSize, ByteCount, ByteRange, ChangeMap, ErrorKind, Granule, Result, Silent,
 };
 use imgx_engine::job::{
-    Capture, CaptureOptions, CaptureReport, ChangeTracker, Findings, Restore, RestoreOptions,
+    Capture, CaptureOptions, CaptureReport, ChangeTracker, Copied, Findings, Restore,
+    RestoreOptions, Since,
 };
-use imgx_engine::store::Repository;
+use imgx_engine::store::{ImageId, Repository};
 use imgx_fixtures::loopdev::LoopDevice;
 use imgx_fixtures::pattern::{incompressible, text};
 use imgx_fixtures::tool;
-use serde_json::{Value, json};
+use serde_json::json;
 use support::{MIB, Mounted, folder_in_memory, unsound};
 
 /// Where the parts of the disk begin and how long they are, in MiB: ext4, FAT32, exFAT, swap; the
@@ -62,18 +64,17 @@ impl ChangeTracker for Told {
         "told"
     }
 
-    fn checkpoint(&mut self, _parent: Option<&Value>) -> Result<Findings> {
+    fn checkpoint(&mut self, _since: Since<'_>) -> Result<Findings> {
         let mut map = ChangeMap::new(self.1, Granule::new(4096)?)?;
         self.0.lock().expect("no panic").iter().for_each(|range| map.set(*range));
-        let recent = Ok(map.clone());
-        Ok(Findings { changes: Ok(map), recent, evidence: json!({"by": "test"}) })
+        Ok(Findings { changes: Ok(map), evidence: json!({"by": "test"}) })
     }
 
     fn is_written_since(&self, _ranges: &[ByteRange]) -> Result<bool> {
         Ok(false)
     }
 
-    fn commit(&mut self) -> Result<()> {
+    fn commit(&mut self, _copied: &Copied, _image: ImageId) -> Result<()> {
         self.0.lock().expect("no panic").clear();
         Ok(())
     }

@@ -244,3 +244,53 @@ fn unused_disks_hold_nothing() {
     assert_eq!((blank.table, blank.volumes.len(), blank.notes.len()), (None, 0, 0));
     assert!(probe(&Memory(Vec::new()), 520).is_err());
 }
+
+/// Entry `slot` of the boot record at `sector`.
+fn put_entry(disk: &mut [u8], sector: usize, slot: usize, (kind, start, count): (u8, u32, u32)) {
+    let at = sector * 512 + 446 + slot * 16;
+    disk[at + 4] = kind;
+    disk[at + 8..at + 12].copy_from_slice(&start.to_le_bytes());
+    disk[at + 12..at + 16].copy_from_slice(&count.to_le_bytes());
+    disk[sector * 512 + 510..sector * 512 + 512].copy_from_slice(&[0x55, 0xaa]);
+}
+
+#[test]
+fn logical_partitions_and_links_are_found_in_any_slot_as_other_readers_do() {
+    if skip_without(&["partx"]) {
+        return;
+    }
+    let mut bytes = vec![0; 24 << 20];
+    put_entry(&mut bytes, 0, 0, (0x83, 100, 500));
+    put_entry(&mut bytes, 0, 1, (0x05, 2048, 40_000));
+    // A link in the third slot, one in the first, partitions in the third and fourth, and rubbish.
+    put_entry(&mut bytes, 2048, 0, (0x83, 63, 1000));
+    put_entry(&mut bytes, 2048, 2, (0x05, 5000, 6000));
+    put_entry(&mut bytes, 7048, 0, (0x0f, 20_000, 8000));
+    put_entry(&mut bytes, 7048, 3, (0x07, 100, 500));
+    put_entry(&mut bytes, 22_048, 1, (0x82, 50, 700));
+    put_entry(&mut bytes, 22_048, 2, (0x83, 900, 100));
+    put_entry(&mut bytes, 22_048, 3, (0x83, 70_000, 4000));
+    let folder = folder();
+    let path = folder.path().join("disk");
+    std::fs::write(&path, &bytes).expect("written");
+    let arguments = ["-g", "-o", "NR,START,SECTORS", path.to_str().expect("plain")];
+    let told = imgx_fixtures::tool::run("partx", &arguments).expect("partx runs");
+    let expected: Vec<(String, u64, u64)> = told
+        .lines()
+        .map(|line| {
+            let words: Vec<u64> =
+                line.split_whitespace().map(|word| word.parse().expect("a number")).collect();
+            (format!("p{}", words[0]), words[1] * 512, words[2] * 512)
+        })
+        // It tells of the container as well, and of other lengths for it.
+        .filter(|(name, ..)| name != "p2")
+        .collect();
+    let layout = probe(&Memory::load(&path), 512).expect("the probe runs");
+    let found: Vec<(String, u64, u64)> = layout
+        .volumes
+        .iter()
+        .map(|volume| (volume.name.clone(), volume.start, volume.length))
+        .collect();
+    assert_eq!(found, expected, "{told}");
+    assert_eq!(found.len(), 1 + 4, "{told}");
+}

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::uri::NbdServer;
 use super::wire;
 use crate::base::Observer;
+use crate::sys::threads;
 
 /// How often a wait looks whether it is still wanted.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -40,7 +41,8 @@ impl Stop {
     pub fn watched<T>(&self, observer: &dyn Observer, work: impl FnOnce() -> T) -> T {
         let (end, ended) = mpsc::channel::<()>();
         thread::scope(|scope| {
-            scope.spawn(move || {
+            // Without it, waits end by their own limits.
+            let _watching = threads::start(scope, move || {
                 while ended.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
                     if observer.cancelled() {
                         self.set();

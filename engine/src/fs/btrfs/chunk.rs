@@ -111,7 +111,8 @@ impl Chunk {
         match self.layout {
             Layout::Mirrored => self.stripes.len(),
             Layout::Striped { copies } => copies,
-            // By the parity of its row.
+            // By the parity of its row; by two of them, without another one as well.
+            Layout::Parity { parities: 2 } => self.stripes.len(),
             Layout::Parity { .. } => 2,
         }
     }
@@ -126,7 +127,7 @@ impl Chunk {
     }
 
     /// Stripes that hold different data.
-    fn data_stripes(&self) -> usize {
+    pub(super) fn data_stripes(&self) -> usize {
         let all = self.stripes.len();
         match self.layout {
             Layout::Mirrored => 1,
@@ -159,20 +160,19 @@ impl Chunk {
         Some(Piece { stripe: *self.stripes.get(place)?, within, length })
     }
 
-    /// The other stripes of the row that `piece` is in, of which its bytes are the exclusive or:
-    /// data and the first parity.
-    pub(super) fn row_mates(&self, piece: &Piece) -> Option<Vec<Piece>> {
+    /// The column of its row that `at`, which the chunk holds, is in, if rows have parity.
+    pub(super) fn column(&self, at: Logical) -> Option<usize> {
+        let Layout::Parity { .. } = self.layout else { return None };
+        let number = at.0.checked_sub(self.start.0)? / STRIPE_LEN;
+        number.checked_rem(bytes(self.data_stripes())).map(index)
+    }
+
+    /// The bytes of `column` beside those of `piece`, in the same row: parities stand behind the
+    /// data.
+    pub(super) fn beside(&self, piece: &Piece, column: usize) -> Option<Piece> {
         let row = piece.within / STRIPE_LEN;
-        let data = self.data_stripes();
-        let mates: Option<Vec<Piece>> = (0..=data)
-            .map(|column| {
-                let stripe = *self.stripes.get(self.rotated(row, column)?)?;
-                Some(Piece { stripe, ..*piece })
-            })
-            .collect();
-        let mut mates = mates?;
-        mates.retain(|mate| mate.stripe != piece.stripe);
-        (mates.len() == data).then_some(mates)
+        let stripe = *self.stripes.get(self.rotated(row, column)?)?;
+        Some(Piece { stripe, ..*piece })
     }
 
     /// The stripe on which `column` of a row is: parities move on by one from row to row.
@@ -313,9 +313,9 @@ mod tests {
         assert_eq!((place(&raid5, 0, 0), place(&raid5, 1, 0)), (Some((0, 0)), Some((1, 0))));
         assert_eq!((place(&raid5, 2, 0), place(&raid5, 3, 0)), (Some((1, 1)), Some((2, 1))));
         let piece = raid5.piece(raid5.start.after(3 * STRIPE_LEN), 0).expect("inside");
-        let mates = raid5.row_mates(&piece).expect("a row");
-        let mates: Vec<u64> = mates.iter().map(|mate| mate.stripe.devid).collect();
-        assert_eq!(mates, [1, 0]);
+        assert_eq!(raid5.column(raid5.start.after(3 * STRIPE_LEN)), Some(1));
+        let beside = [0, 1, 2].map(|column| raid5.beside(&piece, column).expect("a row"));
+        assert_eq!(beside.map(|piece| piece.stripe.devid), [1, 2, 0]);
     }
 
     #[test]

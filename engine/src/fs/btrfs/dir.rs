@@ -62,7 +62,16 @@ impl DirItem {
         while at < bytes.len() {
             let entry = Self::parse(bytes, at).filter(|(entry, _)| {
                 let length = entry.name.len();
-                length > 0 && length <= MAX_NAME
+                // As the kernel's `check_dir_item` has it.
+                let is_named = match item.key.kind {
+                    kinds::DIR_ITEM | kinds::XATTR_ITEM => {
+                        name_hash(&entry.name) == item.key.offset
+                    }
+                    _ => true,
+                };
+                let is_attribute = item.key.kind == kinds::XATTR_ITEM;
+                let has_data = is_attribute || entry.data.is_empty();
+                length > 0 && length <= MAX_NAME && is_named && has_data
             });
             let Some((entry, next)) = entry else {
                 return Err(item.corrupt(format!("an entry at byte {at}"), "something else"));
@@ -175,39 +184,36 @@ impl Btrfs {
         Ok(found.map(|entry| entry.file))
     }
 
-    /// The extended attributes of a file.
-    ///
-    /// # Errors
-    /// `Corrupt` where one is damaged; `Limit` when they are too many.
-    pub(super) fn attributes(&self, subvolume: &Subvolume, number: u64) -> Result<Vec<Xattr>> {
+    /// Calls `visit` for each extended attribute of a file, with an error for each that is lost.
+    pub(super) fn each_attribute(
+        &self,
+        subvolume: &Subvolume,
+        number: u64,
+        visit: Visit<'_, Result<Xattr>>,
+    ) {
         let replay = subvolume.replay.as_deref();
         let tree = match replay.filter(|replay| replay.has_attributes(number)) {
             Some(replay) => replay.log,
             None => subvolume.tree,
         };
-        let mut found = Vec::new();
-        let (mut failure, mut size) = (None, 0_usize);
+        let within = |error: Error| error.within(format!("attributes of inode {number}"));
+        let mut size = 0_usize;
         tree.each(&self.pool, Key::new(number, kinds::XATTR_ITEM, 0), &mut |item| {
-            match item.and_then(|item| DirItem::all(&item)) {
-                Ok(entries) => found.extend(entries.into_iter().map(|entry| {
-                    size = size.saturating_add(entry.name.len()).saturating_add(entry.data.len());
-                    Xattr { name: entry.name, value: entry.data }
-                })),
-                Err(error) => failure = Some(error),
+            let entries = match item.and_then(|item| DirItem::all(&item)) {
+                Ok(entries) => entries,
+                Err(error) => return visit(Err(within(error))),
+            };
+            for entry in entries {
+                size = size.saturating_add(entry.name.len()).saturating_add(entry.data.len());
+                if size > limits::MAX_XATTRS_SIZE {
+                    let context = format!("more than {size} bytes of attributes");
+                    let _ = visit(Err(within(Error::new(ErrorKind::Limit, context))));
+                    return ControlFlow::Break(());
+                }
+                visit(Ok(Xattr { name: entry.name, value: entry.data }))?;
             }
-            if size > limits::MAX_XATTRS_SIZE {
-                let context = format!("inode {number}: more than {size} bytes of attributes");
-                failure = Some(Error::new(ErrorKind::Limit, context));
-            }
-            match failure {
-                None => ControlFlow::Continue(()),
-                Some(_) => ControlFlow::Break(()),
-            }
+            ControlFlow::Continue(())
         });
-        match failure {
-            Some(error) => Err(error.within(format!("attributes of inode {number}"))),
-            None => Ok(found),
-        }
     }
 
     /// The names that lead to `folder` from its subvolume's root, the last first.

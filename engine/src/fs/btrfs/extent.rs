@@ -104,8 +104,8 @@ impl Stretch {
         let kind = u8_at(data, 0x14).ok_or_else(short)?;
         if kind == 0 {
             let stored = data.len().checked_sub(INLINE_AT).ok_or_else(short)?;
-            let is_short = compression.is_none() && bytes(stored) < ram_bytes;
-            if start != 0 || is_short || ram_bytes > limits::MAX_UNPACKED_EXTENT {
+            let is_other = compression.is_none() && bytes(stored) != ram_bytes;
+            if start != 0 || is_other || ram_bytes > limits::MAX_UNPACKED_EXTENT {
                 let found = format!("{ram_bytes} bytes at {start}");
                 return Err(item.corrupt("inline content at the start", found));
             }

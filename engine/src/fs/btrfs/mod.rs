@@ -30,6 +30,7 @@ mod inode;
 mod log;
 mod node;
 mod open;
+mod parity;
 mod pool;
 mod root;
 mod shared;
@@ -44,7 +45,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use super::{
-    DirEntry, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Visit, Xattr,
+    DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Visit,
+    Xattr,
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use inode::Inode;
@@ -67,6 +69,8 @@ pub(super) struct Btrfs {
     subvolumes: Mutex<HashMap<u64, Arc<Subvolume>>>,
     root: FileId,
     info: FilesystemInfo,
+    /// What is damaged of it as a whole.
+    doubts: Doubts,
     /// Why it is not certain what is free, if it is not.
     doubt: Option<String>,
 }
@@ -91,6 +95,10 @@ impl Btrfs {
 impl Filesystem for Btrfs {
     fn info(&self) -> &FilesystemInfo {
         &self.info
+    }
+
+    fn doubts(&self) -> &Doubts {
+        &self.doubts
     }
 
     fn root(&self) -> FileId {
@@ -141,12 +149,13 @@ impl Filesystem for Btrfs {
         self.target(subvolume, inode)
     }
 
-    fn xattrs(&self, file: FileId) -> Result<Vec<Xattr>> {
+    fn each_xattr(&self, file: FileId, visit: Visit<'_, Result<Xattr>>) -> Result<()> {
         if dir::is_placeholder(file.number) {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let (subvolume, inode) = self.file(file)?;
-        self.attributes(&subvolume, inode.number)
+        self.each_attribute(&subvolume, inode.number, visit);
+        Ok(())
     }
 
     fn may_share(&self, file: FileId) -> Result<bool> {
@@ -154,7 +163,7 @@ impl Filesystem for Btrfs {
         self.shares_extents(&subvolume, inode.number)
     }
 
-    fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+    fn unused(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         self.free_ranges(visit)
     }
 

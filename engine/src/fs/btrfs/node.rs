@@ -100,16 +100,26 @@ impl Node {
             return Some(format!("{} items", self.count));
         }
         let mut before = None;
+        // The data of items lie side by side from the node's end on, the first one's last.
+        let mut data_end = self.bytes.len();
         for number in 0..self.count {
             let Some(key) = self.key(number) else { return Some(format!("no key {number}")) };
             if before.is_some_and(|before| before >= key) {
                 return Some(format!("key {key} as number {number}"));
             }
             before = Some(key);
-            let is_inside =
-                || self.data_range(number).is_some_and(|data| data.start >= end.unwrap_or(0));
-            if self.level == 0 && !is_inside() {
-                return Some(format!("item {key} outside"));
+            if self.level > 0 {
+                continue;
+            }
+            match self.data_range(number) {
+                Some(data) if data.start >= end.unwrap_or(0) && data.end == data_end => {
+                    data_end = data.start;
+                }
+                Some(data) => {
+                    let found = format!("data at {} to {}", data.start, data.end);
+                    return Some(format!("item {key} with {found} instead of up to {data_end}"));
+                }
+                None => return Some(format!("item {key} outside")),
             }
         }
         None

@@ -20,7 +20,7 @@ use super::{Btrfs, TOP};
 use crate::base::bytes::to_uuid;
 use crate::base::{ByteOffset, Error, ErrorKind, Result};
 use crate::block::ReadAt;
-use crate::fs::{DeviceOf, FileId, Filesystem, FilesystemInfo};
+use crate::fs::{DeviceOf, Doubts, FileId, Filesystem, FilesystemInfo};
 
 /// What one volume says.
 struct Found {
@@ -113,7 +113,47 @@ pub fn device_of(volume: &Arc<dyn ReadAt>) -> Option<DeviceOf> {
         filesystem: to_uuid(&superblock.fsid),
         device: to_uuid(&superblock.dev_item.uuid),
         devices: superblock.num_devices,
+        seeds: seeds_of(&found, superblock),
     })
+}
+
+/// The UUIDs of the devices of other filesystems that the one of `superblock` grew from, as far as
+/// its own device says.
+fn seeds_of(found: &Found, superblock: &Superblock) -> Vec<String> {
+    if superblock.num_devices < 2 {
+        return Vec::new();
+    }
+    let (volume, item) = (Arc::clone(&found.volume), superblock.dev_item.clone());
+    let devices = Devices(vec![Device { volume, item, start: 0, is_stale: false }]);
+    let own = [superblock.fsid, superblock.block_fsid()];
+    let Ok((_, items)) = read_all_chunks(superblock, devices, own.to_vec()) else {
+        return Vec::new();
+    };
+    let seeds = items.iter().filter(|item| !own.contains(&item.fsid));
+    seeds.map(|item| to_uuid(&item.uuid)).collect()
+}
+
+/// The form of the nodes of the filesystem of `superblock`, which carry one of `fsids`.
+fn node_form(superblock: &Superblock, fsids: Vec<[u8; 16]>) -> NodeForm {
+    NodeForm { size: index(superblock.nodesize), checksum: superblock.checksum, fsids }
+}
+
+/// All chunks, and the devices that there should be, by way of the chunks of the superblock.
+fn read_all_chunks(
+    superblock: &Superblock,
+    devices: Devices,
+    fsids: Vec<[u8; 16]>,
+) -> Result<(ChunkMap, Vec<DevItem>)> {
+    let sectorsize = superblock.sectorsize;
+    let system = ChunkMap::of_system(&superblock.sys_chunk_array, sectorsize)?;
+    let bootstrap = Pool::new(devices, system, node_form(superblock, fsids));
+    let root = Pointer {
+        at: superblock.chunk_root,
+        level: superblock.chunk_root_level,
+        generation: superblock.chunk_root_generation,
+    };
+    read_chunks(&bootstrap, Tree { root }, sectorsize)
+        .map_err(|error| lacking(error, superblock, &bootstrap))
 }
 
 /// Opens a btrfs that lies on several volumes, all of those that are at hand, in any order. What
@@ -141,7 +181,41 @@ fn assemble(mut found: Vec<Found>) -> Result<Btrfs> {
         found.iter().flat_map(|found| found.sound.iter().cloned()).collect();
     // Those of seeds are older than what grew from them.
     candidates.sort_by_key(|superblock| std::cmp::Reverse(superblock.generation));
-    let mut failure = found.iter_mut().find_map(|found| found.failure.take());
+    let damaged = found.iter_mut().find_map(|found| found.failure.take());
+    let (newest, failure) = first_that_opens(&candidates, &found)?;
+    let failure = damaged.or(failure);
+    if let Some(mut btrfs) = newest {
+        if let Some(error) = failure {
+            btrfs.doubts.add(match Some(&btrfs.superblock.place) == PLACES.first() {
+                true => format!("A copy of the superblock is damaged ({error})."),
+                false => format!("The superblock is damaged ({error}); a copy is used."),
+            });
+            btrfs.doubt("a superblock is damaged");
+        }
+        return Ok(btrfs);
+    }
+    let failure = failure.unwrap_or_else(|| Error::new(ErrorKind::Unsupported, "no btrfs is here"));
+    // A device that is missing is no damage, and gives nothing older.
+    if failure.kind() != ErrorKind::Corrupt && failure.kind() != ErrorKind::Io {
+        return Err(failure);
+    }
+    let earlier: Vec<Superblock> = candidates.iter().flat_map(Superblock::earlier).collect();
+    let Some(mut btrfs) = first_that_opens(&earlier, &found)?.0 else { return Err(failure) };
+    let generation = btrfs.superblock.generation;
+    btrfs.doubts.add(format!(
+        "The newest state cannot be read ({failure}); an older one, generation {generation}, is."
+    ));
+    btrfs.doubt("its newest state cannot be read");
+    Ok(btrfs)
+}
+
+/// Opens by the first of `candidates` with which that succeeds; with the first failure, if there
+/// was one.
+fn first_that_opens(
+    candidates: &[Superblock],
+    found: &[Found],
+) -> Result<(Option<Btrfs>, Option<Error>)> {
+    let mut failure = None;
     let mut seen = Vec::new();
     for candidate in candidates {
         let tried = (candidate.generation, candidate.root, candidate.chunk_root);
@@ -149,24 +223,14 @@ fn assemble(mut found: Vec<Found>) -> Result<Btrfs> {
             continue;
         }
         seen.push(tried);
-        match with_superblock(candidate, &found) {
-            Ok(mut btrfs) => {
-                if let Some(error) = failure {
-                    btrfs.tell(match Some(&btrfs.superblock.place) == PLACES.first() {
-                        true => format!("A copy of the superblock is damaged ({error})."),
-                        false => format!("The superblock is damaged ({error}); a copy is used."),
-                    });
-                    btrfs.doubt("a superblock is damaged");
-                }
-                return Ok(btrfs);
-            }
+        match with_superblock(candidate.clone(), found) {
+            Ok(btrfs) => return Ok((Some(btrfs), failure)),
             // Another superblock makes no other devices of them.
             Err(error) if error.kind() == ErrorKind::Invalid => return Err(error),
-            Err(error) => failure = Some(error),
+            Err(error) => failure = failure.or(Some(error)),
         }
     }
-    let none = || Error::new(ErrorKind::Unsupported, "no btrfs is here");
-    Err(failure.unwrap_or_else(none))
+    Ok((None, failure))
 }
 
 fn with_superblock(superblock: Superblock, found: &[Found]) -> Result<Btrfs> {
@@ -186,17 +250,8 @@ fn with_superblock(superblock: Superblock, found: &[Found]) -> Result<Btrfs> {
             fsids.push(seed.block_fsid());
         }
     }
-    let form = NodeForm { size: index(superblock.nodesize), checksum: superblock.checksum, fsids };
-    let sectorsize = superblock.sectorsize;
-    let system = ChunkMap::of_system(&superblock.sys_chunk_array, sectorsize)?;
-    let bootstrap = Pool::new(devices.clone(), system, form.clone());
-    let root = Pointer {
-        at: superblock.chunk_root,
-        level: superblock.chunk_root_level,
-        generation: superblock.chunk_root_generation,
-    };
-    let (chunks, items) = read_chunks(&bootstrap, Tree { root }, sectorsize)
-        .map_err(|error| lacking(error, &superblock, &bootstrap))?;
+    let form = node_form(&superblock, fsids.clone());
+    let (chunks, items) = read_all_chunks(&superblock, devices.clone(), fsids)?;
     let gone = leave_out_gone(&mut devices, &items, &superblock)?;
     let missing = missing_devices(&devices, &items);
     let pool = Pool::new(devices, chunks, form);
@@ -300,6 +355,7 @@ fn unreplayed(superblock: Superblock, pool: Pool) -> Result<Btrfs> {
         superblock,
         pool,
         info,
+        doubts: Doubts::default(),
         doubt: None,
     };
     let unknown = btrfs.superblock.unknown_compat_ro();
@@ -360,7 +416,7 @@ impl Btrfs {
                 self.tell("Its tree log was replayed in memory.".to_owned());
             }
             // The kernel would not mount it; what was committed is sound all the same.
-            Err(error) => self.tell(format!(
+            Err(error) => self.doubts.add(format!(
                 "Its tree log cannot be replayed, so what was synced last is missing: {error}."
             )),
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::chunk::{Chunk, ChunkMap, Layout, Piece};
 use super::device::{Devices, Proof};
 use super::node::{Node, NodeForm, Pointer};
+use super::parity::{self, Recovery};
 use super::units::{Logical, bytes, index};
 use crate::base::{Error, Result, limits};
 use crate::fs::recent::Recent;
@@ -96,7 +97,7 @@ impl Pool {
                     self.devices.read(&piece, part, proof)?;
                     part.len()
                 }
-                None => self.compute(chunk, at, rest, proof)?,
+                None => self.compute(chunk, at, rest, (mirror, proof))?,
             };
             at = at.after(bytes(length));
             rest = rest.get_mut(length..).unwrap_or_default();
@@ -111,22 +112,25 @@ impl Pool {
         chunk: &Chunk,
         at: Logical,
         buffer: &mut [u8],
-        proof: Proof,
+        (mirror, proof): (usize, Proof),
     ) -> Result<usize> {
         let none = || Error::corrupt(at, "another copy", "none");
-        if !matches!(chunk.layout, Layout::Parity { .. }) {
+        let (Layout::Parity { parities }, Some(wanted)) = (chunk.layout, chunk.column(at)) else {
             return Err(none());
-        }
+        };
+        let data = chunk.data_stripes();
+        let way = Recovery::of_mirror(mirror, wanted, (data, parities)).ok_or_else(none)?;
         let piece = chunk.piece(at, 0).ok_or_else(none)?;
         let (part, _) = split(buffer, piece.length);
         part.fill(0);
-        let mut mate = vec![0; part.len()];
-        for other in chunk.row_mates(&piece).ok_or_else(none)? {
-            self.devices.read(&other, &mut mate, proof)?;
-            for (byte, other) in part.iter_mut().zip(&mate) {
-                *byte ^= *other;
-            }
+        let (mut second, mut other) = (vec![0; part.len()], vec![0; part.len()]);
+        let columns = 0..data.saturating_add(parities);
+        for column in columns.filter(|column| way.reads(*column, wanted, data)) {
+            let beside = chunk.beside(&piece, column).ok_or_else(none)?;
+            self.devices.read(&beside, &mut other, proof)?;
+            parity::add((column, data), &other, part, &mut second);
         }
+        way.solve(wanted, part, &second);
         Ok(part.len())
     }
 

@@ -17,6 +17,10 @@ const MAGIC: &[u8] = b"_BHRfS_M";
 const MAGIC_AT: usize = 0x40;
 /// Bytes of `sys_chunk_array` at most.
 const SYS_CHUNK_ARRAY: usize = 2048;
+/// Where the roots of the last states are, how many, and the bytes of each.
+const ROOT_BACKUPS_AT: usize = 0xb2b;
+const ROOT_BACKUPS: usize = 4;
+const ROOT_BACKUP: usize = 168;
 /// Levels of a tree, from the leaves' zero up to this, excluded.
 pub(super) const MAX_LEVEL: u8 = 8;
 
@@ -65,9 +69,39 @@ pub(super) struct Superblock {
     pub label: Vec<u8>,
     pub metadata_uuid: [u8; 16],
     pub sys_chunk_array: Vec<u8>,
+    /// The roots of the last states, `super_roots`.
+    backups: Vec<RootBackup>,
     pub checksum: Checksum,
     /// The byte of the device that this copy was read from.
     pub place: u64,
+}
+
+/// A state before, `struct btrfs_root_backup`.
+#[derive(Debug, Clone, Copy)]
+struct RootBackup {
+    root: Logical,
+    generation: u64,
+    chunk_root: Logical,
+    chunk_root_generation: u64,
+    /// Of both roots.
+    levels: [u8; 2],
+}
+
+impl RootBackup {
+    fn all(block: &[u8]) -> Vec<Self> {
+        let backup = |number: usize| {
+            let at = number.checked_mul(ROOT_BACKUP)?.checked_add(ROOT_BACKUPS_AT)?;
+            let bytes = slice(block, at, ROOT_BACKUP)?;
+            Some(Self {
+                root: Logical(le64(bytes, 0x0)?),
+                generation: le64(bytes, 0x8)?,
+                chunk_root: Logical(le64(bytes, 0x10)?),
+                chunk_root_generation: le64(bytes, 0x18)?,
+                levels: array(bytes, 0x98)?,
+            })
+        };
+        (0..ROOT_BACKUPS).filter_map(backup).collect()
+    }
 }
 
 /// Whether `block` has the magic number of a superblock.
@@ -122,6 +156,7 @@ impl Superblock {
             label: label.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
             metadata_uuid: array(block, 0x23b)?,
             sys_chunk_array: slice(block, 0x32b, array_size)?.to_vec(),
+            backups: RootBackup::all(block),
             checksum,
             place,
         })
@@ -182,6 +217,32 @@ impl Superblock {
     /// Whether what is free can be told by what this reader knows.
     pub(super) fn unknown_compat_ro(&self) -> u64 {
         self.compat_ro_flags & !compat_ro::KNOWN
+    }
+
+    /// The same of the states before, the youngest first, as far as their roots are known.
+    pub(super) fn earlier(&self) -> Vec<Self> {
+        let is_earlier = |backup: &&RootBackup| {
+            backup.generation < self.generation && backup.root.0 != 0 && backup.chunk_root.0 != 0
+        };
+        let is_sound = |backup: &&RootBackup| backup.levels.iter().all(|level| *level < MAX_LEVEL);
+        let mut backups: Vec<&RootBackup> =
+            self.backups.iter().filter(is_earlier).filter(is_sound).collect();
+        backups.sort_by_key(|backup| std::cmp::Reverse(backup.generation));
+        let state = |backup: &RootBackup| {
+            let [root_level, chunk_root_level] = backup.levels;
+            Self {
+                generation: backup.generation,
+                root: backup.root,
+                root_level,
+                chunk_root: backup.chunk_root,
+                chunk_root_generation: backup.chunk_root_generation,
+                chunk_root_level,
+                // It goes with the newest state only.
+                log_root: Logical(0),
+                ..self.clone()
+            }
+        };
+        backups.into_iter().map(state).collect()
     }
 
     /// Whether both are of one filesystem.

@@ -68,6 +68,33 @@ impl<'a> Chain<'a> {
         Ok(Some(self.at.1))
     }
 
+    /// Checks that a chain of `count` clusters ends: it may have more than anybody needs, but none
+    /// that leads back to one of its own, since then those before are wrong as well.
+    ///
+    /// # Errors
+    /// `Corrupt` when it does. What else is wrong behind its last cluster harms nobody.
+    pub(in crate::fs) fn check_end(&mut self, count: u64) -> Result<()> {
+        if self.start.is_contiguous || count == 0 {
+            return Ok(());
+        }
+        // Brent's method: a cluster is remembered at every power of two.
+        let (mut next, mut power) = (count, 1_u64);
+        let mut known = self.cluster(count.saturating_sub(1))?;
+        let mut steps = 0_u64;
+        while let Ok(Some(cluster)) = self.cluster(next) {
+            if Some(cluster) == known {
+                let found = format!("{cluster} once more");
+                return Err(Error::corrupt("chain of clusters", "its end", found));
+            }
+            steps = steps.saturating_add(1);
+            if steps == power {
+                (known, power, steps) = (Some(cluster), power.saturating_mul(2), 0);
+            }
+            next = next.saturating_add(1);
+        }
+        Ok(())
+    }
+
     /// Bytes of the volume that hold the chain's bytes from `offset`: where they begin, and how
     /// many follow one another there, `wanted` at most. `None` if the chain ends before `offset`.
     ///

@@ -26,10 +26,15 @@ impl<'a> ChainContent<'a> {
 
     fn stretch(&mut self, offset: u64, wanted: u64) -> Result<(u64, u64)> {
         let size = self.size;
-        self.chain.stretch(offset, wanted)?.ok_or_else(|| {
+        let found = self.chain.stretch(offset, wanted)?.ok_or_else(|| {
             let expected = format!("clusters for {size} bytes");
             Error::corrupt("chain of clusters", expected, format!("its end before byte {offset}"))
-        })
+        })?;
+        if offset.saturating_add(found.1) >= self.valid {
+            let clusters = self.valid.div_ceil(self.chain.heap().cluster_size.max(1));
+            self.chain.check_end(clusters)?;
+        }
+        Ok(found)
     }
 }
 

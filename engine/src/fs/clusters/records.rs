@@ -1,10 +1,11 @@
 //! A folder's records, 32 bytes each.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use super::chain::{Chain, Start};
 use super::heap::Heap;
-use crate::base::{ByteRange, Result};
+use crate::base::{ByteRange, Error, Result};
 
 /// Bytes of a record.
 pub(in crate::fs) const RECORD: usize = 32;
@@ -32,9 +33,11 @@ pub(in crate::fs) fn each_record(
 ) -> Result<bool> {
     let mut chain = Chain::new(heap, start);
     let (mut offset, mut piece) = (range.start, FIRST_PIECE);
+    let mut seen = HashMap::new();
     while offset < range.end {
         let wanted = piece.min(range.end.saturating_sub(offset));
         let Some((place, length)) = chain.stretch(offset, wanted)? else { return Ok(false) };
+        check_new(heap, &mut seen, (place, length), offset)?;
         if show(heap, place, length, visit) == ControlFlow::Break(()) {
             return Ok(false);
         }
@@ -42,6 +45,29 @@ pub(in crate::fs) fn each_record(
         piece = PIECE;
     }
     Ok(true)
+}
+
+/// Checks that the clusters of a stretch, which is the chain's bytes from `offset` on, were in the
+/// chain at no other place.
+fn check_new(
+    heap: &Heap,
+    seen: &mut HashMap<u32, u64>,
+    (place, length): (u64, u64),
+    offset: u64,
+) -> Result<()> {
+    let size = heap.cluster_size.max(1);
+    let (Some(first), Some(index)) = (heap.cluster_at(place), offset.checked_div(size)) else {
+        return Ok(());
+    };
+    let within = offset.checked_rem(size).unwrap_or_default();
+    let count = within.saturating_add(length).div_ceil(size);
+    for (cluster, index) in (first..).zip((index..).take(usize::try_from(count).unwrap_or(0))) {
+        if *seen.entry(cluster).or_insert(index) != index {
+            let found = format!("cluster {cluster} once more");
+            return Err(Error::corrupt("chain of clusters", "its end", found));
+        }
+    }
+    Ok(())
 }
 
 /// Shows the records of `length` bytes from `place`.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::base::fields::{le16, le32};
 use crate::base::{ByteOffset, Error, Result};
 use crate::block::ReadAt;
+use crate::fs::Doubts;
 
 /// Bytes of the table that are read at once; a multiple of 3, so that no entry of 12 bits, in
 /// pairs of three bytes, lies across two of them.
@@ -68,6 +69,8 @@ pub(in crate::fs) struct Table {
     pub(in crate::fs) length: u64,
     /// Cluster numbers end before this one.
     pub(in crate::fs) end: u32,
+    /// What is met that is damaged, for which a copy is read.
+    pub(in crate::fs) doubts: Arc<Doubts>,
 }
 
 /// A piece of the table that is kept while a chain is followed.
@@ -90,7 +93,12 @@ impl Table {
                 Ok(Link::Next(next)) if !self.is_cluster(next) => {
                     first.get_or_insert(Ok(Link::Next(next)));
                 }
-                Ok(link) => return Ok(link),
+                Ok(link) => {
+                    if first.is_some() {
+                        self.doubts.add("The allocation table is damaged; a copy of it is used.");
+                    }
+                    return Ok(link);
+                }
                 Err(error) => {
                     first.get_or_insert(Err(error));
                 }

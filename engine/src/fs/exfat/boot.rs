@@ -6,8 +6,8 @@ use crate::base::bytes::to_hex;
 use crate::base::fields::{array, le16, le32, le64, u8_at};
 use crate::base::{ByteOffset, Error, ErrorKind, Result};
 use crate::block::ReadAt;
-use crate::fs::FilesystemInfo;
 use crate::fs::clusters::{Heap, Table, Width};
+use crate::fs::{Doubts, FilesystemInfo};
 
 /// `FileSystemName`, at byte 3.
 const NAME: &[u8] = b"EXFAT   ";
@@ -20,6 +20,13 @@ const SECOND_TABLE: u16 = 0x1;
 const DIRTY: u16 = 0x2;
 /// Clusters at most: 2^32 - 11 [3.1.9].
 const MAX_CLUSTERS: u32 = 0xffff_fff5;
+
+/// Whether a boot region has to have the right checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    Checked,
+    Unchecked,
+}
 
 /// A boot region that makes sense.
 pub(super) struct Boot {
@@ -40,7 +47,7 @@ impl Boot {
     /// Reads the boot region of `volume`, or its backup, with a note of that; `None` if there is
     /// neither.
     pub(super) fn read(volume: &Arc<dyn ReadAt>) -> Result<Option<(Self, Option<String>)>> {
-        let first = Self::read_at(volume, 0, None);
+        let first = Self::read_at(volume, 0, None, Trust::Checked);
         match first {
             Ok(Some(boot)) => return Ok(Some((boot, None))),
             Ok(None) => {}
@@ -50,10 +57,16 @@ impl Boot {
         // Without the main region the sector size is not known; 512 is nearly every one.
         for sector in [512_u64, 1024, 2048, 4096] {
             let start = sector.saturating_mul(BACKUP);
-            if let Ok(Some(boot)) = Self::read_at(volume, start, Some(sector)) {
-                let note = "its boot region is damaged; the backup was used".to_owned();
+            if let Ok(Some(boot)) = Self::read_at(volume, start, Some(sector), Trust::Checked) {
+                let note = "The boot region is damaged; its backup is used.".to_owned();
                 return Ok(Some((boot, Some(note))));
             }
+        }
+        if let (Err(error), Ok(Some(boot))) =
+            (&first, Self::read_at(volume, 0, None, Trust::Unchecked))
+        {
+            let note = format!("The boot region is damaged, and used as it is: {error}.");
+            return Ok(Some((boot, Some(note))));
         }
         first.map(|_| None)
     }
@@ -63,6 +76,7 @@ impl Boot {
         volume: &Arc<dyn ReadAt>,
         start: u64,
         expected_sector: Option<u64>,
+        trust: Trust,
     ) -> Result<Option<Self>> {
         let mut boot = [0; 512];
         if volume.size().0 < start.saturating_add(512) {
@@ -80,7 +94,9 @@ impl Boot {
         if expected_sector.is_some_and(|expected| expected != sector) {
             return Ok(None);
         }
-        check(volume, start, sector)?;
+        if trust == Trust::Checked {
+            check(volume, start, sector)?;
+        }
         let parsed = Self::parse(&boot, sector);
         parsed.map(Some).ok_or_else(|| {
             Error::corrupt("boot sector", "a table and clusters within the volume", "others")
@@ -129,13 +145,14 @@ impl Boot {
     }
 
     /// The clusters of `volume`.
-    pub(super) fn heap(&self, volume: &Arc<dyn ReadAt>) -> Heap {
+    pub(super) fn heap(&self, volume: &Arc<dyn ReadAt>, doubts: &Arc<Doubts>) -> Heap {
         let table = Table {
             volume: Arc::clone(volume),
             width: Width::ThirtyTwo,
             copies: self.tables.clone(),
             length: self.table_length,
             end: self.end,
+            doubts: Arc::clone(doubts),
         };
         Heap { table, start: self.heap_start, cluster_size: self.cluster_size }
     }

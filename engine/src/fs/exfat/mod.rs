@@ -21,8 +21,8 @@ use self::folder::{Records, SystemFiles};
 use self::upcase::UpCase;
 use super::clusters::{ChainContent, Heap, Start};
 use super::{
-    DirEntry, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Protection,
-    Visit, Xattr,
+    DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata,
+    Protection, Visit, Xattr,
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use crate::block::ReadAt;
@@ -42,6 +42,8 @@ pub(super) struct ExFat {
     /// The zone of times that do not say theirs.
     zone: TimeZone,
     info: FilesystemInfo,
+    /// What is damaged of it as a whole.
+    doubts: Arc<Doubts>,
 }
 
 /// Opens an exFAT filesystem; `None` if no boot sector is one of it.
@@ -53,15 +55,16 @@ pub(super) fn open(
     zone: &TimeZone,
 ) -> Result<Option<Box<dyn Filesystem>>> {
     let Some((boot, note)) = Boot::read(volume)? else { return Ok(None) };
-    let heap = boot.heap(volume);
+    let doubts = Arc::new(Doubts::default());
+    let heap = boot.heap(volume, &doubts);
     let mut info = boot.info();
-    info.notes.extend(note);
+    note.into_iter().for_each(|note| doubts.add(note));
     let root = Start { cluster: boot.root_cluster, is_contiguous: false };
     let system = SystemFiles::find(&heap, root, boot.active_table);
     let upcase = match UpCase::read(&heap, &system) {
         Ok(upcase) => upcase,
         Err(error) => {
-            info.notes.push(format!("its up-case table is damaged: {error}"));
+            doubts.add(format!("The up-case table is damaged: {error}."));
             UpCase::default()
         }
     };
@@ -71,7 +74,7 @@ pub(super) fn open(
         info.notes.push("it was not unmounted cleanly".to_owned());
     }
     let zone = zone.clone();
-    Ok(Some(Box::new(ExFat { heap, root, system, upcase, is_clean, zone, info })))
+    Ok(Some(Box::new(ExFat { heap, root, system, upcase, is_clean, zone, info, doubts })))
 }
 
 impl ExFat {
@@ -120,6 +123,10 @@ impl ExFat {
 impl Filesystem for ExFat {
     fn info(&self) -> &FilesystemInfo {
         &self.info
+    }
+
+    fn doubts(&self) -> &Doubts {
+        &self.doubts
     }
 
     fn root(&self) -> FileId {
@@ -190,15 +197,15 @@ impl Filesystem for ExFat {
         Err(Error::new(ErrorKind::Invalid, "exFAT has no symbolic links"))
     }
 
-    fn xattrs(&self, _file: FileId) -> Result<Vec<Xattr>> {
-        Ok(Vec::new())
+    fn each_xattr(&self, _file: FileId, _visit: Visit<'_, Result<Xattr>>) -> Result<()> {
+        Ok(())
     }
 
     fn may_share(&self, _file: FileId) -> Result<bool> {
         Ok(false)
     }
 
-    fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+    fn unused(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         let uncertain = |why: &str| {
             Error::new(ErrorKind::Unsupported, format!("free space is not certain: {why}"))
         };

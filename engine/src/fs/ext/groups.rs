@@ -47,13 +47,26 @@ impl GroupDescriptor {
             bg_block_bitmap_csum: join16(le16(bytes, 0x18)?, high16(0x38)?),
         })
     }
+
+    /// What of it is the same for ever: copies of the rest are hardly ever updated.
+    fn places_only(self) -> Self {
+        Self { bg_flags: 0, bg_itable_unused: 0, ..self }
+    }
+}
+
+/// Whether a descriptor has to have the right checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    Checked,
+    Unchecked,
 }
 
 impl Ext {
-    /// The descriptor of `group`, from a backup if need be.
+    /// The descriptor of `group`, from a backup if need be; or, where all have wrong checksums, the
+    /// first one as it is, as the kernel has it where it does not write. Either is told.
     ///
     /// # Errors
-    /// `Corrupt` when its checksum is wrong, or it names blocks that are not there.
+    /// `Corrupt` when it names blocks that are not there; the volume's own.
     pub(super) fn group(&self, group: GroupNumber) -> Result<GroupDescriptor> {
         let first = match self.current_descriptor(group) {
             Ok(descriptor) => return Ok(descriptor),
@@ -65,14 +78,21 @@ impl Ext {
         });
         let places = backups.map(|backup| self.geometry().group_start(backup));
         for place in std::iter::once(self.superblock_at).chain(places) {
-            if let Ok(mut descriptor) = self.descriptor_in(group, place) {
-                // Only places are the same for ever: copies of the rest are hardly ever updated.
-                descriptor.bg_flags = 0;
-                descriptor.bg_itable_unused = 0;
-                return Ok(descriptor);
+            if let Ok(descriptor) = self.descriptor_in(group, place, Trust::Checked) {
+                self.doubts
+                    .add(format!("Group descriptors are damaged, copies are used: {first}."));
+                return Ok(descriptor.places_only());
             }
         }
-        Err(first)
+        let superblock = self.geometry().superblock_block;
+        match self.descriptor_in(group, superblock, Trust::Unchecked) {
+            Ok(descriptor) => {
+                self.doubts
+                    .add(format!("A group descriptor is damaged, and used as it is: {first}."));
+                Ok(descriptor.places_only())
+            }
+            Err(_) => Err(first),
+        }
     }
 
     /// The descriptor of `group` that the kernel keeps up to date.
@@ -80,11 +100,16 @@ impl Ext {
     /// # Errors
     /// See [`group`](Self::group).
     pub(super) fn current_descriptor(&self, group: GroupNumber) -> Result<GroupDescriptor> {
-        self.descriptor_in(group, self.geometry().superblock_block)
+        self.descriptor_in(group, self.geometry().superblock_block, Trust::Checked)
     }
 
     /// The descriptor of `group` that belongs to the superblock in block `copy`.
-    fn descriptor_in(&self, group: GroupNumber, copy: BlockNumber) -> Result<GroupDescriptor> {
+    fn descriptor_in(
+        &self,
+        group: GroupNumber,
+        copy: BlockNumber,
+        trust: Trust,
+    ) -> Result<GroupDescriptor> {
         let geometry = self.geometry();
         let per_block = geometry.descriptors_per_block();
         let table_block = group.0.checked_div(per_block).unwrap_or(0);
@@ -93,7 +118,9 @@ impl Ext {
         let size = usize::from(geometry.descriptor_size);
         let start = index(place).saturating_mul(size);
         let bytes = block.get(start..).and_then(|rest| rest.get(..size)).unwrap_or_default();
-        self.check_descriptor(group, bytes)?;
+        if trust == Trust::Checked {
+            self.check_descriptor(group, bytes)?;
+        }
         let descriptor = GroupDescriptor::parse(bytes)
             .ok_or_else(|| Error::corrupt(group, "a descriptor", "too few bytes"))?;
         for (block, count) in [
@@ -147,6 +174,59 @@ impl Ext {
                 Err(Error::corrupt(format!("descriptor of {group}"), expected, found))
             }
         }
+    }
+
+    /// Checks that `count` blocks from `first` are none of those that the groups keep for
+    /// themselves, as the kernel's block validity does: bitmaps and inode tables, which lie among
+    /// those of the groups of one flexible group, copies of the superblock and of descriptors.
+    ///
+    /// # Errors
+    /// `Corrupt` if some are.
+    pub(super) fn check_not_own(&self, first: BlockNumber, count: u64) -> Result<()> {
+        let geometry = self.geometry();
+        let size = u64::from(geometry.group_blocks).max(1);
+        let number = |block: u64| {
+            let group = block.saturating_sub(geometry.first_block.into()).checked_div(size);
+            u32::try_from(group.unwrap_or_default()).unwrap_or(u32::MAX)
+        };
+        let end = first.0.saturating_add(count);
+        let flexible = match self.superblock.has_incompat(incompat::FLEX_BG) {
+            true => 1_u32.checked_shl(self.superblock.s_log_groups_per_flex.into()).unwrap_or(1),
+            false => 1,
+        };
+        let from = number(first.0).checked_div(flexible).unwrap_or(0).saturating_mul(flexible);
+        let to = number(end.saturating_sub(1)).checked_div(flexible).unwrap_or(0);
+        let to = to.saturating_add(1).saturating_mul(flexible).min(geometry.group_count);
+        for group in (from..to).map(GroupNumber) {
+            let overlaps = |(start, length): (BlockNumber, u64)| {
+                start.0 < end && first.0 < start.0.saturating_add(length)
+            };
+            if self.own_blocks(group).into_iter().any(overlaps) {
+                let expected = format!("blocks that {group} does not keep for itself");
+                let found = format!("{count} from {first}");
+                return Err(Error::corrupt("a file's blocks", expected, found));
+            }
+        }
+        Ok(())
+    }
+
+    /// What `group` keeps for itself, as far as that is known.
+    fn own_blocks(&self, group: GroupNumber) -> Vec<(BlockNumber, u64)> {
+        let geometry = self.geometry();
+        let mut own = Vec::new();
+        if has_superblock(&self.superblock, group) {
+            let descriptors = match self.superblock.has_incompat(incompat::META_BG) {
+                true => 0,
+                false => geometry.group_count.div_ceil(geometry.descriptors_per_block()),
+            };
+            own.push((geometry.group_start(group), u64::from(descriptors).saturating_add(1)));
+        }
+        if let Ok(descriptor) = self.current_descriptor(group) {
+            own.push((descriptor.bg_block_bitmap, 1));
+            own.push((descriptor.bg_inode_bitmap, 1));
+            own.push((descriptor.bg_inode_table, geometry.inode_table_blocks()));
+        }
+        own
     }
 
     /// Whether descriptors carry flags that can be trusted.

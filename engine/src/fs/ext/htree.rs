@@ -42,7 +42,29 @@ impl Node {
             let found = format!("{count} of {limit}");
             return Err(Error::corrupt("folder index", "a count of entries", found));
         }
-        Ok(Self { bytes, at, count })
+        let node = Self { bytes, at, count };
+        // What the search for a hash takes for granted.
+        match (1..count).find(|place| node.hash(*place) < node.hash(place.saturating_sub(1))) {
+            None => Ok(node),
+            Some(place) => {
+                let found = format!("{:#010x} as number {place}", node.hash(place));
+                Err(Error::corrupt("folder index", "ascending hashes", found))
+            }
+        }
+    }
+
+    /// Checks that the node below entry `place` keeps to what that says of it.
+    fn check_below(&self, place: usize, below: &Self) -> Result<()> {
+        let next = place.saturating_add(1);
+        let (start, end) = (self.hash(place), (next < self.count).then(|| self.hash(next)));
+        let mut hashes = (1..below.count).map(|place| below.hash(place));
+        match hashes.find(|hash| *hash < start || end.is_some_and(|end| *hash > end)) {
+            None => Ok(()),
+            Some(hash) => {
+                let expected = format!("hashes from {start:#010x}");
+                Err(Error::corrupt("folder index", expected, format!("{hash:#010x}")))
+            }
+        }
     }
 
     fn field(&self, place: usize, offset: usize) -> u32 {
@@ -97,9 +119,10 @@ impl Ext {
         let mut node = Node::new(root, start)?;
         for _ in 0..levels {
             let place = node.find(hash.0);
-            let below = self.index_block(folder, node.block(place))?;
+            let below = Node::new(self.index_block(folder, node.block(place))?, NODE_COUNT)?;
+            node.check_below(place, &below)?;
             path.push((node, place));
-            node = Node::new(below, NODE_COUNT)?;
+            node = below;
         }
         let place = node.find(hash.0);
         path.push((node, place));

@@ -70,7 +70,13 @@ impl Ext {
             }
         };
         if let RunPlace::At(first) = run.place {
-            self.blocks.check(first, run.count).map_err(|error| error.within(inode.number))?;
+            let checked = self.blocks.check(first, run.count).and_then(|()| {
+                match self.superblock.is_own(inode.number) {
+                    true => Ok(()),
+                    false => self.check_not_own(first, run.count),
+                }
+            });
+            checked.map_err(|error| error.within(inode.number))?;
         }
         Ok(run)
     }

@@ -43,8 +43,8 @@ pub(super) use open::{open, open_by_backup};
 use std::ops::ControlFlow;
 
 use super::{
-    DirEntry, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Numbered, Visit,
-    Xattr,
+    DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata,
+    Numbered, Visit, Xattr,
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use blocks::Blocks;
@@ -68,6 +68,8 @@ pub(super) struct Ext {
     /// What the journal holds newer than the volume.
     replayed: Vec<ByteRange>,
     info: FilesystemInfo,
+    /// What is damaged of it as a whole.
+    doubts: Doubts,
     /// Why it is not certain what is free, if it is not.
     doubt: Option<String>,
 }
@@ -117,6 +119,10 @@ impl Filesystem for Ext {
         &self.info
     }
 
+    fn doubts(&self) -> &Doubts {
+        &self.doubts
+    }
+
     fn root(&self) -> FileId {
         id(ROOT_INODE)
     }
@@ -156,8 +162,9 @@ impl Filesystem for Ext {
         self.target(&self.file(file)?)
     }
 
-    fn xattrs(&self, file: FileId) -> Result<Vec<Xattr>> {
-        self.attributes(&self.file(file)?)
+    fn each_xattr(&self, file: FileId, visit: Visit<'_, Result<Xattr>>) -> Result<()> {
+        self.each_attribute(&self.file(file)?, visit);
+        Ok(())
     }
 
     fn may_share(&self, _file: FileId) -> Result<bool> {
@@ -173,7 +180,7 @@ impl Filesystem for Ext {
         self.changes.is_empty().then_some(self)
     }
 
-    fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+    fn unused(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         self.free_ranges(visit)
     }
 

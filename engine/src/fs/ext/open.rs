@@ -14,7 +14,7 @@ use crate::base::bytes::some_uuid;
 use crate::base::fields::le16;
 use crate::base::{ByteOffset, Error, ErrorKind, Result};
 use crate::block::ReadAt;
-use crate::fs::{Filesystem, FilesystemInfo};
+use crate::fs::{Doubts, Filesystem, FilesystemInfo};
 
 /// A superblock that makes sense, and the block that it was found in.
 pub(super) struct Sound {
@@ -93,8 +93,20 @@ pub(super) fn read(volume: &Arc<dyn ReadAt>, offset: u64) -> Result<Option<[u8; 
 /// Opens what `sound` describes, with its journal replayed.
 fn assemble(volume: &Arc<dyn ReadAt>, sound: Sound) -> Result<Ext> {
     let is_backup = sound.is_backup();
-    let ext = unreplayed(volume, sound);
-    let Some(replay) = ext.replay(volume, is_backup)? else { return Ok(ext) };
+    let mut ext = unreplayed(volume, sound);
+    let replay = match ext.replay(volume, is_backup) {
+        Ok(Some(replay)) => replay,
+        Ok(None) => return Ok(ext),
+        // What is on the volume may be read all the same.
+        Err(error) => {
+            ext.doubts.add(format!(
+                "The journal cannot be replayed, so what it holds is not seen, and what is on the \
+                 volume may be stale: {error}."
+            ));
+            ext.doubt = ext.doubt.or(Some("the journal cannot be replayed".to_owned()));
+            return Ok(ext);
+        }
+    };
     // The superblock is in the journal too, and newer there, or sound at last.
     let newer = read(&replay.volume, SUPERBLOCK_OFFSET)?.map(|block| Sound::check(&block));
     let sound = match newer {
@@ -109,6 +121,7 @@ fn assemble(volume: &Arc<dyn ReadAt>, sound: Sound) -> Result<Ext> {
     ext.changes = replay.changes;
     ext.replayed = replay.replayed;
     ext.info.notes.push(replay.note);
+    replay.damage.into_iter().for_each(|damage| ext.doubts.add(damage));
     // Somebody may be using it, and then what is free changes from one moment to the next.
     let dirty = Some("it was not unmounted cleanly".to_owned());
     ext.doubt = ext.doubt.or(replay.doubt).or(dirty);
@@ -116,11 +129,11 @@ fn assemble(volume: &Arc<dyn ReadAt>, sound: Sound) -> Result<Ext> {
 }
 
 fn unreplayed(volume: &Arc<dyn ReadAt>, sound: Sound) -> Ext {
-    let mut info = info(&sound.superblock, &sound.geometry, volume.size().0);
+    let doubts = Doubts::default();
+    let info = info(&sound.superblock, &sound.geometry, volume.size().0);
     let mut doubt = doubt(&sound.superblock, &sound.geometry, volume.size().0);
     if sound.is_backup() {
-        let note = format!("The superblock is damaged; the copy in {} is used.", sound.block);
-        info.notes.push(note);
+        doubts.add(format!("The superblock is damaged; the copy in {} is used.", sound.block));
         doubt = doubt.or(Some("the superblock is damaged".to_owned()));
     }
     Ext {
@@ -131,6 +144,7 @@ fn unreplayed(volume: &Arc<dyn ReadAt>, sound: Sound) -> Ext {
         changes: Changes::default(),
         replayed: Vec::new(),
         info,
+        doubts,
         doubt,
     }
 }

@@ -4,18 +4,20 @@ use std::sync::Arc;
 
 use super::Fat;
 use crate::base::bytes::to_hex;
-use crate::base::fields::{array, le16, le32, u8_at};
+use crate::base::fields::{array, has, le16, le32, u8_at};
 use crate::base::{ByteOffset, Result};
 use crate::block::ReadAt;
-use crate::fs::FilesystemInfo;
 use crate::fs::clusters::{Heap, Start, Table, Width};
+use crate::fs::{Doubts, FilesystemInfo};
 
 /// Bytes of the boot sector that say anything.
 const BOOT: usize = 512;
+/// The sector in which a FAT32 keeps the copy.
+const COPY_SECTOR: u64 = 6;
 /// FAT32 has two flags here, see [`active_copy`].
 const MIRRORING_OFF: u16 = 0x80;
 /// The largest cluster that Linux and Windows take, bytes.
-const MAX_CLUSTER: u64 = 256 * 1024;
+const MAX_CLUSTER: u64 = 512 * 1024;
 
 /// Where the root's records are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +55,41 @@ impl Boot {
         }
         volume.read_exact_at(ByteOffset(0), &mut boot)?;
         Ok(Self::parse(&boot))
+    }
+
+    /// Reads the copy of the boot sector that a FAT32 keeps; `None` if there is none that fits what
+    /// follows it.
+    pub(super) fn read_copy(volume: &Arc<dyn ReadAt>) -> Result<Option<Self>> {
+        for sector in [512_u64, 1024, 2048, 4096] {
+            let mut copy = [0; BOOT];
+            let place = sector.saturating_mul(COPY_SECTOR);
+            if place.saturating_add(512) > volume.size().0 {
+                return Ok(None);
+            }
+            volume.read_exact_at(ByteOffset(place), &mut copy)?;
+            let names_itself = le16(&copy, 50).map(u64::from) == Some(COPY_SECTOR); // BPB_BkBootSec
+            let is_signed = has(&copy, 510, &[0x55, 0xaa]);
+            let boot = Self::parse(&copy).filter(|boot| {
+                names_itself && is_signed && boot.is_32() && u64::from(boot.sector) == sector
+            });
+            let Some(boot) = boot else { continue };
+            // The table starts with the media type, and what was there before has another place.
+            let table = boot.tables.first().copied().unwrap_or_default();
+            let mut first = [0; 4];
+            if table.saturating_add(4) > volume.size().0 {
+                continue;
+            }
+            volume.read_exact_at(ByteOffset(table), &mut first)?;
+            let media = u8_at(&copy, 21).map(|media| 0x0fff_ff00 | u32::from(media));
+            if Some(u32::from_le_bytes(first) & 0x0fff_ffff) == media {
+                return Ok(Some(boot));
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_32(&self) -> bool {
+        self.width == Width::TwentyEight
     }
 
     fn parse(boot: &[u8]) -> Option<Self> {
@@ -128,13 +165,14 @@ impl Boot {
     }
 
     /// The clusters of `volume`.
-    pub(super) fn heap(&self, volume: &Arc<dyn ReadAt>) -> Heap {
+    pub(super) fn heap(&self, volume: &Arc<dyn ReadAt>, doubts: &Arc<Doubts>) -> Heap {
         let table = Table {
             volume: Arc::clone(volume),
             width: self.width,
             copies: self.tables.clone(),
             length: self.table_length,
             end: self.end,
+            doubts: Arc::clone(doubts),
         };
         Heap { table, start: self.data_start, cluster_size: self.cluster_size }
     }

@@ -20,8 +20,8 @@ use self::boot::{Boot, Root};
 use self::entry::ShortEntry;
 use super::clusters::{ChainContent, Heap, Start, WallTime, Width, Window, read_record, same_name};
 use super::{
-    DirEntry, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Protection,
-    Visit, Xattr,
+    DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata,
+    Protection, Visit, Xattr,
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use crate::block::ReadAt;
@@ -34,6 +34,8 @@ pub(super) struct Fat {
     /// The zone of its times.
     zone: TimeZone,
     info: FilesystemInfo,
+    /// What is damaged of it as a whole.
+    doubts: Arc<Doubts>,
 }
 
 /// Opens a FAT filesystem; `None` if the boot sector is none of it.
@@ -44,10 +46,34 @@ pub(super) fn open(
     volume: &Arc<dyn ReadAt>,
     zone: &TimeZone,
 ) -> Result<Option<Box<dyn Filesystem>>> {
-    let Some(boot) = Boot::read(volume)? else { return Ok(None) };
-    let heap = boot.heap(volume);
-    let zone = zone.clone();
-    let mut fat = Fat { heap, root: boot.root, is_clean: false, zone, info: boot.info() };
+    match Boot::read(volume)? {
+        Some(boot) => Ok(Some(Box::new(assemble(volume, &boot, zone)?))),
+        None => Ok(None),
+    }
+}
+
+/// As [`open`], where the boot sector is gone altogether; the copy of it may be left of a
+/// filesystem that something else took the place of, so this is for volumes that nothing else
+/// knows.
+///
+/// # Errors
+/// See [`Filesystem`].
+pub(super) fn open_by_backup(
+    volume: &Arc<dyn ReadAt>,
+    zone: &TimeZone,
+) -> Result<Option<Box<dyn Filesystem>>> {
+    let Some(boot) = Boot::read_copy(volume)? else { return Ok(None) };
+    let fat = assemble(volume, &boot, zone)?;
+    fat.doubts.add("The boot sector is damaged; its copy is used.");
+    Ok(Some(Box::new(fat)))
+}
+
+/// Opens what `boot` describes.
+fn assemble(volume: &Arc<dyn ReadAt>, boot: &Boot, zone: &TimeZone) -> Result<Fat> {
+    let doubts = Arc::new(Doubts::default());
+    let heap = boot.heap(volume, &doubts);
+    let (zone, info) = (zone.clone(), boot.info());
+    let mut fat = Fat { heap, root: boot.root, is_clean: false, zone, info, doubts };
     fat.is_clean = !boot.is_dirty && fat.is_marked_clean()?;
     if !fat.is_clean {
         fat.info.notes.push("it was not unmounted cleanly".to_owned());
@@ -55,7 +81,7 @@ pub(super) fn open(
     if let Some(label) = folder::label(&fat) {
         fat.info.label = Some(label);
     }
-    Ok(Some(Box::new(fat)))
+    Ok(fat)
 }
 
 impl Fat {
@@ -102,6 +128,10 @@ impl Fat {
 impl Filesystem for Fat {
     fn info(&self) -> &FilesystemInfo {
         &self.info
+    }
+
+    fn doubts(&self) -> &Doubts {
+        &self.doubts
     }
 
     fn root(&self) -> FileId {
@@ -175,15 +205,15 @@ impl Filesystem for Fat {
         Err(Error::new(ErrorKind::Invalid, "FAT has no symbolic links"))
     }
 
-    fn xattrs(&self, _file: FileId) -> Result<Vec<Xattr>> {
-        Ok(Vec::new())
+    fn each_xattr(&self, _file: FileId, _visit: Visit<'_, Result<Xattr>>) -> Result<()> {
+        Ok(())
     }
 
     fn may_share(&self, _file: FileId) -> Result<bool> {
         Ok(false)
     }
 
-    fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+    fn unused(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         if !self.is_clean {
             let context = "free space is not certain: it was not unmounted cleanly";
             return Err(Error::new(ErrorKind::Unsupported, context));

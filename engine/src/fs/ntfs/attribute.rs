@@ -27,8 +27,9 @@ pub(super) mod flags {
     pub const ENCRYPTED: u16 = 0x4000;
 }
 
-/// Bytes of the header that all attributes have.
+/// Bytes of the header that all attributes have, and of that of those on clusters.
 const HEADER: usize = 0x18;
+const NON_RESIDENT_HEADER: usize = 0x40;
 
 /// An attribute, or one of the parts that it is kept in.
 #[derive(Debug, Clone, Copy)]
@@ -88,18 +89,29 @@ impl<'a> Attribute<'a> {
 
     fn parse(kind: u32, own: &'a [u8]) -> Option<Self> {
         let name_length = usize::from(u8_at(own, 9)?).checked_mul(2)?; // NameLength
-        let name = match name_length {
-            0 => &[],
-            length => slice(own, usize::from(le16(own, 0x0a)?), length)?, // NameOffset
+        let name_at = usize::from(le16(own, 0x0a)?); // NameOffset
+        let (name, name_end): (&[u8], usize) = match name_length {
+            0 => (&[], 0),
+            length => (slice(own, name_at, length)?, name_at.checked_add(length)?),
         };
-        let form = match u8_at(own, 8)? {
+        let (form, header, value_at) = match u8_at(own, 8)? {
             0 => {
                 let length = usize::try_from(le32(own, 0x10)?).ok()?; // ValueLength
-                Form::Resident(slice(own, usize::from(le16(own, 0x14)?), length)?) // ValueOffset
+                let at = usize::from(le16(own, 0x14)?); // ValueOffset
+                (Form::Resident(slice(own, at, length)?), HEADER, at)
             }
-            1 => Form::NonResident(Mapping::parse(own)?),
+            1 => {
+                let at = usize::from(le16(own, 0x20)?); // MappingPairsOffset
+                (Form::NonResident(Mapping::parse(own)?), NON_RESIDENT_HEADER, at)
+            }
             _ => return None,
         };
+        // Header, name and value follow one another; an empty value may be anywhere.
+        let is_empty = matches!(form, Form::Resident([]));
+        let is_apart = value_at >= header.max(name_end) || is_empty;
+        if !is_apart || (name_end > 0 && name_at < header) {
+            return None;
+        }
         let (flags, instance) = (le16(own, 0x0c)?, le16(own, 0x0e)?);
         Some(Self { kind, name, flags, instance, form })
     }

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use super::units::{Lcn, bytes, index};
+use super::units::{Lcn, index};
 use crate::base::fields::{array, has, le16, le64, u8_at};
 use crate::base::limits::MAX_DISK_SIZE;
 use crate::base::{ByteOffset, Error, Result};
 use crate::block::ReadAt;
 
-/// Bytes of the sector that are looked at.
+/// Bytes of the sector that are looked at, and of its smallest, which has all the fields.
 const LENGTH: usize = 512;
+const LEAST: usize = 256;
 /// The OEM name, at byte 3.
 const NAME: &[u8] = b"NTFS    ";
 /// Sector sizes that there are.
-const SECTORS: [u64; 4] = [512, 1024, 2048, 4096];
+const SECTORS: [u64; 5] = [256, 512, 1024, 2048, 4096];
 /// Largest cluster, bytes.
 const MAX_CLUSTER: u64 = 2 << 20;
 /// Largest record of the master file table, bytes; 1,024 and 4,096 are usual.
@@ -91,7 +92,9 @@ impl Boot {
     }
 
     fn parse(sector: &[u8]) -> Result<Self> {
-        if !has(sector, 510, &[0x55, 0xaa]) {
+        // Behind the last sector of 256 bytes there is none.
+        let is_short = sector.len() == LEAST && le16(sector, 0x0b) == Some(256);
+        if !is_short && !has(sector, 510, &[0x55, 0xaa]) {
             return Err(Error::corrupt("boot sector", "its signature", "something else"));
         }
         let expected = "sizes of sectors, clusters and records within limits";
@@ -148,11 +151,13 @@ fn record_size(field: u8, cluster_size: u64) -> Option<u64> {
 }
 
 /// The sector at byte `start`; `None` beyond the volume's end.
-fn sector_at(volume: &Arc<dyn ReadAt>, start: u64) -> Result<Option<[u8; LENGTH]>> {
-    if start.saturating_add(bytes(LENGTH)) > volume.size().0 {
-        return Ok(None);
-    }
-    let mut sector = [0; LENGTH];
+fn sector_at(volume: &Arc<dyn ReadAt>, start: u64) -> Result<Option<Vec<u8>>> {
+    let length = match volume.size().0.checked_sub(start).map(index) {
+        Some(LENGTH..) => LENGTH,
+        Some(LEAST) => LEAST,
+        _ => return Ok(None),
+    };
+    let mut sector = vec![0; length];
     volume.read_exact_at(ByteOffset(start), &mut sector)?;
     Ok(Some(sector))
 }

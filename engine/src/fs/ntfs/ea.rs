@@ -28,15 +28,18 @@ impl Ntfs {
     /// `Corrupt` when its attributes are damaged; `Limit` when they are too long.
     pub(super) fn linux(&self, file: &File) -> Result<Linux> {
         let most = u64::try_from(MAX_XATTR_SIZE).unwrap_or(u64::MAX);
-        let value = self.mft.value(file, kind::EA, b"", most)?;
-        Ok(value.map(|value| parse(&value)).unwrap_or_default())
+        let value = self.mft.value(file, kind::EA, b"", most)?.unwrap_or_default();
+        let broken = || file.corrupt("whole extended attributes", "the end of one");
+        parse(&value).ok_or_else(broken)
     }
 }
 
-fn parse(mut list: &[u8]) -> Linux {
+/// What a list says; `None` where one of its attributes is not whole.
+fn parse(mut list: &[u8]) -> Option<Linux> {
     let mut linux = Linux::default();
     // What is shorter than a header is the end.
-    while let Some((name, value)) = entry(list) {
+    while list.len() >= HEADER {
+        let (name, value) = entry(list)?;
         match name {
             b"$LXUID" => linux.uid = le32(value, 0),
             b"$LXGID" => linux.gid = le32(value, 0),
@@ -47,7 +50,7 @@ fn parse(mut list: &[u8]) -> Linux {
         let next = le32(list, 0).and_then(|next| usize::try_from(next).ok()); // NextEntryOffset
         list = next.filter(|next| *next >= HEADER).and_then(|next| list.get(next..)).unwrap_or(&[]);
     }
-    linux
+    Some(linux)
 }
 
 fn entry(list: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -72,8 +75,9 @@ mod tests {
         list.extend([0, 0, 0, 0, 0, 6, 8, 0]);
         list.extend(b"$LXDEV\0\x05\0\0\0\x2c\x01\0\0");
         let expected = Linux { uid: Some(1000), device: Some((5, 300)), ..Linux::default() };
-        assert_eq!(parse(&list), expected);
-        assert_eq!(parse(&list[..30]), Linux { device: None, ..expected });
-        assert_eq!(parse(&[]), Linux::default());
+        assert_eq!(parse(&list), Some(expected));
+        assert_eq!(parse(&list[..24]), Some(Linux { device: None, ..expected }));
+        assert_eq!(parse(&list[..30]), None);
+        assert_eq!(parse(&[]), Some(Linux::default()));
     }
 }

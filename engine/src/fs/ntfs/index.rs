@@ -156,8 +156,8 @@ impl<'a> Index<'a> {
     pub(super) fn find_by_tree(&self, name: &[u8], upcase: &UpCase) -> Result<Option<Reference>> {
         let exact = |other: &[u8]| name::compare(name, other, upcase);
         let folded = |other: &[u8]| name::compare_folded(name, other, upcase);
-        match self.descend(&exact) {
-            Ok(None) => self.descend(&folded),
+        match self.descend(&exact, upcase) {
+            Ok(None) => self.descend(&folded, upcase),
             found => found,
         }
     }
@@ -185,9 +185,16 @@ impl<'a> Index<'a> {
     }
 
     /// Goes down the tree to the name that `order` says is the one.
-    fn descend(&self, order: &dyn Fn(&[u8]) -> Ordering) -> Result<Option<Reference>> {
+    fn descend(
+        &self,
+        order: &dyn Fn(&[u8]) -> Ordering,
+        upcase: &UpCase,
+    ) -> Result<Option<Reference>> {
         let mut node = self.root.get(0x10..).unwrap_or_default().to_vec();
+        // The names between which all of the node are.
+        let mut between = Between::default();
         for _ in 0..MAX_DEPTH {
+            self.check_order(&node, &between, upcase)?;
             let mut rest = entries(&node).ok_or_else(|| self.corrupt("entries within a node"))?;
             let child = loop {
                 let (entry, after) = split(rest).ok_or_else(|| self.corrupt("a sound entry"))?;
@@ -195,8 +202,14 @@ impl<'a> Index<'a> {
                 let name = FileName::parse(key).ok_or_else(|| self.corrupt("a name"))?;
                 match order(name.name) {
                     Ordering::Equal => return Ok(Some(entry.file)),
-                    Ordering::Less => break entry.child,
-                    Ordering::Greater => rest = after,
+                    Ordering::Less => {
+                        between.end = Some(name.name.to_vec());
+                        break entry.child;
+                    }
+                    Ordering::Greater => {
+                        between.start = Some(name.name.to_vec());
+                        rest = after;
+                    }
                 }
             };
             let (Some(child), Some(blocks)) = (child, &self.blocks) else { return Ok(None) };
@@ -208,6 +221,32 @@ impl<'a> Index<'a> {
             node = block.get(0x18..).unwrap_or_default().to_vec();
         }
         Err(self.corrupt("no more nodes within one another"))
+    }
+
+    /// Checks what the search for a name takes for granted: that the names of a node ascend, and
+    /// lie where the node above says.
+    fn check_order(&self, node: &[u8], between: &Between, upcase: &UpCase) -> Result<()> {
+        let mut rest = entries(node).ok_or_else(|| self.corrupt("entries within a node"))?;
+        let mut before = between.start.clone();
+        let is_before = |one: &Option<Vec<u8>>, other: &[u8]| {
+            one.as_ref().is_none_or(|one| name::compare(one, other, upcase).is_lt())
+        };
+        loop {
+            let (entry, after) = split(rest).ok_or_else(|| self.corrupt("a sound entry"))?;
+            let Some(key) = entry.key else { break };
+            let name = FileName::parse(key).ok_or_else(|| self.corrupt("a name"))?;
+            if !is_before(&before, name.name) {
+                return Err(self.corrupt("names in ascending order"));
+            }
+            before = Some(name.name.to_vec());
+            rest = after;
+        }
+        match (&before, &between.end) {
+            (Some(last), Some(end)) if !is_before(&Some(last.clone()), end) => {
+                Err(self.corrupt("names before those of the node above"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A block, as it was before it was written.
@@ -231,6 +270,13 @@ impl<'a> Index<'a> {
     fn corrupt(&self, expected: &str) -> Error {
         Error::corrupt(format!("{}, its index", self.number), expected, "another")
     }
+}
+
+/// The names between which those of a node lie; nothing is said where there is none.
+#[derive(Default)]
+struct Between {
+    start: Option<Vec<u8>>,
+    end: Option<Vec<u8>>,
 }
 
 impl Blocks {

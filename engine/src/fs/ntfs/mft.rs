@@ -53,40 +53,72 @@ impl Mft {
     /// # Errors
     /// `Corrupt` when its own record is damaged, and the copy of that too.
     pub(super) fn open(space: Space, boot: &Boot) -> Result<(Self, Vec<String>)> {
-        let record_size = boot.record_size;
-        let first = read_record(&space, space.offset(boot.mft), record_size, RecordNumber(0));
-        let is_lost = first.is_err();
-        let first = first.or_else(|error| {
-            let copy = space.offset(boot.mirror);
-            read_record(&space, copy, record_size, RecordNumber(0)).map_err(|_| error)
-        })?;
+        let (record_size, mirror) = (boot.record_size, boot.mirror);
+        let mut mft = Self { space, record_size, mirror, table: Stream::empty() };
+        let mut failure = None;
+        // Where neither is marked as in use, that bit is what is wrong, as long as all else fits.
+        for (place, may_be_unused) in
+            [(boot.mft, false), (mirror, false), (boot.mft, true), (mirror, true)]
+        {
+            let opened = mft.first_record(place, may_be_unused);
+            match opened.and_then(|record| mft.load_table(record)) {
+                Ok(()) => {
+                    let mut notes = mft.compare_mirror();
+                    // It may be the boot sector that leads to a wrong place.
+                    if let (Some(error), true) = (failure, notes.is_empty()) {
+                        notes.push(format!(
+                            "The table was found by the copy of its start: {error}."
+                        ));
+                    }
+                    return Ok((mft, notes));
+                }
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        Err(failure.unwrap_or_else(|| Error::corrupt("master file table", "a record", "none")))
+    }
+
+    /// The table's own record, as it is at `place`.
+    fn first_record(&self, place: Lcn, may_be_unused: bool) -> Result<Record> {
+        let (offset, number) = (self.space.offset(place), RecordNumber(0));
+        match may_be_unused {
+            false => read_record(&self.space, offset, self.record_size, number),
+            true => {
+                let mut record = vec![0; self.record_size];
+                self.space.read_metadata(offset, &mut record)?;
+                Ok(Record::parse_any(number, record)?.0)
+            }
+        }
+    }
+
+    /// Takes the table to be where its `first` record says.
+    fn load_table(&mut self, first: Record) -> Result<()> {
+        let number = first.number;
+        self.load_parts(first).map_err(|error| error.within(number))
+    }
+
+    fn load_parts(&mut self, first: Record) -> Result<()> {
         let mut table = None;
         for attribute in first.attributes() {
             let attribute = attribute?;
             if attribute.kind == kind::DATA && attribute.name.is_empty() {
-                table = Some(Stream::begin(&attribute, &space)?);
+                table = Some(Stream::begin(&attribute, &self.space)?);
                 break;
             }
         }
-        let table =
-            table.ok_or_else(|| Error::corrupt("master file table", "a data stream", "none"))?;
-        let mut mft = Self { space, record_size, mirror: boot.mirror, table };
+        let none = || Error::corrupt("master file table", "a data stream", "none");
+        self.table = table.ok_or_else(none)?;
         // Each part of the table's map is in a record that the parts before it lead to.
-        let file = mft.file_of(first)?;
+        let file = self.file_of(first)?;
         for entry in file.list.iter().flatten() {
             let is_later = entry.lowest.0 > 0 && entry.kind == kind::DATA && entry.name.is_empty();
             if is_later {
-                let record = mft.part_record(&file, entry)?;
+                let record = self.part_record(&file, entry)?;
                 let attribute = find(record.as_ref().unwrap_or(&file.record), entry)?;
-                mft.table.extend(&attribute, &mft.space)?;
+                self.table.extend(&attribute, &self.space)?;
             }
         }
-        let mut notes = mft.compare_mirror();
-        if is_lost && notes.is_empty() {
-            let note = "The boot sector is damaged; the table was found by the copy of its start.";
-            notes.push(note.to_owned());
-        }
-        Ok((mft, notes))
+        Ok(())
     }
 
     /// What is to be said of the first records, which there is a copy of.
@@ -96,6 +128,7 @@ impl Mft {
             if let Err(error) = self.own_record(number) {
                 let copy = match self.mirrored(number) {
                     Ok(_) => "the copy of it is used",
+                    Err(_) if number.0 == 0 => "its copy is too, and it is read as far as it goes",
                     Err(_) => "its copy is damaged too",
                 };
                 notes.push(format!("A record is damaged ({error}); {copy}."));

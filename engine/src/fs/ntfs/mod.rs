@@ -62,8 +62,8 @@ use self::units::{Reference, bytes};
 use self::upcase::UpCase;
 use self::wof::Overlaid;
 use super::{
-    DirEntry, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Numbered, Visit,
-    Xattr,
+    DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata,
+    Numbered, Visit, Xattr,
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 
@@ -79,6 +79,8 @@ pub(super) struct Ntfs {
     mft: Mft,
     upcase: UpCase,
     info: FilesystemInfo,
+    /// What is damaged of it as a whole.
+    doubts: Doubts,
     /// Why it is not certain what is free, if it is not.
     doubt: Option<String>,
     /// The folders of the filesystem's own, once they were asked for.
@@ -203,6 +205,10 @@ impl Filesystem for Ntfs {
         &self.info
     }
 
+    fn doubts(&self) -> &Doubts {
+        &self.doubts
+    }
+
     fn root(&self) -> FileId {
         FileId::new(ROOT.0)
     }
@@ -285,15 +291,19 @@ impl Filesystem for Ntfs {
         }
     }
 
-    fn xattrs(&self, _file: FileId) -> Result<Vec<Xattr>> {
-        Ok(Vec::new())
+    fn each_xattr(&self, file: FileId, visit: Visit<'_, Result<Xattr>>) -> Result<()> {
+        // Owner and mode are made of them; Linux shows no others.
+        if let Err(error) = self.linux(&self.file(file)?) {
+            let _ = visit(Err(error));
+        }
+        Ok(())
     }
 
     fn may_share(&self, _file: FileId) -> Result<bool> {
         Ok(false)
     }
 
-    fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+    fn unused(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         self.free_ranges(visit)
     }
 

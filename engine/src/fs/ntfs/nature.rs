@@ -100,7 +100,8 @@ impl Ntfs {
             protection = Protection::Encrypted;
         }
         let standard = standard.as_ref();
-        let linux = self.linux(file)?;
+        // Damage there costs itself only, and is told with the attributes.
+        let linux = self.linux(file).unwrap_or_default();
         Ok(Metadata {
             file_type,
             size,

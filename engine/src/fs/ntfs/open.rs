@@ -13,7 +13,7 @@ use super::{Ntfs, ROOT, log, name};
 use crate::base::fields::{le16, u8_at};
 use crate::base::{Error, ErrorKind, Result};
 use crate::block::ReadAt;
-use crate::fs::{Filesystem, FilesystemInfo};
+use crate::fs::{Doubts, Filesystem, FilesystemInfo};
 
 /// The record that says what the volume is, which never is another's.
 const VOLUME: u64 = 3;
@@ -72,6 +72,8 @@ pub(in crate::fs) fn open_by_backup(
 #[derive(Default)]
 struct Remarks {
     notes: Vec<String>,
+    /// What is damaged.
+    damage: Doubts,
     doubt: Option<String>,
 }
 
@@ -81,6 +83,12 @@ impl Remarks {
         self.doubt.get_or_insert_with(|| note.clone());
         self.notes.push(note);
     }
+
+    /// As [`doubt`](Self::doubt), of damage for which something else is read.
+    fn damage(&mut self, what: String) {
+        self.doubt.get_or_insert_with(|| what.clone());
+        self.damage.add(what);
+    }
 }
 
 /// Opens what `boot` describes.
@@ -89,9 +97,9 @@ fn assemble(volume: &Arc<dyn ReadAt>, boot: &Boot, is_copy: bool) -> Result<Ntfs
     let (mft, damage) = Mft::open(space, boot)?;
     let mut remarks = Remarks::default();
     if is_copy {
-        remarks.doubt("The boot sector is damaged; its copy at the end is used.".to_owned());
+        remarks.damage("The boot sector is damaged; its copy at the end is used.".to_owned());
     }
-    damage.into_iter().for_each(|note| remarks.doubt(note));
+    damage.into_iter().for_each(|what| remarks.damage(what));
     if boot.size > volume.size().0 {
         let (size, found) = (boot.size, volume.size());
         remarks.doubt(format!("It spans {size} bytes, but the volume has {found} only."));
@@ -100,13 +108,13 @@ fn assemble(volume: &Arc<dyn ReadAt>, boot: &Boot, is_copy: bool) -> Result<Ntfs
         Ok(label) => label,
         Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
         Err(error) => {
-            remarks.doubt(format!("What the volume says of itself is damaged: {error}."));
+            remarks.damage(format!("What the volume says of itself is damaged: {error}."));
             None
         }
     };
     remark_log(&mft, &mut remarks);
     let upcase = UpCase::read(&mft).unwrap_or_else(|error| {
-        remarks.doubt(format!("The up-case table is damaged: {error}."));
+        remarks.damage(format!("The up-case table is damaged: {error}."));
         UpCase::default()
     });
     match is_asleep(&mft, &upcase) {
@@ -115,7 +123,7 @@ fn assemble(volume: &Arc<dyn ReadAt>, boot: &Boot, is_copy: bool) -> Result<Ntfs
             "Windows sleeps on it (hiberfil.sys): files may be older than what Windows shows."
                 .to_owned(),
         ),
-        Err(error) => remarks.doubt(format!("The root folder is damaged: {error}.")),
+        Err(error) => remarks.damage(format!("The root folder is damaged: {error}.")),
     }
     let info = FilesystemInfo {
         kind: "ntfs",
@@ -123,9 +131,10 @@ fn assemble(volume: &Arc<dyn ReadAt>, boot: &Boot, is_copy: bool) -> Result<Ntfs
         uuid: Some(format!("{:016X}", boot.serial)),
         size: boot.size.saturating_add(boot.sector_size),
         block_size: u32::try_from(boot.cluster_size).unwrap_or(u32::MAX),
-        notes: remarks.notes,
+        notes: std::mem::take(&mut remarks.notes),
     };
-    Ok(Ntfs { mft, upcase, info, doubt: remarks.doubt, own_folders: OnceLock::new() })
+    let Remarks { damage: doubts, doubt, .. } = remarks;
+    Ok(Ntfs { mft, upcase, info, doubts, doubt, own_folders: OnceLock::new() })
 }
 
 /// The volume's name; and what its flags mean.
@@ -159,7 +168,7 @@ fn remark_log(mft: &Mft, remarks: &mut Remarks) {
              files may be older than they should be."
                 .to_owned(),
         ),
-        Err(error) => remarks.doubt(format!("The log ($LogFile) is damaged: {error}.")),
+        Err(error) => remarks.damage(format!("The log ($LogFile) is damaged: {error}.")),
     }
 }
 

@@ -30,7 +30,18 @@ impl Record {
     ///
     /// # Errors
     /// `Corrupt` when it is not whole, or not in use.
-    pub(super) fn parse(number: RecordNumber, mut bytes: Vec<u8>) -> Result<Self> {
+    pub(super) fn parse(number: RecordNumber, bytes: Vec<u8>) -> Result<Self> {
+        match Self::parse_any(number, bytes)? {
+            (record, true) => Ok(record),
+            _ => Err(Error::corrupt(number, "a file", "a record that is not in use")),
+        }
+    }
+
+    /// As [`parse`](Self::parse), of a record that may not be marked as in use; and whether it is.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is not whole.
+    pub(super) fn parse_any(number: RecordNumber, mut bytes: Vec<u8>) -> Result<(Self, bool)> {
         fixup::apply(&mut bytes, MAGIC).map_err(|error| error.within(number))?;
         let field = |at| le16(&bytes, at).unwrap_or_default();
         let sequence = field(0x10); // SequenceNumber
@@ -38,15 +49,13 @@ impl Record {
         let flags = field(0x16); // Flags
         let end = index(le32(&bytes, 0x18).unwrap_or_default()); // FirstFreeByte
         let base = Reference(le64(&bytes, 0x20).unwrap_or_default()); // BaseFileRecordSegment
-        if flags & IN_USE == 0 {
-            return Err(Error::corrupt(number, "a file", "a record that is not in use"));
-        }
         if first < 0x2a || first > end || end > bytes.len() {
             let found = format!("{first} to {end} of {} bytes", bytes.len());
             return Err(Error::corrupt(number, "attributes within the record", found));
         }
         let is_folder = flags & IS_FOLDER != 0;
-        Ok(Self { number, sequence, base, is_folder, bytes, attributes: (first, end) })
+        let record = Self { number, sequence, base, is_folder, bytes, attributes: (first, end) };
+        Ok((record, flags & IN_USE != 0))
     }
 
     /// As [`parse`](Self::parse) of a part of the table; `None` where there is no record, or none in
@@ -65,7 +74,7 @@ impl Record {
     /// Its attributes; after one that is damaged, nothing more can be found.
     pub(super) fn attributes(&self) -> Attributes<'_> {
         let (start, end) = self.attributes;
-        Attributes { number: self.number, rest: self.bytes.get(start..end) }
+        Attributes { number: self.number, rest: self.bytes.get(start..end), last: 0 }
     }
 
     /// Checks that it is what `reference` means.
@@ -87,6 +96,8 @@ pub(super) struct Attributes<'a> {
     number: RecordNumber,
     /// `None` after the last or a damaged one.
     rest: Option<&'a [u8]>,
+    /// The kind of the one before: they are sorted by it, and whoever looks for one relies on it.
+    last: u32,
 }
 
 impl<'a> Iterator for Attributes<'a> {
@@ -95,7 +106,12 @@ impl<'a> Iterator for Attributes<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         match Attribute::split(self.rest.take()?) {
             Ok(None) => None,
+            Ok(Some((attribute, _))) if attribute.kind < self.last => {
+                let expected = format!("attributes from {:#x} on", self.last);
+                Some(Err(Error::corrupt(self.number, expected, format!("{:#x}", attribute.kind))))
+            }
             Ok(Some((attribute, rest))) => {
+                self.last = attribute.kind;
                 self.rest = Some(rest);
                 Some(Ok(attribute))
             }

@@ -60,7 +60,9 @@ impl Node {
             return Err(Error::corrupt("root of a tree of extents", "entries in it", count));
         }
         let pointers = room.saturating_mul(key).saturating_add(header);
-        Ok(Self { bytes: bytes.into(), start: header, count, pointers, pointer, key })
+        let root = Self { bytes: bytes.into(), start: header, count, pointers, pointer, key };
+        root.check_order()?;
+        Ok(root)
     }
 
     /// The node in a block.
@@ -83,7 +85,34 @@ impl Node {
         }
         let pointers = room.saturating_mul(shape.key).saturating_add(shape.header);
         let (start, pointer, key) = (shape.header, shape.pointer, shape.key);
-        Ok(Self { bytes: Arc::clone(bytes), start, count, pointers, pointer, key })
+        let node = Self { bytes: Arc::clone(bytes), start, count, pointers, pointer, key };
+        if level > 0 {
+            node.check_order()?;
+        }
+        Ok(node)
+    }
+
+    /// Checks what the search for a key takes for granted: that keys ascend.
+    fn check_order(&self) -> Result<()> {
+        let descends = |place: &usize| self.key(*place) <= self.key(place.saturating_sub(1));
+        match (1..self.count).find(descends) {
+            None => Ok(()),
+            Some(place) => {
+                let found = format!("{:?} as number {place}", self.key(place));
+                Err(Error::corrupt("btree", "ascending keys", found))
+            }
+        }
+    }
+
+    /// Checks that the keys of a node below another lie between those of the entry that leads to
+    /// it and of the next one.
+    pub(super) fn check_within(&self, low: u64, end: u64) -> Result<()> {
+        let (first, last) = (self.key(0), self.key(self.count.saturating_sub(1)));
+        if first.is_none_or(|first| first >= low) && last.is_none_or(|last| last < end) {
+            return Ok(());
+        }
+        let found = format!("{first:?} to {last:?}");
+        Err(Error::corrupt("btree", format!("keys from {low} and below {end}"), found))
     }
 
     /// Where the first key or record is.

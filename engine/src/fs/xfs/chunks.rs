@@ -157,6 +157,8 @@ impl Xfs {
         };
         for place in node.find(walk.from).unwrap_or(0)..node.count() {
             let child = node.child(place).ok_or_else(|| cut(&bytes).within(block))?;
+            // Where the walk begins is searched by keys.
+            walk.next = walk.next.max(node.key(place).unwrap_or_default());
             if self.chunks_below(walk, child, below, 1)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }

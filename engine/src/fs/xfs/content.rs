@@ -39,7 +39,9 @@ impl Xfs {
         if let Some(what) = self.unfinished.get(&inode.number) {
             return Err(unsupported(what));
         }
-        let map = Map::new(&inode, &inode.data_fork()?)?;
+        let fork = inode.data_fork()?;
+        let map = Map::new(&inode, &fork)?;
+        self.check_extent_count(&map, fork.extents).map_err(|error| error.within(inode.number))?;
         Ok(Content { xfs: self, inode, map, run: None })
     }
 

@@ -36,6 +36,7 @@ impl Xfs {
             return self.short_entries(folder, visit);
         }
         let mut map = Map::new(folder, &fork)?;
+        self.check_extent_count(&map, fork.extents).map_err(|error| error.within(folder.number))?;
         let count = u64::from(self.geometry().folder_blocks).max(1);
         let end = self.geometry().blocks_of(folder.di_size);
         let (mut next, mut blocks) = (FileBlock(0), 0_u64);

@@ -46,6 +46,10 @@ impl IndexBlock {
         NODE.contains(&self.magic)
     }
 
+    fn is_of_folder(&self) -> bool {
+        [LEAF_1, LEAF_N].iter().any(|magics| magics.contains(&self.magic))
+    }
+
     fn field(&self, place: usize, at: usize) -> Option<u32> {
         let entry = place.checked_mul(ENTRY_SIZE)?.checked_add(self.start)?;
         be32(&self.bytes, entry.checked_add(at)?).filter(|_| place < self.count)
@@ -58,6 +62,32 @@ impl IndexBlock {
     /// What an entry leads to: a block, or eight bytes of a folder.
     pub(super) fn target(&self, place: usize) -> Option<u32> {
         self.field(place, 4)
+    }
+
+    /// Checks what the search for a hash takes for granted: that the hashes of a node or a folder's
+    /// leaf ascend.
+    fn check_order(&self) -> Result<()> {
+        let descends = |place: &usize| self.hash(*place) < self.hash(place.saturating_sub(1));
+        match (1..self.count).find(descends) {
+            None => Ok(()),
+            Some(place) => {
+                let found = format!("{:#010x} as number {place}", self.hash(place).unwrap_or(0));
+                Err(Error::corrupt("index", "ascending hashes", found))
+            }
+        }
+    }
+
+    /// Checks that the block below entry `place` has no hash beyond that of the entry, nor any
+    /// below that of the one before.
+    fn check_below(&self, place: usize, below: &Self) -> Result<()> {
+        let least = place.checked_sub(1).and_then(|before| self.hash(before)).unwrap_or(0);
+        let most = self.hash(place).unwrap_or(u32::MAX);
+        let (first, last) = (below.hash(0), below.hash(below.count.saturating_sub(1)));
+        if first.is_none_or(|first| first >= least) && last.is_none_or(|last| last <= most) {
+            return Ok(());
+        }
+        let found = format!("{first:#x?} to {last:#x?}");
+        Err(Error::corrupt("index", format!("hashes from {least:#x} to {most:#x}"), found))
     }
 
     /// The first entry whose hash is `hash` or more.
@@ -108,7 +138,10 @@ impl Xfs {
         } else if found.count > room || (is_node && found.count == 0) {
             Err(Error::corrupt("index", format!("1 to {room} entries"), found.count))
         } else {
-            self.check_stamp(&found.bytes, &INDEX, block, inode.number.0)
+            let is_sorted = is_node || [LEAF_1, LEAF_N].iter().any(|one| of_version(one) == magic);
+            let ordered = if is_sorted { found.check_order() } else { Ok(()) };
+            // A wrong checksum says more than what it leads to.
+            self.check_stamp(&found.bytes, &INDEX, block, inode.number.0).and(ordered)
         };
         result.map_err(|error| error.within(block).within(inode.number))?;
         Ok(found)
@@ -139,6 +172,10 @@ impl Xfs {
             if node.level == 0 || next.level != level || next.is_node() != (level > 0) {
                 let found = format!("level {}", next.level);
                 return Err(inode.corrupt(format!("level {level} of an index"), found));
+            }
+            // The entries of attributes' leaves are looked at one by one.
+            if next.is_node() || next.is_of_folder() {
+                node.check_below(place, &next).map_err(|error| error.within(inode.number))?;
             }
             node = next;
         }
@@ -173,6 +210,7 @@ impl Xfs {
                 start: block.end,
                 bytes: block.bytes,
             };
+            leaf.check_order().map_err(|error| error.within(folder.number))?;
             self.find_in_leaf(folder, map, hash, &leaf, &mut found)?;
             return Ok(found.inode());
         }

@@ -93,6 +93,39 @@ struct Leaf {
     end: u64,
 }
 
+impl Leaf {
+    /// The two words of extent `place`.
+    fn words(&self, place: usize) -> Option<(u64, u64)> {
+        let at = place.checked_mul(EXTENT_SIZE)?.checked_add(self.start)?;
+        let extent = slice(&self.bytes, at, EXTENT_SIZE).filter(|_| place < self.count)?;
+        Some((be64(extent, 0)?, be64(extent, 8)?))
+    }
+
+    /// The file blocks of extent `place`: `br_startoff`, 54 bits after the first, and
+    /// `br_blockcount`, the last 21.
+    fn span(&self, place: usize) -> Option<(u64, u64)> {
+        let (high, low) = self.words(place)?;
+        let first = (high & !(1 << 63)) >> 9;
+        Some((first, first.saturating_add(low & 0x1f_ffff)))
+    }
+
+    /// Checks what the search for a block takes for granted: that extents ascend, do not overlap,
+    /// and lie where the tree above says.
+    fn check_order(&self) -> Result<()> {
+        let mut next = self.low;
+        for place in 0..self.count {
+            let (first, end) = self.span(place).unwrap_or_default();
+            if first < next || end <= first || end > self.end {
+                let expected = format!("file blocks from {next} up to {}", self.end);
+                let found = format!("{first} to {end}");
+                return Err(Error::corrupt(format!("extent {place}"), expected, found));
+            }
+            next = end;
+        }
+        Ok(())
+    }
+}
+
 impl Map {
     /// The map that `fork` of `inode` holds.
     ///
@@ -109,7 +142,9 @@ impl Map {
                     let found = format!("{count} extents");
                     return Err(inode.corrupt("no more extents than there is room for", found));
                 };
-                map.leaf = Some(Leaf { bytes: extents.into(), start: 0, count, low: 0, end: END });
+                let leaf = Leaf { bytes: extents.into(), start: 0, count, low: 0, end: END };
+                leaf.check_order().map_err(|error| error.within(inode.number))?;
+                map.leaf = Some(leaf);
             }
             Form::Btree => {
                 map.levels = be16(fork.bytes, 0).unwrap_or_default();
@@ -201,6 +236,29 @@ impl Xfs {
         Ok(blocks)
     }
 
+    /// Checks that the tree has as many extents as the inode says, as the kernel's
+    /// `xfs_iread_extents` does: what is lost would read as zeros.
+    ///
+    /// # Errors
+    /// `Corrupt` where it has not, or is damaged.
+    pub(super) fn check_extent_count(&self, map: &Map, extents: u64) -> Result<()> {
+        if map.levels == 0 {
+            return Ok(());
+        }
+        let mut found = 0_u64;
+        let mut next = 0;
+        while next < END {
+            let leaf = self.leaf(map, FileBlock(next))?;
+            found = found.saturating_add(super::units::bytes(leaf.count));
+            // Each leaf ends behind where it begins, so that this ends.
+            next = leaf.end.max(next.saturating_add(1));
+        }
+        if found == extents {
+            return Ok(());
+        }
+        Err(Error::corrupt("tree of extents", format!("{extents} of them"), found))
+    }
+
     /// What one extent tells of `block` and what follows it.
     pub(super) fn part_of_run(&self, map: &mut Map, block: FileBlock) -> Result<Run> {
         if block.0 >= END {
@@ -224,7 +282,8 @@ impl Xfs {
         for level in (0..map.levels).rev() {
             // Blocks before the first key are a hole, which the first leaf tells of.
             let place = node.find(block.0).unwrap_or(0);
-            low = node.key(place).filter(|key| *key <= block.0).unwrap_or(low).max(low);
+            let key = node.key(place).unwrap_or(low);
+            low = Some(key).filter(|key| *key <= block.0).unwrap_or(low).max(low);
             end = node.key(place.saturating_add(1)).unwrap_or(end).min(end);
             let child = node.child(place).ok_or_else(|| {
                 Error::corrupt("tree of extents", "a block below", format!("none at {place}"))
@@ -234,9 +293,16 @@ impl Xfs {
             node = self
                 .long_node(&bytes, child, level, map.owner)
                 .map_err(|error| error.within(child))?;
+            if level > 0 {
+                node.check_within(key, end).map_err(|error| error.within(child))?;
+            } else {
+                let (start, count) = (node.start(), node.count());
+                let leaf = Leaf { bytes: node.into_bytes(), start, count, low: key, end };
+                leaf.check_order().map_err(|error| error.within(child))?;
+                return Ok(Leaf { low, ..leaf });
+            }
         }
-        let (start, count) = (node.start(), node.count());
-        Ok(Leaf { bytes: node.into_bytes(), start, count, low, end })
+        Err(Error::corrupt("tree of extents", "a level", "none"))
     }
 
     /// A block of a tree of extents, verified.
@@ -255,13 +321,7 @@ impl Xfs {
 
     /// The run of `leaf` that holds `block`, from there on.
     fn run_in(&self, leaf: &Leaf, block: FileBlock) -> Result<Run> {
-        let extent = |place: usize| -> Option<(u64, u64)> {
-            let at = place.checked_mul(EXTENT_SIZE)?.checked_add(leaf.start)?;
-            let extent = slice(&leaf.bytes, at, EXTENT_SIZE).filter(|_| place < leaf.count)?;
-            Some((be64(extent, 0)?, be64(extent, 8)?))
-        };
-        // `br_startoff`: 54 bits after the first.
-        let start_of = |place: usize| extent(place).map(|(high, _)| (high & !(1 << 63)) >> 9);
+        let start_of = |place: usize| leaf.span(place).map(|(first, _)| first);
         let (mut from, mut to) = (0, leaf.count);
         while from < to {
             let middle = from.midpoint(to);
@@ -273,17 +333,14 @@ impl Xfs {
         let after = start_of(from).unwrap_or(leaf.end).min(leaf.end);
         let hole =
             || Run { first: block, count: after.saturating_sub(block.0), place: RunPlace::Hole };
-        let Some((high, low)) = from.checked_sub(1).and_then(extent) else {
+        let place = from.checked_sub(1);
+        let extent = place.and_then(|place| leaf.words(place).zip(leaf.span(place)));
+        let Some(((high, low), (first, end))) = extent else {
             return Ok(hole());
         };
-        let first = (high & !(1 << 63)) >> 9;
-        // `br_startblock`: 52 bits; `br_blockcount`: the last 21.
-        let (startblock, count) = ((high & 0x1ff) << 43 | low >> 21, low & 0x1f_ffff);
-        let end = first.saturating_add(count);
-        if count == 0 || end > after {
-            let expected = format!("an extent that ends at or before file block {after}");
-            return Err(Error::corrupt(format!("extent of file block {first}"), expected, end));
-        }
+        // `br_startblock`: 52 bits.
+        let startblock = (high & 0x1ff) << 43 | low >> 21;
+        let count = end.saturating_sub(first);
         if block.0 >= end {
             return Ok(hole());
         }

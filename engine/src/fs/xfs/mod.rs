@@ -41,8 +41,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::{
-    DirEntry, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Numbered, Visit,
-    Xattr,
+    DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata,
+    Numbered, Visit, Xattr,
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use blocks::Blocks;
@@ -56,6 +56,8 @@ pub(super) struct Xfs {
     superblock: Superblock,
     blocks: Blocks,
     info: FilesystemInfo,
+    /// What is damaged of it as a whole.
+    doubts: Doubts,
     /// Why it is not certain what is free, if it is not.
     doubt: Option<String>,
     /// Whether it was unmounted, so that there was nothing to replay.
@@ -101,6 +103,10 @@ impl Filesystem for Xfs {
         &self.info
     }
 
+    fn doubts(&self) -> &Doubts {
+        &self.doubts
+    }
+
     fn root(&self) -> FileId {
         FileId::new(self.superblock.sb_rootino)
     }
@@ -140,8 +146,8 @@ impl Filesystem for Xfs {
         self.target(&self.file(file)?)
     }
 
-    fn xattrs(&self, file: FileId) -> Result<Vec<Xattr>> {
-        self.attributes(&self.file(file)?)
+    fn each_xattr(&self, file: FileId, visit: Visit<'_, Result<Xattr>>) -> Result<()> {
+        self.each_attribute(&self.file(file)?, visit)
     }
 
     fn may_share(&self, file: FileId) -> Result<bool> {
@@ -157,7 +163,7 @@ impl Filesystem for Xfs {
         (self.doubt.is_none() && self.unfinished.is_empty()).then_some(self)
     }
 
-    fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+    fn unused(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
         self.free_ranges(visit)
     }
 

@@ -14,7 +14,7 @@ use crate::base::bytes::some_uuid;
 use crate::base::fields::{be32, has};
 use crate::base::{ByteOffset, Error, ErrorKind, Result};
 use crate::block::ReadAt;
-use crate::fs::{Filesystem, FilesystemInfo};
+use crate::fs::{Doubts, Filesystem, FilesystemInfo};
 
 /// Bytes of a sector at least and at most.
 const SECTORS: std::ops::RangeInclusive<usize> = 512..=32768;
@@ -148,6 +148,7 @@ fn assemble(volume: &Arc<dyn ReadAt>, sound: &Sound) -> Result<Xfs> {
     let newer = Sound::read(&replay.volume, 0).ok().flatten();
     let mut xfs = unreplayed(&replay.volume, newer.as_ref().unwrap_or(sound));
     xfs.info.notes.extend(replay.notes);
+    replay.damage.into_iter().for_each(|damage| xfs.doubts.add(damage));
     xfs.doubt = xfs.doubt.or(replay.doubt);
     xfs.is_clean = false;
     xfs.unfinished = replay.unfinished;
@@ -157,17 +158,19 @@ fn assemble(volume: &Arc<dyn ReadAt>, sound: &Sound) -> Result<Xfs> {
 
 fn unreplayed(volume: &Arc<dyn ReadAt>, sound: &Sound) -> Xfs {
     let (superblock, geometry) = (&sound.superblock, &sound.geometry);
-    let mut info = info(superblock, geometry, volume.size().0);
+    let info = info(superblock, geometry, volume.size().0);
+    let doubts = Doubts::default();
     let mut doubt = doubt(superblock, geometry, volume.size().0);
     if sound.offset != 0 {
-        let note = format!("The superblock is damaged; the copy at byte {} is used.", sound.offset);
-        info.notes.push(note);
+        let place = sound.offset;
+        doubts.add(format!("The superblock is damaged; the copy at byte {place} is used."));
         doubt = doubt.or(Some("the superblock is damaged".to_owned()));
     }
     Xfs {
         superblock: superblock.clone(),
         blocks: Blocks::new(Arc::clone(volume), geometry.clone()),
         info,
+        doubts,
         doubt,
         is_clean: true,
         unfinished: BTreeMap::new(),

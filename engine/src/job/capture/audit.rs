@@ -1,6 +1,7 @@
 //! The audit of a change tracker: blocks that it says did not change are read and compared.
 
 use super::changes::ChangeTracker;
+use super::recheck::Recheck;
 use crate::base::bytes::is_zero;
 use crate::base::ranges::touches;
 use crate::base::{BlockIndex, ByteRange, Error, ErrorKind, Observer, Result};
@@ -37,6 +38,11 @@ impl Objection {
     pub fn damaged_parent(error: &Error) -> Self {
         Self { doubt: format!("the parent is damaged: {error}"), alarm: None }
     }
+
+    /// The tracker does not answer any more.
+    fn silent(error: &Error) -> Self {
+        Self { doubt: error.to_string(), alarm: None }
+    }
 }
 
 impl Audited {
@@ -50,8 +56,13 @@ impl Audited {
             Self::ParentDamaged(error) => return Ok(Some(Objection::damaged_parent(error))),
         };
         for range in differing {
+            let is_written = match tracker.is_written_since(&[*range]) {
+                Ok(is_written) => is_written,
+                // Whether it was wrong cannot be told any more.
+                Err(error) => return Ok(Some(Objection::silent(&error))),
+            };
             // What was written after the checkpoint is told with the next.
-            if !tracker.is_written_since(&[*range])? {
+            if !is_written {
                 tracker.distrust()?;
                 let doubt = "the audit found a change that it missed".to_owned();
                 let alarm = Some(format!(
@@ -68,6 +79,8 @@ impl Audited {
 
 /// An audit of what a tracker says of a disk.
 pub struct Audit<'a> {
+    /// What is stored already, some of which is read back.
+    pub stored: &'a Recheck<'a>,
     /// The disk.
     pub disk: &'a Disk,
     /// How much to read, by default a thousandth or 64 MiB.
@@ -90,7 +103,8 @@ impl Audit<'_> {
             .filter(|range| !touches(changed, range))
             .collect();
         let (mut differing, mut damage) = (Vec::new(), None);
-        let make_worker = || |chunk: &Chunk, _queued| Ok(differences(parent, chunk));
+        let stored = self.stored;
+        let make_worker = || |chunk: &Chunk, _queued| Ok(differences(parent, stored, chunk));
         let pipeline = Pipeline { disk: self.disk, threads, observer: self.observer };
         pipeline.run(sample, &make_worker, &mut |compared| {
             match compared {
@@ -103,8 +117,9 @@ impl Audit<'_> {
     }
 }
 
-/// The blocks of a chunk that are not as in the parent.
-fn differences(parent: &Parent, chunk: &Chunk) -> Result<Vec<ByteRange>> {
+/// The blocks of a chunk that are not as in the parent; of those that are, some are read back from
+/// where they are `stored`.
+fn differences(parent: &Parent, stored: &Recheck<'_>, chunk: &Chunk) -> Result<Vec<ByteRange>> {
     let manifest = parent.image().manifest();
     let block = manifest.block_size;
     let mut differing = Vec::new();
@@ -115,7 +130,13 @@ fn differences(parent: &Parent, chunk: &Chunk) -> Result<Vec<ByteRange>> {
             continue;
         }
         let is_same = match parent.block(BlockIndex(range.start / block.bytes()))? {
-            Some(Entry::Stored(stored)) => stored.digest == parent.frames().keys().block(bytes),
+            Some(Entry::Stored(entry)) => {
+                let is_same = entry.digest == parent.frames().keys().block(bytes);
+                if is_same {
+                    stored.check(&entry, range.len())?;
+                }
+                is_same
+            }
             Some(Entry::Zero) => is_zero(bytes),
             // These are read again, or were never read.
             Some(Entry::Unallocated | Entry::Unreadable | Entry::Partial(..)) => true,

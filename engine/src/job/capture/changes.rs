@@ -2,8 +2,10 @@
 
 use serde_json::Value;
 
+use super::checkpoint::Copied;
 use crate::base::ranges::joined;
 use crate::base::{BlockSize, ByteCount, ByteRange, ChangeMap, Event, Observer, Result};
+use crate::store::ImageId;
 use crate::store::manifest::VolumeUse;
 use crate::store::repository::Image;
 
@@ -15,24 +17,25 @@ pub trait ChangeTracker: Send + Sync {
     /// Its name in manifests.
     fn name(&self) -> &'static str;
 
-    /// Ends an epoch. `parent` is what it said of itself when the parent was captured. The disk
-    /// is read only after this returned.
+    /// Ends an epoch, and tells what was written since what is known. The disk is read only after
+    /// this returned.
     ///
     /// # Errors
     /// `Io`; what it does not know is no error.
-    fn checkpoint(&mut self, parent: Option<&Value>) -> Result<Findings>;
+    fn checkpoint(&mut self, since: Since<'_>) -> Result<Findings>;
 
-    /// Whether anything in one of `ranges` was written since the checkpoint.
+    /// Whether anything in one of `ranges` was written since the last checkpoint.
     ///
     /// # Errors
     /// `Io`.
     fn is_written_since(&self, ranges: &[ByteRange]) -> Result<bool>;
 
-    /// The image is stored: its successor starts from the checkpoint.
+    /// The `image` is stored, and lacks nothing up to this checkpoint: its successor starts from
+    /// there.
     ///
     /// # Errors
-    /// `Io`; the next map is larger then.
-    fn commit(&mut self) -> Result<()>;
+    /// `Io`, or `Conflict` if that cannot be recorded: the next image has to read more then.
+    fn commit(&mut self, copied: &Copied, image: ImageId) -> Result<()>;
 
     /// It was wrong: no map that starts from an epoch so far may be used.
     ///
@@ -41,13 +44,38 @@ pub trait ChangeTracker: Send + Sync {
     fn distrust(&mut self) -> Result<()>;
 }
 
+/// What a tracker is asked for changes since.
+#[derive(Debug, Clone, Copy)]
+pub enum Since<'a> {
+    /// There is nothing to start from.
+    Nothing,
+    /// An image that is stored.
+    Image {
+        /// Its id.
+        id: ImageId,
+        /// What a tracker said of itself then.
+        evidence: Option<&'a Value>,
+    },
+    /// A checkpoint of the same tracker, up to which all was copied.
+    Copied(&'a Copied),
+}
+
+impl<'a> Since<'a> {
+    /// A capture's parent.
+    #[must_use]
+    pub fn parent(parent: Option<&'a Image>) -> Self {
+        parent.map_or(Self::Nothing, |parent| Self::Image {
+            id: parent.id,
+            evidence: parent.manifest.tracking.as_ref(),
+        })
+    }
+}
+
 /// What a tracker found.
 #[derive(Debug, Clone)]
 pub struct Findings {
-    /// All that changed since the parent; or why that cannot be told.
+    /// All that changed since what was asked for; or why that cannot be told.
     pub changes: std::result::Result<ChangeMap, String>,
-    /// All that changed since its checkpoint before; or why that cannot be told.
-    pub recent: std::result::Result<ChangeMap, String>,
     /// What it says of itself, for the manifest.
     pub evidence: Value,
 }
@@ -69,8 +97,6 @@ pub struct Reading {
     pub tracker: &'static str,
     /// Why not in a better way, if one was tried.
     pub doubt: Option<String>,
-    /// What the tracker says of itself.
-    pub evidence: Option<Value>,
     /// What the tracker was caught at.
     pub alarm: Option<String>,
 }
@@ -101,7 +127,6 @@ impl Reading {
             is_incremental: false,
             tracker: COMPARE,
             doubt: None,
-            evidence: None,
             alarm: None,
         }
     }

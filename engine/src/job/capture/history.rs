@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
+
 use super::ParentChoice;
 use crate::base::{Error, ErrorKind, Result};
 use crate::block::{NbdUri, SourceInfo, SourceKind};
-use crate::store::Repository;
 use crate::store::lock::host_name;
-use crate::store::repository::Image;
+use crate::store::repository::{Image, Images};
 use crate::volume::DiskLayout;
 
 /// A name, which must not be mistaken for an image's number, path or id.
@@ -54,20 +55,35 @@ fn export_name(info: &SourceInfo) -> Option<String> {
 /// The image that the disk is compared with.
 ///
 /// # Errors
-/// `NotFound` or `Invalid` for a wrong reference; `Io`.
-pub fn find_parent(
-    repository: &Repository,
-    name: &str,
-    choice: &ParentChoice,
-) -> Result<Option<Image>> {
+/// `NotFound` or `Invalid` for a wrong reference.
+pub fn find_parent(images: &Images, name: &str, choice: &ParentChoice) -> Result<Option<Image>> {
     match choice {
         ParentChoice::None => Ok(None),
-        ParentChoice::Image(reference) => repository.resolve(reference).map(Some),
-        ParentChoice::Auto => {
-            let images = repository.images()?.images;
-            Ok(images.into_iter().find(|image| image.manifest.name == name))
-        }
+        ParentChoice::Image(reference) => images.resolve(reference).cloned().map(Some),
+        ParentChoice::Auto => Ok(images.newest(name).cloned()),
     }
+}
+
+/// What is odd about the time `now`: a clock that goes on from the newest image of the name, and
+/// from the parent, is not behind theirs.
+#[must_use]
+pub fn odd_clock(
+    now: Timestamp,
+    images: &Images,
+    name: &str,
+    parent: Option<&Image>,
+) -> Option<String> {
+    let made = |image: &Image| image.manifest.created.parse::<Timestamp>().ok();
+    let earlier = images.newest(name).into_iter().chain(parent);
+    let (image, then) = earlier
+        .filter_map(|image| Some((image, made(image)?)))
+        .filter(|(_, then)| *then > now)
+        .max_by_key(|(_, then)| *then)?;
+    let (name, id) = (&image.manifest.name, image.id);
+    Some(format!(
+        "the clock says {now:.0}, but image {name} {id} was made at {then:.0}: one of them is \
+         wrong; the new image comes after it all the same"
+    ))
 }
 
 /// In which ways the disk is not the parent's: each in a line. None of them ends a history.

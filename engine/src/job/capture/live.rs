@@ -6,20 +6,23 @@
 //! that it does not matter which of the filesystems holds them. A watchdog
 //! ([`freeze`](crate::sys::freeze)) thaws whatever becomes of this process.
 
-use std::path::Path;
-use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::changes::{ChangeTracker, Findings, usable};
+use super::changes::ChangeTracker;
+use super::checkpoint::{Pending, Told};
+use super::hooks::with_hooks;
 use crate::base::limits::{MAX_HELD, MAX_IO_SIZE, MAX_ROUNDS};
-use crate::base::{ByteRange, Error, ErrorContext, ErrorKind, Observer, Result, Silent};
+use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Result, Silent};
 use crate::block::{BufferPool, Chunk, Disk, ReadRequest};
 use crate::job::pipeline::{ChunkSource, DEPTH, chunk_for};
 use crate::job::tracked::Ebpf;
-use crate::store::repository::Image;
-use crate::sys::freeze::Freezer;
-use crate::sys::mounts::{self, Mount};
+use crate::store::manifest::MountedFilesystem;
+use crate::sys::freeze::{Freezer, Refused};
+use crate::sys::holders::Holders;
+use crate::sys::mounts::Mount;
+use crate::sys::watchdog::Hooks;
 use crate::track::Tracking;
 
 /// Rounds end when no more than this is left to be read while frozen.
@@ -35,7 +38,8 @@ pub struct LiveOptions {
     /// A command that the shell runs before they are frozen: it makes databases flush. Its failure
     /// fails the capture.
     pub hook_pre: Option<String>,
-    /// One that it runs after they are thawed, if the other ran, whatever became of the freeze.
+    /// One that it runs after they are thawed, if the other was started, whatever became of it, of
+    /// the freeze and of this process. Its failure is told with the image.
     pub hook_post: Option<String>,
 }
 
@@ -49,6 +53,8 @@ impl Default for LiveOptions {
 pub struct Live {
     options: LiveOptions,
     mounts: Vec<Mount>,
+    /// Why the hook after did not do what it should.
+    hook_failure: OnceLock<String>,
     /// Its tracking was started for this capture, and ends with it.
     _started: Option<Started>,
 }
@@ -62,17 +68,17 @@ impl Drop for Started {
 }
 
 impl Live {
-    /// What makes that possible for the disk `source`, with its tracker, which is started where
-    /// there is none; nothing if it has no mounted filesystem.
+    /// What makes that possible for the disk `source` and what holds it, with its tracker, which is
+    /// started where there is none; nothing if it has no mounted filesystem.
     ///
     /// # Errors
     /// Why it is not possible.
     pub fn prepare(
-        source: &Path,
+        (source, holders): (&Path, &Holders),
         options: LiveOptions,
         tracker: &mut Option<Box<dyn ChangeTracker>>,
     ) -> Result<Option<Self>> {
-        let mounts = mounts::mounted_from(source)?;
+        let mounts = holders.mounts();
         if mounts.is_empty() {
             return Ok(None);
         }
@@ -86,13 +92,15 @@ impl Live {
             let gone = || Error::new(ErrorKind::NotFound, "its tracking ended meanwhile");
             *tracker = Some(Box::new(opened.ok_or_else(gone)?));
         }
-        Ok(Some(Self { options, mounts, _started: started }))
+        let hook_failure = OnceLock::new();
+        Ok(Some(Self { options, mounts, hook_failure, _started: started }))
     }
 
-    /// The filesystems that are frozen, with their types.
-    pub fn filesystems(&self) -> impl Iterator<Item = String> {
-        let name = |mount: &Mount| format!("{} ({})", mount.point.display(), mount.kind);
-        self.mounts.iter().map(name)
+    /// The same for a disk of which no filesystem is mounted, and that is written to nonetheless.
+    #[must_use]
+    pub fn without_mounts(options: LiveOptions) -> Self {
+        let (mounts, hook_failure) = (Vec::new(), OnceLock::new());
+        Self { options, mounts, hook_failure, _started: None }
     }
 
     /// Writes back what is cached of the filesystems.
@@ -108,81 +116,137 @@ impl Live {
     ///
     /// # Errors
     /// Those of `copy`; `Io` of the disk; `Cancelled`; a hook's failure. Whatever keeps the image
-    /// from being one instant is no error, but a doubt that is recorded.
-    pub fn run(&self, rounds: &mut dyn Rounds, disk: &Disk) -> Result<Moment> {
+    /// from being one instant is no error, but an outcome that is recorded.
+    pub fn run(
+        &self,
+        rounds: &mut dyn Rounds,
+        disk: &Disk,
+        observer: &dyn Observer,
+    ) -> Result<(Moment, Outcome)> {
         let mut told = Moment::default();
-        let freezer = Freezer::open(&self.mounts)?;
+        let (pre, post) = (self.options.hook_pre.clone(), self.options.hook_post.clone());
+        let freezer = Freezer::with_hooks(&self.mounts, Hooks { pre, post })?;
         catch_up(&freezer, rounds, disk, &mut told)?;
-        let outcome = self.with_hooks(|| self.freeze(&freezer, rounds, disk, &mut told))?;
-        told.doubt = outcome.err();
-        Ok(told)
+        // Now, so that nothing waits for it while anything is frozen; a freeze tells its failure.
+        let _started = freezer.exposed();
+        let work = || self.last_round(&freezer, rounds, disk, &mut told);
+        let done = with_hooks(&freezer, observer, work)?;
+        if let Some(failure) = done.failure {
+            observer.event(&Event::Warning { message: &failure });
+            self.hook_failure.get_or_init(|| failure);
+        }
+        Ok((told, done.work))
     }
 
-    /// Copies the last blocks while everything is frozen; or says why that could not be done.
-    fn freeze(
+    /// Copies the last blocks as they are at one instant, while everything is frozen that can be;
+    /// or says why that could not be done.
+    ///
+    /// The instant is that of the checkpoint: what was written before is in the image, or is read
+    /// now, and what is read now was not written since, or it is torn. So it is an instant of the
+    /// whole disk, whoever writes to it, and freezing only makes it likely and filesystems clean.
+    fn last_round(
         &self,
         freezer: &Freezer,
         rounds: &mut dyn Rounds,
         disk: &Disk,
         told: &mut Moment,
-    ) -> Result<std::result::Result<(), String>> {
-        let mut doubt = String::new();
-        for _ in 0..TRIES {
-            freezer.sync()?;
-            let clock = Instant::now();
-            let frozen = match freezer.freeze(self.options.limit) {
-                Ok(frozen) => frozen,
-                Err(error) => {
-                    doubt = error.to_string();
-                    continue;
-                }
-            };
-            let held = match rounds.changes() {
-                Ok(Ok(ranges)) => Held::read(disk, ranges).map(Ok),
-                Ok(Err(unknown)) => Ok(Err(unknown)),
-                Err(error) => Err(error),
-            };
-            let is_whole = frozen.thaw();
-            told.frozen_milliseconds =
-                u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let held = match held? {
-                Ok(held) => held,
-                Err(unknown) => {
-                    doubt = unknown;
-                    continue;
-                }
-            };
-            let (ranges, bytes) = (held.ranges.clone(), held.bytes());
-            told.rounds.push(bytes);
+    ) -> Result<Outcome> {
+        let mut outcome = Outcome::Doubt(String::new());
+        for attempt in 1..=TRIES {
+            let instant = self.instant(freezer, rounds, disk)?;
+            told.frozen_milliseconds = instant.milliseconds;
+            told.filesystems = self.filesystems(&instant);
             // Whatever was held: it is what the next round starts from, and it is the disk's.
-            if held.is_all {
-                rounds.copy(&held, ranges)?;
-            } else {
-                rounds.copy(disk, ranges)?;
-                doubt = format!("more than {MAX_HELD} bytes were written in the last round");
-                catch_up(freezer, rounds, disk, told)?;
-                continue;
-            }
-            if is_whole {
-                match rounds.settle(disk)? {
-                    Ok(()) => return Ok(Ok(())),
-                    Err(late) => doubt = late,
+            match instant.held? {
+                Holding::All(held, pending) => {
+                    told.rounds.push(pending.bytes());
+                    rounds.copy(&held, pending)?;
                 }
-                continue;
+                Holding::TooMuch(pending) => {
+                    told.rounds.push(pending.bytes());
+                    rounds.copy(disk, pending)?;
+                    let much = format!("more than {MAX_HELD} bytes were written in the last round");
+                    outcome = Outcome::Doubt(much);
+                    catch_up(freezer, rounds, disk, told)?;
+                    continue;
+                }
+                Holding::Nothing(unknown) => {
+                    outcome = Outcome::Doubt(unknown);
+                    continue;
+                }
             }
-            let limit = self.options.limit.as_millis();
-            doubt = format!("the filesystems were frozen for {limit} ms, and that did not suffice");
+            outcome = match instant.torn {
+                torn if !torn.is_empty() => Outcome::Torn(torn),
+                _ => match rounds.settle(disk)? {
+                    Settled::Late(late) => Outcome::Doubt(late),
+                    // Another attempt may find the filesystems clean.
+                    Settled::AsFrozen if instant.was_thawed_early && attempt < TRIES => continue,
+                    Settled::AsFrozen => return Ok(Outcome::OneInstant),
+                },
+            };
         }
-        Ok(Err(doubt))
+        Ok(outcome)
     }
 
-    fn with_hooks<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        run_hook(self.options.hook_pre.as_deref())?;
-        let outcome = work();
-        let after = run_hook(self.options.hook_post.as_deref());
-        let outcome = outcome?;
-        after.map(|()| outcome)
+    /// Freezes what can be frozen, and reads into memory what was written since the last round.
+    fn instant(
+        &self,
+        freezer: &Freezer,
+        rounds: &mut dyn Rounds,
+        disk: &Disk,
+    ) -> Result<AtOneInstant> {
+        freezer.sync()?;
+        let clock = Instant::now();
+        let frozen = freezer.freeze_what_can_be(self.options.limit);
+        let held = rounds.changes().and_then(|changes| Holding::of(disk, changes));
+        // Before the thaw: afterwards the filesystems write there again.
+        let torn = match &held {
+            Ok(Holding::All(_, pending)) => rounds.written_since(pending.ranges()),
+            _ => Vec::new(),
+        };
+        let (not_frozen, is_whole) = match frozen {
+            Ok(frozen) => {
+                let why = |refused: &Refused| (refused.point.clone(), refused.error.to_string());
+                let refused = frozen.refused().iter().map(why).collect();
+                (NotFrozen::These(refused), frozen.thaw())
+            }
+            Err(error) => (NotFrozen::All(error.to_string()), true),
+        };
+        let milliseconds = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(AtOneInstant { held, torn, not_frozen, was_thawed_early: !is_whole, milliseconds })
     }
+
+    /// The mounted filesystems, and which of them were not frozen.
+    fn filesystems(&self, instant: &AtOneInstant) -> Vec<MountedFilesystem> {
+        let late = instant.was_thawed_early.then(|| {
+            let limit = self.options.limit.as_millis();
+            format!("it was thawed after {limit} ms, and those did not suffice")
+        });
+        let not_frozen = |mount: &Mount| match &instant.not_frozen {
+            NotFrozen::All(why) => Some(why.clone()),
+            NotFrozen::These(refused) => {
+                let refused = refused.iter().find(|(point, _)| *point == mount.path());
+                refused.map(|(_, why)| why.clone()).or_else(|| late.clone())
+            }
+        };
+        self.mounts.iter().map(|mount| mounted(mount, not_frozen(mount))).collect()
+    }
+
+    /// Why the hook after the freeze did not do what it should, if it did not.
+    pub fn hook_failure(&self) -> Option<&str> {
+        self.hook_failure.get().map(String::as_str)
+    }
+}
+
+/// The mounted filesystems among what holds a disk, none of which is frozen: `why` says it.
+#[must_use]
+pub fn not_frozen(holders: &Holders, why: &str) -> Vec<MountedFilesystem> {
+    holders.mounts().iter().map(|mount| mounted(mount, Some(why.to_owned()))).collect()
+}
+
+fn mounted(mount: &Mount, not_frozen: Option<String>) -> MountedFilesystem {
+    let (point, kind) = (mount.point.display().to_string(), mount.kind.clone());
+    MountedFilesystem { mounted: point, kind, not_frozen }
 }
 
 /// Copies in rounds what was written meanwhile, until little is left or it does not get less, or
@@ -196,9 +260,9 @@ fn catch_up(
     let mut before = u64::MAX;
     for _ in 0..MAX_ROUNDS {
         freezer.sync()?;
-        let Ok(ranges) = rounds.changes()? else { break };
-        let left = ranges.iter().map(ByteRange::len).sum();
-        rounds.copy(disk, ranges)?;
+        let Told::Known(pending) = rounds.changes()? else { break };
+        let left = pending.bytes();
+        rounds.copy(disk, pending)?;
         told.rounds.push(left);
         // What is written while a round lasts does not get less any more.
         if left <= LITTLE || left > before / 4 * 3 {
@@ -209,78 +273,117 @@ fn catch_up(
     Ok(())
 }
 
-fn run_hook(command: Option<&str>) -> Result<()> {
-    let Some(command) = command else { return Ok(()) };
-    let status = Command::new("sh").args(["-c", command]).status();
-    let status = status.context(|| format!("run the hook '{command}'"))?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Invalid, format!("the hook '{command}' failed: {status}")))
-}
-
 /// What became of the rounds.
 pub use crate::store::manifest::Moment;
 
 /// The captures that follow one another.
 pub trait Rounds {
-    /// What was written since this was told before; or why that cannot be told.
+    /// What was written since the checkpoint up to which all was copied, whatever checkpoints in
+    /// doubt came between.
     ///
     /// # Errors
     /// `Io`.
-    fn changes(&mut self) -> Result<std::result::Result<Vec<ByteRange>, String>>;
+    fn changes(&mut self) -> Result<Told>;
 
-    /// Reads these blocks from `source`; all else is as it was.
+    /// Reads these blocks from `source`; all else is as it was. What is asked for next is what was
+    /// written since their checkpoint.
     ///
     /// # Errors
     /// `Io`; `Cancelled`.
-    fn copy(&mut self, source: &dyn ChunkSource, ranges: Vec<ByteRange>) -> Result<()>;
+    fn copy(&mut self, source: &dyn ChunkSource, pending: Pending) -> Result<()>;
+
+    /// What of `ranges` was written since the last checkpoint.
+    fn written_since(&self, ranges: &[ByteRange]) -> Vec<ByteRange>;
 
     /// Reads what was left out so far though the state that was frozen uses it; or says why what
     /// is there now need not be what was there then.
     ///
     /// # Errors
     /// `Io`; `Cancelled`.
-    fn settle(&mut self, disk: &Disk) -> Result<std::result::Result<(), String>>;
+    fn settle(&mut self, disk: &Disk) -> Result<Settled>;
 }
 
-/// What a tracker's findings say was written since its checkpoint before, in blocks, and what of
-/// `before` could not be read.
-pub fn recent(before: &Image, findings: Findings) -> std::result::Result<Vec<ByteRange>, String> {
-    usable(Some(before), findings.recent).map_err(Option::unwrap_or_default)
+/// Whether what was read after the thaw is as it was when frozen.
+#[derive(Debug)]
+pub enum Settled {
+    /// It is.
+    AsFrozen,
+    /// It need not be, for this reason.
+    Late(String),
+}
+
+/// Whether the image is the disk at one instant.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is.
+    OneInstant,
+    /// It is but for these bytes, which were written while they were read.
+    Torn(Vec<ByteRange>),
+    /// That is not known, for this reason.
+    Doubt(String),
+}
+
+/// What was read of a disk at one instant.
+struct AtOneInstant {
+    held: Result<Holding>,
+    /// What of it was written meanwhile.
+    torn: Vec<ByteRange>,
+    not_frozen: NotFrozen,
+    /// Whether the time for which filesystems may be frozen did not suffice.
+    was_thawed_early: bool,
+    milliseconds: u64,
+}
+
+/// Which filesystems were not frozen, and why.
+enum NotFrozen {
+    All(String),
+    These(Vec<(PathBuf, String)>),
+}
+
+/// What was held of a frozen disk.
+enum Holding {
+    /// All that was written since the last round.
+    All(Held, Pending),
+    /// That was more than there is room for.
+    TooMuch(Pending),
+    /// What was written is not known, for this reason.
+    Nothing(String),
+}
+
+impl Holding {
+    fn of(disk: &Disk, changes: Told) -> Result<Self> {
+        Ok(match changes {
+            Told::Known(pending) if pending.bytes() <= MAX_HELD => {
+                Self::All(Held::read(disk, pending.ranges())?, pending)
+            }
+            Told::Known(pending) => Self::TooMuch(pending),
+            Told::Doubt(unknown) => Self::Nothing(unknown.reason().unwrap_or_default().to_owned()),
+        })
+    }
 }
 
 /// Blocks of a disk in memory.
 pub struct Held {
-    ranges: Vec<ByteRange>,
     chunks: Mutex<Vec<Chunk>>,
-    /// Whether there was room for all of them.
-    is_all: bool,
 }
 
 impl Held {
-    /// Reads `ranges`, if there is room for them.
-    fn read(disk: &Disk, ranges: Vec<ByteRange>) -> Result<Self> {
-        let bytes: u64 = ranges.iter().map(ByteRange::len).sum();
+    /// Reads `ranges`, for which there is room.
+    fn read(disk: &Disk, ranges: &[ByteRange]) -> Result<Self> {
         let mut chunks = Vec::new();
-        let is_all = bytes <= MAX_HELD;
-        if is_all && bytes > 0 {
-            let chunk = chunk_for(&ranges);
+        if !ranges.is_empty() {
+            let chunk = chunk_for(ranges);
             let cut = |range: &ByteRange| range.len() / chunk as u64 + 2;
             let most = usize::try_from(ranges.iter().map(cut).sum::<u64>()).unwrap_or(MAX_IO_SIZE);
             let pool = BufferPool::new(most, chunk)?;
-            let request = ReadRequest { ranges: ranges.clone(), chunk, depth: DEPTH };
+            let request = ReadRequest { ranges: ranges.to_vec(), chunk, depth: DEPTH };
             disk.stream(&request, &pool, &Silent, &mut |chunk| {
                 chunks.push(chunk);
                 Ok(())
             })?;
             chunks.sort_by_key(|chunk| chunk.index);
         }
-        Ok(Self { ranges, chunks: Mutex::new(chunks), is_all })
-    }
-
-    fn bytes(&self) -> u64 {
-        self.ranges.iter().map(ByteRange::len).sum()
+        Ok(Self { chunks: Mutex::new(chunks) })
     }
 }
 

@@ -7,29 +7,36 @@
 mod assembly;
 mod audit;
 mod changes;
+mod checkpoint;
 mod delta;
 mod effort;
 mod history;
+mod holes;
+mod hooks;
 mod lanes;
 mod live;
+mod moment;
+mod recheck;
 mod rounds;
+mod stillness;
 mod unused;
 mod worker;
 
-use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use self::assembly::{Assembled, Assembly};
 use self::audit::{Audit, Objection};
 use self::changes::{Reading, whole_blocks};
+use self::checkpoint::Told;
 use self::delta::{Bases, Deltas};
 use self::effort::Governor;
 use self::history::changes_of_disk;
 use self::lanes::Lanes;
-use self::live::Live;
+use self::live::{Live, not_frozen};
+use self::recheck::Recheck;
+use self::stillness::{Stillness, Written};
 use self::unused::{Search, Unused};
 use self::worker::Worker;
 use super::bitmaps::Bitmaps;
@@ -41,14 +48,19 @@ use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Phase, Result};
 use crate::block::{Cached, Chunk, Disk, ExtentKind, IoMode, OpenOptions, ReadAt, SourceInfo};
 use crate::store::index::Index;
 use crate::store::lock::host_name;
-use crate::store::manifest::{TreeRoot, VolumeUse};
+use crate::store::manifest::{Moment, MountedFilesystem, TreeRoot, VolumeUse};
 use crate::store::repository::Image;
+use crate::store::storage::Folder;
 use crate::store::tree::disk_digest;
-use crate::store::{ImageId, LockKind, Manifest, Parent, Repository, StoreWriter, salvage};
-use crate::sys::mounts;
+use crate::store::{
+    ImageId, ImageReader, LockKind, Manifest, Parent, Repository, StoreWriter, salvage,
+};
+use crate::sys::holders::Holders;
+use crate::sys::{storage, threads};
 use crate::volume::{DiskLayout, Volume, probe};
 
-pub use changes::{ChangeTracker, Findings};
+pub use changes::{ChangeTracker, Findings, Since};
+pub use checkpoint::Copied;
 pub use effort::Effort;
 pub use live::LiveOptions;
 
@@ -124,14 +136,22 @@ pub struct Capture<'a> {
     repository: &'a Repository,
     disk: Arc<Disk>,
     name: String,
+    /// Its place in the order of images.
+    ordinal: u64,
+    /// The marks of damage that it refers to none of.
+    avoids: Option<String>,
     parent: Option<Image>,
     layout: DiskLayout,
     tracker: Option<Box<dyn ChangeTracker>>,
     /// Why there is no tracker, though there should be one.
     doubt: Option<String>,
-    /// Whether somebody uses the disk, so that what it says of itself may change at any time.
+    /// Who uses the disk, so that what it says of itself may change at any time.
+    holders: Holders,
+    /// Whether somebody does.
     is_in_use: bool,
     live: Option<Live>,
+    /// What is mounted from it, where it cannot be captured at one instant, with the reason.
+    mounted: Vec<MountedFilesystem>,
     options: CaptureOptions,
     #[cfg(feature = "fault-injection")]
     leave_out: Vec<ByteRange>,
@@ -148,6 +168,9 @@ pub struct CaptureReport {
     pub io_engine: &'static str,
     /// What a tracker of changes was caught at; the image is right nonetheless.
     pub alarm: Option<String>,
+    /// Why the hook after the freeze did not do what it should, if it did not: what the one before
+    /// locked may still be so.
+    pub hook_failure: Option<String>,
 }
 
 impl<'a> Capture<'a> {
@@ -182,15 +205,26 @@ impl<'a> Capture<'a> {
                 format!("{}: {} bytes, at most {MAX_DISK_SIZE}", source.display(), info.size),
             ));
         }
+        check_has_bytes(&disk, source)?;
+        check_apart(repository, &disk)?;
         for message in disk.warnings() {
             observer.event(&Event::Warning { message });
         }
-        let uses = mounts::uses_of(source).unwrap_or_default();
+        let holders = match disk.export() {
+            // What holds an export is for its server to know.
+            Some(_) => Holders::default(),
+            None => Holders::of(source)?,
+        };
         let name = match &options.name {
             Some(name) => history::checked_name(name)?,
             None => history::default_name(info),
         };
-        let parent = history::find_parent(repository, &name, &options.parent)?;
+        let images = repository.images()?;
+        let parent = history::find_parent(&images, &name, &options.parent)?;
+        let now = jiff::Timestamp::now();
+        if let Some(message) = history::odd_clock(now, &images, &name, parent.as_ref()) {
+            observer.event(&Event::Warning { message: &message });
+        }
         let layout = probe(disk.as_ref(), info.logical_sector_size)?;
         for line in parent.iter().flat_map(|parent| changes_of_disk(info, &layout, parent)) {
             let message = format!("{line}; the image continues the history of {name}");
@@ -198,10 +232,16 @@ impl<'a> Capture<'a> {
         }
         let (mut tracker, doubt) = open_tracker(&disk, parent.as_ref(), options.tracker)?;
         let wanted = options.live.clone().filter(|_| disk.facts().is_some());
-        let live = wanted.map(|wanted| Live::prepare(source, wanted, &mut tracker));
-        let live = live.unwrap_or(Ok(None)).map_err(|error| error.to_string());
-        let live = no_instant(live, &uses, observer);
-        let is_in_use = !uses.is_empty();
+        let prepare = |wanted| Live::prepare((source, &holders), wanted, &mut tracker);
+        let (live, mounted) = match wanted.map(prepare) {
+            Some(Ok(live)) => (live, Vec::new()),
+            Some(Err(error)) => (None, not_frozen(&holders, &error.to_string())),
+            None => (None, not_frozen(&holders, "that was not wanted")),
+        };
+        if live.is_none() {
+            warn_of_use(&holders, &mounted, observer);
+        }
+        let is_in_use = !holders.is_empty();
         if options.skip_swap && is_in_use && live.is_none() {
             let message = "swap files are kept: the disk is in use, and the image no one instant";
             observer.event(&Event::Warning { message });
@@ -210,12 +250,16 @@ impl<'a> Capture<'a> {
             repository,
             disk,
             name,
+            ordinal: images.next_ordinal(),
+            avoids: None,
             parent,
             layout,
             tracker,
             doubt,
+            holders,
             is_in_use,
             live,
+            mounted,
             options,
             #[cfg(feature = "fault-injection")]
             leave_out: Vec::new(),
@@ -226,6 +270,17 @@ impl<'a> Capture<'a> {
     #[must_use]
     pub fn with_tracker(mut self, tracker: Box<dyn ChangeTracker>) -> Self {
         self.tracker = Some(tracker);
+        self
+    }
+
+    /// The same, with its tracker wrapped in another: something happens when it is asked.
+    #[cfg(feature = "fault-injection")]
+    #[must_use]
+    pub fn meddling(
+        mut self,
+        wrap: impl FnOnce(Box<dyn ChangeTracker>) -> Box<dyn ChangeTracker>,
+    ) -> Self {
+        self.tracker = self.tracker.map(wrap);
         self
     }
 
@@ -247,6 +302,12 @@ impl<'a> Capture<'a> {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What holds the disk, or held it when this was planned.
+    #[must_use]
+    pub fn holders(&self) -> &Holders {
+        &self.holders
     }
 
     /// What it will be compared with.
@@ -278,18 +339,19 @@ impl<'a> Capture<'a> {
         let lock = self.repository.lock(LockKind::Shared, "capture")?;
         salvage::adopt_unfinished(self.repository, &lock, observer)?;
         let index = Arc::new(self.repository.index(observer)?);
+        self.avoids = index.bad().digest();
         let mut writer = self.writer(&index, self.parent.as_ref())?;
-        let mut reading = self.decide()?;
+        let stillness = Stillness::begin(&self.disk);
+        let (mut reading, told) = self.decide(&index)?;
         if self.options.skip_swap {
             reading.tell_kept(observer);
         }
         let assembled = match self.read_changes(&reading, &index, &mut writer, observer)? {
-            Ok(assembled) => assembled,
+            Read::Done(assembled) => assembled,
             // The disk is all there.
-            Err(objection) => {
+            Read::Refused(objection) => {
                 let Objection { doubt, alarm } = objection;
-                let evidence = reading.evidence.take();
-                reading = Reading { doubt: Some(doubt), alarm, evidence, ..self.everything()? };
+                reading = Reading { doubt: Some(doubt), alarm, ..self.everything()? };
                 let from = From { source: self.disk.as_ref(), before: self.parent.as_ref() };
                 self.read(from, &reading, &index, &mut writer, observer)?
             }
@@ -298,26 +360,64 @@ impl<'a> Capture<'a> {
         // All nine digits, so that text sorts as time does.
         let created = format!("{created:.9}");
         let mut manifest = self.manifest(&created, clock, &assembled, &reading);
+        let mut copied = told.and_then(|told| told.copied_by(&reading, &assembled));
         // What was started for it ends with the run, not before the tracker's last word.
-        let live = self.live.take();
+        let live = self.live_for(&stillness);
         if let Some(live) = &live {
             writer.end()?;
-            manifest = self.in_rounds(live, manifest, &mut reading, (&index, observer))?;
+            let first = (manifest, copied);
+            (manifest, copied) = self.in_rounds(live, first, &mut reading, (&index, observer))?;
             writer = self.writer(&index, None)?;
+        } else {
+            manifest.live = self.moment(&stillness);
         }
-        let sealed = writer.seal(&manifest)?;
-        if let Err(error) = self.prove(&manifest, &reading, observer) {
-            sealed.withdraw()?;
-            return Err(error);
+        if let Some(doubt) = manifest.live.as_ref().and_then(|moment| moment.doubt.as_ref()) {
+            let message = format!(
+                "the image is not one instant ({doubt}): what was written meanwhile may be half \
+                 in it, half not"
+            );
+            observer.event(&Event::Warning { message: &message });
         }
-        let id = sealed.publish()?;
-        if let Some(tracker) = &mut self.tracker
-            && let Err(error) = tracker.commit()
+        manifest.tracking = copied.as_ref().map(|copied| copied.evidence().clone());
+        let draft = writer.draft(manifest.clone());
+        let proven = draft.proven(|image| self.prove(image, &reading, observer))?;
+        let id = proven.publish()?;
+        if let (Some(tracker), Some(copied)) = (&mut self.tracker, &copied)
+            && let Err(error) = tracker.commit(copied, id)
         {
             let message = format!("the next image will have to read more: {error}");
             observer.event(&Event::Warning { message: &message });
         }
-        Ok(CaptureReport { id, manifest, io_engine: self.disk.io_engine(), alarm: reading.alarm })
+        let hook_failure = live.and_then(|live| live.hook_failure().map(str::to_owned));
+        let (io_engine, alarm) = (self.disk.io_engine(), reading.alarm);
+        Ok(CaptureReport { id, manifest, io_engine, alarm, hook_failure })
+    }
+
+    /// What there is to go on in rounds with. A disk that nobody was seen to use, and that was
+    /// written to all the same, is followed as well if it is tracked.
+    fn live_for(&mut self, stillness: &Stillness) -> Option<Live> {
+        let live = self.live.take();
+        if live.is_some() || self.tracker.is_none() || self.disk.facts().is_none() {
+            return live;
+        }
+        let options = self.options.live.clone()?;
+        (stillness.written() != Written::Nowhere).then(|| Live::without_mounts(options))
+    }
+
+    /// What is known of the instant of a disk that was read once; nothing where nobody was seen to
+    /// use it or to write to it.
+    fn moment(&self, stillness: &Stillness) -> Option<Moment> {
+        let mut moment = Moment { filesystems: self.mounted.clone(), ..Moment::default() };
+        match stillness.written() {
+            Written::Within(torn) => moment::tell(&mut moment, &self.layout, &torn),
+            Written::Nowhere if self.is_in_use => moment::tell(&mut moment, &self.layout, &[]),
+            Written::Unknown if self.is_in_use => {
+                let doubt = "it is in use, and what is written to it is not counted".to_owned();
+                moment::tell_unknown(&mut moment, &self.layout, doubt);
+            }
+            Written::Nowhere | Written::Unknown => return None,
+        }
+        Some(moment)
     }
 
     fn writer(&self, index: &Arc<Index>, before: Option<&Image>) -> Result<StoreWriter> {
@@ -367,31 +467,39 @@ impl<'a> Capture<'a> {
         unused
     }
 
-    fn decide(&mut self) -> Result<Reading> {
+    /// What is to be read, and the checkpoint that came before.
+    fn decide(&mut self, index: &Index) -> Result<(Reading, Option<Told>)> {
         if let Some(live) = &self.live {
             live.sync()?;
         }
-        let findings = self.tracker.as_mut().map(|tracker| tracker.checkpoint(known(&self.parent)));
-        let (changes, evidence) = match findings {
-            None => (Err(self.doubt.clone()), None),
-            Some(Err(error)) => (Err(Some(error.to_string())), None),
+        let parent = self.parent.as_ref();
+        let since = Since::parent(parent);
+        let told = self.tracker.as_mut().map(|tracker| match tracker.checkpoint(since) {
+            Err(error) => Told::failed(error.to_string()),
             // It only follows what is written while the disk is copied.
-            Some(Ok(told)) if self.options.tracker == TrackerChoice::Compare => {
-                (Err(None), Some(told.evidence))
+            Ok(findings) if self.options.tracker == TrackerChoice::Compare => {
+                Told::unasked(findings)
             }
-            Some(Ok(Findings { changes, evidence, .. })) => {
-                (changes::usable(self.parent.as_ref(), changes), Some(evidence))
-            }
-        };
-        let reading = match (changes, &self.parent, &self.tracker) {
-            (Ok(changes), Some(parent), Some(tracker)) => {
-                let reading = self.read_of_changes(parent, &changes);
+            Ok(findings) => Told::of(parent, findings),
+        });
+        let told = told.map(|told| told.unless(|changes| self.contradiction(changes)));
+        let reading = match (&told, parent, &self.tracker) {
+            (Some(Told::Known(pending)), Some(parent), Some(tracker)) => {
+                let damaged = match parent.manifest.avoids == self.avoids {
+                    true => Ok(Vec::new()),
+                    false => recheck::damaged(&self.repository.reader(parent), &index.bad()),
+                };
+                let reading = damaged.and_then(|damaged| {
+                    let changes = ranges::joined([pending.ranges(), &damaged].concat());
+                    self.read_of_changes(parent, &changes)
+                });
                 reading.map(|reading| Reading { tracker: tracker.name(), ..reading })
             }
-            (changes, ..) => {
-                let doubt = changes.err().flatten();
+            (Some(Told::Doubt(unknown)), ..) => {
+                let doubt = unknown.reason().map(str::to_owned);
                 self.everything().map(|all| Reading { doubt, ..all })
             }
+            _ => self.everything().map(|all| Reading { doubt: self.doubt.clone(), ..all }),
         };
         let reading = match reading {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -400,11 +508,24 @@ impl<'a> Capture<'a> {
             }
             reading => reading?,
         };
-        Ok(Reading { evidence, ..reading })
+        Ok((reading, told))
     }
 
-    /// What is to be read where only `changes` are not as in the parent: these, and what no
-    /// filesystem used then and one uses now, written or not.
+    /// Why `changes` lack some, if the holes of the file behind a loop device show that.
+    fn contradiction(&self, changes: &[ByteRange]) -> Option<String> {
+        let reader = self.repository.reader(self.parent.as_ref()?);
+        match holes::contradiction(&self.disk, &reader, changes) {
+            Ok(None) => None,
+            Ok(Some(range)) => Some(format!(
+                "the file behind the loop device has a hole at {range}, where it was not written: \
+                 it was changed past the device"
+            )),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    /// What is to be read where only `changes` are not as in the parent, or are damaged there:
+    /// these, and what no filesystem used then and one uses now, written or not.
     fn read_of_changes(&self, parent: &Image, changes: &[ByteRange]) -> Result<Reading> {
         let before = serde_json::from_value::<DiskLayout>(parent.manifest.layout.clone()).ok();
         let is_same_layout = before.is_some_and(|before| before.volumes == self.layout.volumes);
@@ -438,10 +559,9 @@ impl<'a> Capture<'a> {
     }
 
     /// Proves that nothing was left out that is used.
-    fn prove(&self, manifest: &Manifest, reading: &Reading, observer: &dyn Observer) -> Result<()> {
+    fn prove(&self, image: ImageReader, reading: &Reading, observer: &dyn Observer) -> Result<()> {
         let looked_at = reading.volumes.iter().filter(|volume| volume.doubt.is_none());
         let names: Vec<&str> = looked_at.map(|volume| volume.volume.as_str()).collect();
-        let image = self.repository.reader_of(manifest.clone());
         let what = (names.as_slice(), self.options.skip_swap);
         unused::proof::check(image, &self.layout, what, observer)
     }
@@ -454,38 +574,42 @@ impl<'a> Capture<'a> {
         index: &Index,
         writer: &mut StoreWriter,
         observer: &dyn Observer,
-    ) -> Result<std::result::Result<Assembled, Objection>> {
-        let audit = Audit { disk: self.disk.as_ref(), bytes: self.options.audit, observer };
+    ) -> Result<Read> {
+        let stored = &Recheck::new(self.repository, index, recheck::OF_CHANGES);
+        let (disk, bytes) = (self.disk.as_ref(), self.options.audit);
+        let audit = Audit { stored, disk, bytes, observer };
         let parent = self.parent.as_ref().filter(|_| reading.is_incremental);
         let parent = parent.map(|parent| self.as_parent(parent));
         let threads = worker_threads(self.options.threads);
         // What was left out is not as in the parent either.
         let changed = reading.ranges.iter().chain(&reading.left_out).copied();
         let changed = &ranges::joined(changed.collect());
-        let (read, audited) = thread::scope(|scope| {
-            let audited =
-                parent.map(|parent| scope.spawn(move || audit.run(&parent, changed, threads)));
-            let from = From { source: self.disk.as_ref(), before: self.parent.as_ref() };
-            let read = self.read(from, reading, index, writer, observer);
-            let joined = audited.map(thread::ScopedJoinHandle::join);
-            (read, joined.map(|audited| audited.unwrap_or_else(|panic| resume_unwind(panic))))
-        });
+        let from = From { source: self.disk.as_ref(), before: self.parent.as_ref() };
+        let mut read = || self.read(from, reading, index, writer, observer);
+        let (audited, read) = match parent {
+            Some(parent) => {
+                let audit = || audit.run(&parent, changed, threads);
+                let (audited, read) = threads::beside(audit, read);
+                (Some(audited), read)
+            }
+            None => (None, read()),
+        };
         if let (Some(tracker), Some(Ok(audited))) = (&mut self.tracker, &audited)
             && let Some(objection) = audited.objection(&mut **tracker)?
         {
             if let Some(message) = &objection.alarm {
                 observer.event(&Event::Warning { message });
             }
-            return Ok(Err(objection));
+            return Ok(Read::Refused(objection));
         }
         audited.transpose()?;
         match read {
             Err(error) if reading.is_incremental && error.kind() == ErrorKind::Corrupt => {
                 let objection = Objection::damaged_parent(&error);
                 observer.event(&Event::Warning { message: &objection.doubt });
-                Ok(Err(objection))
+                Ok(Read::Refused(objection))
             }
-            read => read.map(Ok),
+            read => read.map(Read::Done),
         }
     }
 
@@ -511,9 +635,11 @@ impl<'a> Capture<'a> {
         let bases = from.before.filter(|_| self.options.effort != Effort::Off);
         let bases = bases.map(|parent| Parent::new(self.repository.bulk_reader(parent)));
         let bases = bases.map(|parent| Bases::new(parent, block_size, threads));
+        let always = if reading.is_incremental { recheck::OF_CHANGES } else { recheck::OF_A_DISK };
+        let stored = Recheck::new(self.repository, index, always);
         let make_worker = || {
             let deltas = bases.as_ref().map(Deltas::new);
-            let mut worker = Worker::new(self.repository.keys(), index, block_size, deltas);
+            let mut worker = Worker::new(self.repository.keys(), &stored, block_size, deltas);
             let governor = &governor;
             move |chunk: &Chunk, queued| worker.work(chunk, governor.setting(queued))
         };
@@ -566,6 +692,8 @@ impl<'a> Capture<'a> {
             repository: config.id,
             name: self.name.clone(),
             created: created.to_owned(),
+            ordinal: self.ordinal,
+            avoids: self.avoids.clone(),
             host: host_name(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             size,
@@ -575,7 +703,7 @@ impl<'a> Capture<'a> {
             parent: self.parent.as_ref().map(|parent| parent.id),
             tracker: reading.tracker.to_owned(),
             tracker_doubt: reading.doubt.clone(),
-            tracking: reading.evidence.clone(),
+            tracking: None,
             live: None,
             source: as_json(self.disk.info()),
             layout: as_json(&self.layout),
@@ -586,6 +714,39 @@ impl<'a> Capture<'a> {
     }
 }
 
+/// Refuses a disk without a single sector: its image would be the newest of its name, and of
+/// nothing.
+fn check_has_bytes(disk: &Disk, source: &Path) -> Result<()> {
+    if disk.info().size.0 > 0 {
+        return Ok(());
+    }
+    let why = match disk.facts() {
+        Some(facts) if facts.size.0 > 0 => "has less than one sector",
+        Some(_) => "has no medium, or nothing is attached to it (0 bytes)",
+        None => "is empty (0 bytes)",
+    };
+    let context = format!("{} {why}: there is nothing to capture", source.display());
+    Err(Error::new(ErrorKind::NotFound, context))
+}
+
+/// Refuses a disk that holds the repository: what is stored would be captured again in each round,
+/// and an image within the disk that it shows is lost together with it.
+fn check_apart(repository: &Repository, disk: &Disk) -> Result<()> {
+    let (Some(facts), Some(folder)) = (disk.facts(), repository.storage().local_folder()) else {
+        return Ok(());
+    };
+    let packs = folder.join(Folder::Packs.path());
+    let held = [&folder, &packs].into_iter().find_map(|path| storage::lies_on(path, facts));
+    let Some(point) = held else { return Ok(()) };
+    let (folder, source) = (folder.display(), disk.info().path.display());
+    let context = format!(
+        "the repository {folder} lies on {source} itself, by the filesystem mounted on {}; images \
+         of a disk belong on another one",
+        point.display()
+    );
+    Err(Error::new(ErrorKind::Conflict, context))
+}
+
 /// Where blocks are read, and what holds all others.
 #[derive(Clone, Copy)]
 struct From<'a> {
@@ -593,9 +754,12 @@ struct From<'a> {
     before: Option<&'a Image>,
 }
 
-/// What a tracker said of itself when the parent was captured.
-fn known(parent: &Option<Image>) -> Option<&serde_json::Value> {
-    parent.as_ref().and_then(|parent| parent.manifest.tracking.as_ref())
+/// What came of reading what a tracker named.
+enum Read {
+    /// The disk, whole.
+    Done(Assembled),
+    /// The tracker's map is of no use after all.
+    Refused(Objection),
 }
 
 /// A tracker, and why there is none though there should be one.
@@ -632,20 +796,11 @@ fn as_json(part: &impl serde::Serialize) -> serde_json::Value {
     serde_json::to_value(part).expect("descriptions of disks are plain JSON")
 }
 
-/// What there is to make an image of a disk in use one instant. Warns where there is nothing.
-fn no_instant(
-    live: std::result::Result<Option<Live>, String>,
-    uses: &[String],
-    observer: &dyn Observer,
-) -> Option<Live> {
-    let (live, why) = match live {
-        Ok(live) => (live, String::new()),
-        Err(error) => (None, format!(" ({error})")),
-    };
-    if let (Some(first), None) = (uses.first(), &live) {
-        let message =
-            format!("{first}: what is written meanwhile may be half in the image, half not{why}");
-        observer.event(&Event::Warning { message: &message });
-    }
-    live
+/// Warns that a disk is used that cannot be captured at one instant.
+fn warn_of_use(holders: &Holders, mounted: &[MountedFilesystem], observer: &dyn Observer) {
+    let Some(first) = holders.iter().next() else { return };
+    let why = mounted.first().and_then(|filesystem| filesystem.not_frozen.as_ref());
+    let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+    let message = format!("{first}: what is written meanwhile may be half in the image{why}");
+    observer.event(&Event::Warning { message: &message });
 }

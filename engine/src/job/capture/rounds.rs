@@ -8,12 +8,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::changes::{ChangeTracker, Reading};
-use super::live::{self, Live, Rounds};
+use super::changes::{ChangeTracker, Reading, Since};
+use super::checkpoint::{Copied, Pending, Told};
+use super::live::{Live, Outcome, Rounds, Settled};
+use super::moment;
 use super::unused::{Search, places, proof};
 use super::{Capture, From};
-use crate::base::ranges::{joined, touches, without};
-use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Result};
+use crate::base::ranges::{common, joined, touches, without};
+use crate::base::{ByteRange, Error, ErrorKind, Observer, Result};
 use crate::block::{Cached, Disk, ReadAt};
 use crate::job::pipeline::ChunkSource;
 use crate::store::Manifest;
@@ -27,6 +29,8 @@ struct Copying<'a, 'b> {
     capture: &'a Capture<'b>,
     tracker: &'a mut dyn ChangeTracker,
     before: Image,
+    /// The checkpoint up to which `before` lacks nothing.
+    copied: Option<Copied>,
     /// All that was read or left out since the parent.
     seen: Vec<ByteRange>,
     /// Blocks of swap files, which no round copies. Should something else use them by the end, they
@@ -39,17 +43,19 @@ struct Copying<'a, 'b> {
 }
 
 impl Capture<'_> {
-    /// Goes on in rounds from what `manifest` says, to the disk at one instant.
+    /// Goes on in rounds from what the `first` manifest says, to the disk at one instant, if that
+    /// can be had. The manifest that comes of it lacks nothing up to the checkpoint beside it.
     ///
     /// # Errors
     /// Those of [`Live::run`].
     pub(super) fn in_rounds(
         &mut self,
         live: &Live,
-        manifest: Manifest,
+        first: (Manifest, Option<Copied>),
         reading: &mut Reading,
         (index, observer): (&Arc<Index>, &dyn Observer),
-    ) -> Result<Manifest> {
+    ) -> Result<(Manifest, Option<Copied>)> {
+        let (manifest, copied) = first;
         let none = || Error::new(ErrorKind::Invalid, "a capture in rounds, without a tracker");
         let mut tracker = self.tracker.take().ok_or_else(none)?;
         let before = Image { id: self.repository.keys().image_id(&manifest.encode()), manifest };
@@ -64,6 +70,7 @@ impl Capture<'_> {
             capture: self,
             tracker: &mut *tracker,
             before,
+            copied,
             seen,
             swap: reading.swap.clone(),
             volumes,
@@ -71,9 +78,9 @@ impl Capture<'_> {
             observer,
         };
         let moment = copying.run(live, &disk);
-        let Copying { before: Image { mut manifest, .. }, volumes, .. } = copying;
+        let Copying { before: Image { mut manifest, .. }, copied, volumes, .. } = copying;
         self.tracker = Some(tracker);
-        let moment = Moment { filesystems: live.filesystems().collect(), ..moment? };
+        let moment = moment?;
         reading.volumes = volumes;
         manifest.allocation = self.allocation(reading);
         if let Some(doubt) = &moment.doubt {
@@ -82,24 +89,26 @@ impl Capture<'_> {
                 volume.skipped.clear();
             }
             reading.volumes.clear();
-            let message = format!(
-                "the image is not one instant ({doubt}): what was written meanwhile may be half \
-                 in it, half not"
-            );
-            observer.event(&Event::Warning { message: &message });
         }
         manifest.live = Some(moment);
         manifest.tracker = reading.tracker.to_owned();
         manifest.tracker_doubt.clone_from(&reading.doubt);
         manifest.parent = self.parent.as_ref().map(|parent| parent.id);
         manifest.cost.milliseconds += u64::try_from(clock.elapsed().as_millis()).unwrap_or(0);
-        Ok(manifest)
+        Ok((manifest, copied))
     }
 }
 
 impl Copying<'_, '_> {
     fn run(&mut self, live: &Live, disk: &Disk) -> Result<Moment> {
-        let moment = live.run(self, disk)?;
+        let observer = self.observer;
+        let (mut moment, outcome) = live.run(self, disk, observer)?;
+        let layout = &self.capture.layout;
+        match outcome {
+            Outcome::OneInstant => moment::tell(&mut moment, layout, &[]),
+            Outcome::Torn(torn) => moment::tell(&mut moment, layout, &torn),
+            Outcome::Doubt(doubt) => moment::tell_unknown(&mut moment, layout, doubt),
+        }
         if moment.doubt.is_some() {
             self.read_all(disk)?;
         }
@@ -113,8 +122,24 @@ impl Copying<'_, '_> {
         let left_out = proof::unallocated(&reader, &[whole])?;
         match left_out.is_empty() {
             true => Ok(()),
-            false => self.copy(disk, left_out),
+            false => self.read(disk, left_out),
         }
+    }
+
+    /// Reads these blocks from `source`; all else is as it was.
+    fn read(&mut self, source: &dyn ChunkSource, ranges: Vec<ByteRange>) -> Result<()> {
+        self.seen.extend_from_slice(&ranges);
+        let Self { capture, before, index, observer, .. } = self;
+        let reading = Reading { ranges, is_incremental: true, ..Reading::all(Vec::new()) };
+        let mut writer = capture.writer(index, Some(before))?;
+        let from = From { source, before: Some(before) };
+        let assembled = capture.read(from, &reading, index, &mut writer, *observer)?;
+        writer.end()?;
+        let earlier = &before.manifest;
+        let manifest = capture.manifest(&earlier.created, Instant::now(), &assembled, &reading);
+        let cost = earlier.cost.and(&manifest.cost);
+        self.before.manifest = Manifest { cost, ..manifest };
+        Ok(())
     }
 
     /// What the image so far lacks, though its own filesystems use it.
@@ -139,45 +164,59 @@ impl Copying<'_, '_> {
 }
 
 impl Rounds for Copying<'_, '_> {
-    fn changes(&mut self) -> Result<std::result::Result<Vec<ByteRange>, String>> {
-        let findings = self.tracker.checkpoint(None)?;
-        self.before.manifest.tracking = Some(findings.evidence.clone());
-        let recent = live::recent(&self.before, findings);
-        Ok(recent.map(|ranges| {
-            self.seen.extend_from_slice(&ranges);
-            without(&ranges, &self.swap)
-        }))
+    fn changes(&mut self) -> Result<Told> {
+        let Some(copied) = &self.copied else {
+            return Ok(Told::failed("no checkpoint came before the disk was read".to_owned()));
+        };
+        let told = match self.tracker.checkpoint(Since::Copied(copied)) {
+            Ok(findings) => Told::of(Some(&self.before), findings),
+            Err(error) => Told::failed(error.to_string()),
+        };
+        Ok(match told {
+            Told::Known(pending) => {
+                self.seen.extend_from_slice(pending.ranges());
+                Told::Known(pending.leaving_out(&self.swap))
+            }
+            doubt @ Told::Doubt(_) => doubt,
+        })
     }
 
-    fn copy(&mut self, source: &dyn ChunkSource, ranges: Vec<ByteRange>) -> Result<()> {
-        self.seen.extend_from_slice(&ranges);
-        let Self { capture, before, index, observer, .. } = self;
-        let reading = Reading { ranges, is_incremental: true, ..Reading::all(Vec::new()) };
-        let mut writer = capture.writer(index, Some(before))?;
-        let from = From { source, before: Some(before) };
-        let assembled = capture.read(from, &reading, index, &mut writer, *observer)?;
-        writer.end()?;
-        let earlier = &before.manifest;
-        let manifest = capture.manifest(&earlier.created, Instant::now(), &assembled, &reading);
-        let (cost, tracking) = (earlier.cost.and(&manifest.cost), earlier.tracking.clone());
-        self.before.manifest = Manifest { cost, tracking, ..manifest };
+    fn copy(&mut self, source: &dyn ChunkSource, pending: Pending) -> Result<()> {
+        let copied = pending.copied(|ranges| self.read(source, ranges))?;
+        self.copied = Some(copied);
         Ok(())
     }
 
-    fn settle(&mut self, disk: &Disk) -> Result<std::result::Result<(), String>> {
+    fn written_since(&self, ranges: &[ByteRange]) -> Vec<ByteRange> {
+        let is_written = |ranges: &[ByteRange]| {
+            !ranges.is_empty() && self.tracker.is_written_since(ranges).unwrap_or(true)
+        };
+        if !is_written(ranges) {
+            return Vec::new();
+        }
+        // Filesystems are frozen meanwhile: a question for each volume, and none for each range.
+        let volumes = &self.capture.layout.volumes;
+        let held = joined(volumes.iter().flat_map(places).collect());
+        let of_volumes = volumes.iter().map(|volume| common(ranges, &places(volume)));
+        let stretches = of_volumes.chain([without(ranges, &held)]);
+        let written = stretches.filter(|stretch| is_written(stretch)).flatten().collect();
+        joined(written)
+    }
+
+    fn settle(&mut self, disk: &Disk) -> Result<Settled> {
         if self.capture.options.all_blocks {
-            return Ok(Ok(()));
+            return Ok(Settled::AsFrozen);
         }
         let lacking = self.lacking()?;
         if lacking.is_empty() {
-            return Ok(Ok(()));
+            return Ok(Settled::AsFrozen);
         }
-        self.copy(disk, lacking.clone())?;
+        self.read(disk, lacking.clone())?;
         // Room that was reserved then may be written to by now.
         let Capture { repository, layout, .. } = self.capture;
-        let is_late = self.tracker.is_written_since(&lacking)?
+        let is_late = self.tracker.is_written_since(&lacking).unwrap_or(true)
             && proof::is_reached(repository.reader(&self.before), layout, lacking, self.observer)?;
         let late = "what came into use unwritten was written as soon as all was thawed";
-        Ok(if is_late { Err(late.to_owned()) } else { Ok(()) })
+        Ok(if is_late { Settled::Late(late.to_owned()) } else { Settled::AsFrozen })
     }
 }

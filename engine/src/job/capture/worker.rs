@@ -1,11 +1,11 @@
 //! What each processor does with a chunk of the disk: zero test, digest, look-up, compression.
 
 use super::delta::Deltas;
+use super::recheck::Recheck;
 use crate::base::bytes::is_zero;
 use crate::base::{BlockIndex, BlockSize, ByteRange, Result};
 use crate::block::Chunk;
 use crate::store::frame::Member;
-use crate::store::index::Index;
 use crate::store::node::{BadSectors, SECTOR};
 use crate::store::{Compression, Digest, DigestKeys, Encoder, FrameKind, Place};
 
@@ -67,7 +67,7 @@ struct New<'b> {
 /// Works on chunks, one after another.
 pub struct Worker<'a> {
     keys: DigestKeys,
-    index: &'a Index,
+    stored: &'a Recheck<'a>,
     block_size: BlockSize,
     deltas: Option<Deltas<'a>>,
     encoder: Encoder,
@@ -75,16 +75,16 @@ pub struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// A worker that looks contents up in `index`, and stores blocks as `deltas` where those are
+    /// A worker that looks up what is `stored` already, and stores blocks as `deltas` where those are
     /// smaller.
     #[must_use]
     pub fn new(
         keys: DigestKeys,
-        index: &'a Index,
+        stored: &'a Recheck<'a>,
         block_size: BlockSize,
         deltas: Option<Deltas<'a>>,
     ) -> Self {
-        Self { keys, index, block_size, deltas, encoder: Encoder::new(), gathered: Vec::new() }
+        Self { keys, stored, block_size, deltas, encoder: Encoder::new(), gathered: Vec::new() }
     }
 
     /// Works on `chunk`, whose first byte is a block's.
@@ -122,7 +122,7 @@ impl<'a> Worker<'a> {
         new: &mut Vec<New<'b>>,
     ) -> Content {
         let digest = self.keys.block(bytes);
-        if let Some(place) = self.index.lookup(&digest) {
+        if let Some(place) = self.stored.look_up(&digest, bytes.len() as u64) {
             return Content::Known(digest, place);
         }
         let beside = new.iter().position(|new| new.member.digest == digest);

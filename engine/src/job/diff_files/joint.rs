@@ -4,8 +4,6 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use rayon::prelude::*;
-
 use super::change::{Brief, FileChange, Side};
 use super::compare::{Comparer, Pair};
 use super::scope::Scope;
@@ -13,6 +11,7 @@ use crate::base::limits::{MAX_DIFFERENCES, MAX_FOLDER_DEPTH};
 use crate::base::{Error, ErrorKind, Result};
 use crate::fs::{DirEntry, FileId, FileType, Filesystem, Metadata, Timestamp};
 use crate::job::files::{Descend, Found, Visited, Walk, list_sorted};
+use crate::sys::threads;
 
 /// Pairs that are gathered before they are compared by all threads.
 const GATHERED: usize = 32_768;
@@ -187,7 +186,7 @@ impl<'a, 'b> Joint<'a, 'b> {
         let mut pairs = std::mem::take(&mut self.pairs);
         pairs.sort_unstable_by_key(|pair| pair.files[1]);
         let comparer = self.comparer;
-        let compared: Vec<_> = pairs.par_iter().map(|pair| comparer.compare(pair)).collect();
+        let compared = threads::map(&pairs, |pair| comparer.compare(pair));
         for (pair, compared) in pairs.iter().zip(compared) {
             self.sealed += u64::from(compared.is_sealed);
             self.changes.extend(compared.change);
@@ -222,16 +221,13 @@ impl<'a, 'b> Joint<'a, 'b> {
     fn folders(&mut self, folders: &[Folders], waiting: &mut Waiting) -> Result<()> {
         let filesystems = self.comparer.contents.filesystems;
         let observer = self.comparer.contents.observer;
-        let lists: Vec<_> = folders
-            .par_iter()
-            .map(|folders| {
-                let list = |side: Side| match observer.cancelled() {
-                    true => Err(Error::cancelled()),
-                    false => list_sorted(filesystems[side.index()], folders.files[side.index()]),
-                };
-                Side::BOTH.map(list)
-            })
-            .collect();
+        let lists = threads::map(folders, |folders| {
+            let list = |side: Side| match observer.cancelled() {
+                true => Err(Error::cancelled()),
+                false => list_sorted(filesystems[side.index()], folders.files[side.index()]),
+            };
+            Side::BOTH.map(list)
+        });
         for (folders, [before, after]) in folders.iter().zip(lists) {
             let (path, files) = (&folders.path, folders.files);
             let mut has_new_entries = false;

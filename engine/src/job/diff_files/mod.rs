@@ -252,10 +252,21 @@ impl DiffFiles {
             })?,
         };
         changes.sort_by(|one, other| (&one.path, one.kind).cmp(&(&other.path, other.kind)));
+        for (side, filesystem) in Side::BOTH.into_iter().zip(filesystems) {
+            for doubt in filesystem.doubts().all() {
+                let (volume, error) = (&volumes[side.index()].name, damage(doubt));
+                tell(Told::Lost { volume, side, path: b"", error })?;
+            }
+        }
         let volume = volumes[1].name.as_str();
         changes.iter().try_for_each(|change| tell(Told::Change { volume, change }))?;
         Ok(sealed)
     }
+}
+
+/// What is wrong with a filesystem as a whole, as an error.
+fn damage(doubt: String) -> Error {
+    Error::new(ErrorKind::Corrupt, doubt)
 }
 
 /// What came of a walk.
@@ -267,6 +278,10 @@ struct Walked {
 /// Where the walk has to go, if it need not go everywhere.
 fn scope_of(comparer: &Comparer<'_>, bytes: [&dyn ReadAt; 2]) -> Result<Option<Scope>> {
     let contents = &comparer.contents;
+    // What stands in for something damaged may show files that no folder names.
+    if contents.filesystems.iter().any(|filesystem| filesystem.doubts().first().is_some()) {
+        return Ok(None);
+    }
     let [before, after] = contents.filesystems.map(|filesystem| filesystem.numbered());
     let (Some(before), Some(after)) = (before, after) else { return Ok(None) };
     let is_one = comparer.is_same_filesystem && before.basis() == after.basis();

@@ -7,11 +7,10 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use rayon::prelude::*;
-
 use crate::base::limits::MAX_FOLDER_DEPTH;
 use crate::base::{Error, Observer, Result};
 use crate::fs::{FileId, Filesystem, Numbered};
+use crate::sys::threads;
 
 /// Folders that may be listed in vain, besides a share of all, before the walk of all folders is
 /// thought to be the shorter way.
@@ -72,8 +71,9 @@ impl Names<'_> {
             next.sort_unstable();
             next.dedup();
             next.retain(|folder| listed.insert(*folder));
-            let hits = next.par_iter().map(|folder| self.named(*folder, &wanted));
-            for (folder, files) in next.iter().zip(hits.collect::<Result<Vec<_>>>()?) {
+            let hits = threads::map(&next, |folder| self.named(*folder, &wanted));
+            let hits: Result<Vec<_>> = hits.into_iter().collect();
+            for (folder, files) in next.iter().zip(hits?) {
                 if !files.is_empty() {
                     found.insert(*folder);
                 }
@@ -112,7 +112,8 @@ impl Names<'_> {
             }
         }
         let near: Vec<FileId> = near.into_iter().collect();
-        let ways: Result<Vec<_>> = near.par_iter().map(|folder| self.above(*folder)).collect();
+        let ways = threads::map(&near, |folder| self.above(*folder));
+        let ways: Result<Vec<_>> = ways.into_iter().collect();
         Ok(ways?.concat())
     }
 

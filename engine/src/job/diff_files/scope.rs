@@ -6,13 +6,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rayon::prelude::*;
-
 use super::change::Side;
 use super::names::Names;
 use super::suspects::{States, Suspects};
 use crate::base::{ErrorKind, Result};
 use crate::fs::{FileId, InUse};
+use crate::sys::threads;
 
 /// See the module.
 pub(super) struct Scope {
@@ -52,8 +51,8 @@ impl Scope {
             let Some(folders) = scope.expect(side, &names, &suspects, &likely)? else {
                 return Ok(None);
             };
-            let ways: Result<Vec<_>> =
-                folders.par_iter().map(|folder| names.above(*folder)).collect();
+            let ways = threads::map(&folders, |folder| names.above(*folder));
+            let ways: Result<Vec<_>> = ways.into_iter().collect();
             scope.wanted.extend(ways?.into_iter().flatten());
             // What holds for one side is likely to hold for the other.
             likely = folders;

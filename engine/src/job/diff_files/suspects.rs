@@ -7,8 +7,6 @@
 
 use std::ops::ControlFlow;
 
-use rayon::prelude::*;
-
 use super::change::Side;
 use super::compare::{Comparer, Pair};
 use super::ground::differ_in;
@@ -18,6 +16,7 @@ use crate::base::{ByteRange, Error, ErrorKind, Result};
 use crate::block::ReadAt;
 use crate::fs::{FileId, InUse, Numbered, Part};
 use crate::job::files::list_sorted;
+use crate::sys::threads;
 
 /// Files of one side that are taken at once.
 const AT_ONCE: usize = 8192;
@@ -75,7 +74,7 @@ impl Suspects {
         while let Some(end) = batch.end {
             // What is unpacked for the next ones waits for nothing of these.
             let (taken, next) =
-                rayon::join(|| found.take(states, &batch.files), || states.batch(Some(end)));
+                threads::join(|| found.take(states, &batch.files), || states.batch(Some(end)));
             taken?;
             batch = next?;
         }
@@ -89,8 +88,8 @@ impl Suspects {
             self.folders[side].extend(folders.map(|one| one.file));
         }
         let both = self.merge(states, files);
-        let verdicts: Result<Vec<_>> =
-            both.par_iter().map(|files| states.examine(*files)).collect();
+        let verdicts = threads::map(&both, |files| states.examine(*files));
+        let verdicts: Result<Vec<_>> = verdicts.into_iter().collect();
         for (files, verdict) in both.into_iter().zip(verdicts?) {
             match verdict {
                 Verdict::Same => {}

@@ -30,12 +30,14 @@ pub(super) struct Attributes<'a> {
 }
 
 /// What of a file's attributes was left out.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Withheld {
     /// Set-user-id or set-group-id bits, or attributes that lend rights.
     pub rights: bool,
     /// Extended attributes that the target's filesystem cannot keep.
     pub attributes: bool,
+    /// Why some are lost: they are damaged.
+    pub lost: Option<Error>,
 }
 
 impl<'a> Attributes<'a> {
@@ -51,7 +53,9 @@ impl<'a> Attributes<'a> {
             let (uid, gid) = owner(&metadata);
             fchown(to, uid, gid).map_err(|errno| shown.failed("set the owner of", errno))?;
         }
-        for attribute in self.filesystem.xattrs(file)? {
+        let (attributes, lost) = self.filesystem.sound_xattrs(file)?;
+        withheld.lost = lost;
+        for attribute in attributes {
             if self.may_have(&attribute) {
                 withheld.attributes |= !give_attribute(to, &attribute, shown)?;
             } else {

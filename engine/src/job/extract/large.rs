@@ -20,6 +20,7 @@ use crate::base::limits::MAX_IO_SIZE;
 use crate::base::{ByteOffset, ByteRange, ErrorContext, Result};
 use crate::block::{Buffer, BufferPool, IoMode, Target, TargetWriter};
 use crate::job::pipeline::PATIENCE;
+use crate::sys::threads;
 
 /// Threads a processor that decode, because they mostly wait for reads.
 const DECODERS: usize = 4;
@@ -30,6 +31,9 @@ const PIECES: usize = 4;
 const WAITING: usize = 4;
 const WRITES: usize = 8;
 
+/// Threads beside the caller's without which it is not done so.
+const THREADS: usize = 2;
+
 /// A piece of the file, decoded.
 type Decoded = Result<(ByteRange, Buffer)>;
 
@@ -39,28 +43,35 @@ impl Run<'_> {
     /// # Errors
     /// Those of the content; `Io` of the target; `Cancelled`.
     pub(super) fn large(&self, item: &Item, spot: &Spot<'_>, file: &File) -> Result<()> {
+        // Without others, this thread does it piece by piece.
+        if threads::need(THREADS).is_err() {
+            return self.small(item, file, &mut vec![0; MAX_IO_SIZE]);
+        }
         let file = file.try_clone().context(|| "write the content")?;
         let target = Target::of_new_file(file, spot.shown())?;
-        let threads = self.options.threads.get().saturating_mul(DECODERS);
+        let decoders = self.options.threads.get().saturating_mul(DECODERS);
         let mut pool = lock(&self.buffers);
         let pool = match &mut *pool {
             Some(pool) => pool,
-            none => none.insert(BufferPool::new(WRITES + WAITING + threads, MAX_IO_SIZE)?),
+            none => none.insert(BufferPool::new(WRITES + WAITING + decoders, MAX_IO_SIZE)?),
         };
         let (pieces_in, pieces_out) = bounded::<ByteRange>(PIECES);
         let (decoded_in, decoded_out) = bounded::<Decoded>(WAITING);
         let told = thread::scope(|scope| {
             let pool = &*pool;
-            let cutter = scope.spawn(move || self.cut(item, &pieces_in));
-            for _ in 0..threads {
+            let cutter = threads::start(scope, move || self.cut(item, &pieces_in))?;
+            let decode = || {
                 let (pieces, decoded) = (pieces_out.clone(), decoded_in.clone());
-                scope.spawn(move || {
+                move || {
                     if let Err(error) = self.decode(item, pool, &pieces, &decoded) {
                         // Who does not listen has failed already.
                         let _ = decoded.send(Err(error));
                     }
-                });
-            }
+                }
+            };
+            // One of them is needed.
+            threads::start(scope, decode())?;
+            threads::crew(scope, decoders - 1, decode);
             drop((pieces_out, decoded_in));
             let told = self.write(&target, pool, &decoded_out);
             drop(decoded_out);

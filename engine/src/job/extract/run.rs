@@ -20,6 +20,7 @@ use crate::base::limits::MAX_IO_SIZE;
 use crate::base::{Error, ErrorContext, Event, Observer, Phase, Progress, Result};
 use crate::block::BufferPool;
 use crate::fs::FileType;
+use crate::sys::threads;
 
 /// Files beyond this are copied by all threads together.
 const LARGE: u64 = 16 * 1024 * 1024;
@@ -39,6 +40,8 @@ pub struct ExtractReport {
     pub rights_left_out: u64,
     /// Files of which the target could not keep some extended attributes.
     pub attributes_left_out: u64,
+    /// Files that were made without attributes of theirs that are damaged.
+    pub attributes_lost: Vec<Failure>,
     /// What could not be extracted.
     pub failures: Vec<Failure>,
 }
@@ -147,7 +150,12 @@ impl Run<'_> {
         };
         match made {
             Some(Ok(withheld)) => {
+                let path = withheld.lost.is_some().then(|| self.plan.path(index));
                 self.with_report(|report| {
+                    let lost = path.zip(withheld.lost);
+                    report
+                        .attributes_lost
+                        .extend(lost.map(|(path, error)| Failure { path, error }));
                     report.rights_left_out += u64::from(withheld.rights);
                     report.attributes_left_out += u64::from(withheld.attributes);
                 });
@@ -200,7 +208,7 @@ impl Run<'_> {
 
     fn in_threads(count: usize, work: &(dyn Fn() + Sync)) {
         thread::scope(|scope| {
-            (1..count).for_each(|_| drop(scope.spawn(work)));
+            threads::crew(scope, count - 1, || work);
             work();
         });
     }
@@ -223,7 +231,7 @@ impl Run<'_> {
         }
     }
 
-    fn small(&self, item: &Item, file: &File, buffer: &mut [u8]) -> Result<()> {
+    pub(super) fn small(&self, item: &Item, file: &File, buffer: &mut [u8]) -> Result<()> {
         let mut content = self.plan.filesystem.open(item.file)?;
         let mut pieces = Vec::new();
         cut(content.as_mut(), self.plan.volume, &|| self.is_stopped(), &mut |piece| {

@@ -53,7 +53,7 @@ pub(super) fn together<'m, 'a>(
     let mut found = vec![own];
     let is_elsewhere =
         |known: &Member<'_>, other: &Member<'_>| known.disk == own.disk && other.disk != own.disk;
-    for member in members.iter().filter(|member| is_of_same(own, member)) {
+    for member in members.iter().filter(|member| is_part_of(own, member)) {
         match found.iter().find(|known| known.device.device == member.device.device) {
             None => found.push(member),
             // A copy of the volume itself is another filesystem's, and what is found on the own
@@ -71,13 +71,16 @@ pub(super) fn together<'m, 'a>(
     Ok(if found.len() > 1 { found } else { Vec::new() })
 }
 
-fn is_of_same(one: &Member<'_>, other: &Member<'_>) -> bool {
+/// Whether `other` is a device of the filesystem that `one` is a device of, or a seed of it, which
+/// is a filesystem of its own beside.
+fn is_part_of(one: &Member<'_>, other: &Member<'_>) -> bool {
     one.device.filesystem == other.device.filesystem
+        || one.device.seeds.contains(&other.device.device)
 }
 
 /// Whether a further disk, of this number, has a device of a filesystem that is on the first.
 pub(super) fn has_part(members: &[Member<'_>], disk: usize) -> bool {
     let first = members.iter().filter(|member| member.disk == 0);
     let mut pairs = first.flat_map(|own| members.iter().map(move |other| (own, other)));
-    pairs.any(|(own, other)| other.disk == disk && is_of_same(own, other))
+    pairs.any(|(own, other)| other.disk == disk && is_part_of(own, other))
 }

@@ -4,7 +4,8 @@
 use super::resolve::{LastLink, resolve};
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use crate::fs::{
-    DirEntry, FileContent, FileId, Filesystem, FilesystemInfo, Metadata, Numbered, Visit, Xattr,
+    DirEntry, Doubts, FileContent, FileId, Filesystem, FilesystemInfo, Metadata, Numbered, Visit,
+    Xattr,
 };
 use crate::store::manifest::VolumeUse;
 
@@ -52,6 +53,10 @@ impl Filesystem for Withheld {
         self.inner.info()
     }
 
+    fn doubts(&self) -> &Doubts {
+        self.inner.doubts()
+    }
+
     fn root(&self) -> FileId {
         self.inner.root()
     }
@@ -80,16 +85,16 @@ impl Filesystem for Withheld {
         self.inner.link_target(file)
     }
 
-    fn xattrs(&self, file: FileId) -> Result<Vec<Xattr>> {
-        self.inner.xattrs(file)
+    fn each_xattr(&self, file: FileId, visit: Visit<'_, Result<Xattr>>) -> Result<()> {
+        self.inner.each_xattr(file, visit)
     }
 
     fn may_share(&self, file: FileId) -> Result<bool> {
         self.inner.may_share(file)
     }
 
-    fn free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
-        self.inner.free_space(visit)
+    fn unused(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
+        self.inner.unused(visit)
     }
 
     fn likely_free_space(&self, visit: Visit<'_, ByteRange>) -> Result<()> {

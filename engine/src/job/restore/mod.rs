@@ -3,8 +3,10 @@
 //! [`Restore::plan`] looks at the target, refuses what would lose data, and says what will be
 //! done; [`Restore::run`] does it.
 
+mod behind;
 mod compare;
 mod known;
+mod own;
 mod pieces;
 mod runs;
 mod target;
@@ -12,7 +14,10 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
+use self::behind::Behind;
 use self::known::Doubt;
+use self::target::Existing;
+use super::tracked::distrust;
 use crate::base::{BlockIndex, ByteCount, ByteOffset, Error, ErrorKind, Event};
 use crate::base::{Observer, Phase, Result};
 use crate::block::{Disk, IoMode, OpenOptions, ReadAt, SourceInfo, Target, WriteAt};
@@ -21,7 +26,8 @@ use crate::store::node::SECTOR;
 use crate::store::repository::Image;
 use crate::store::tree::TreeVisitor;
 use crate::store::{Entry, ImageReader, Repository, TreeRun};
-use crate::volume::{GptMove, plan_gpt_move};
+use crate::sys::threads;
+use crate::volume::{GptMove, Leftover, plan_gpt_move};
 
 pub use compare::Differences;
 pub use known::Known;
@@ -82,6 +88,14 @@ pub struct RestorePlan {
     pub compared: u64,
     /// Where the target's first data was found, if it holds any.
     pub held: Option<ByteOffset>,
+    /// Bytes of a longer file that will be cut off.
+    pub cut: Option<ByteCount>,
+    /// Signatures behind the image that will be wiped, since they would be taken for something.
+    pub wiped: Vec<Leftover>,
+    /// Bytes behind the image that stay as they are, but for those signatures.
+    pub stays: ByteCount,
+    /// What could not be looked at to find out who uses the target.
+    pub unseen: Vec<String>,
     /// Bytes by which the disk grows that the GPT will be moved for.
     pub gpt_grows: Option<ByteCount>,
 }
@@ -109,12 +123,13 @@ pub struct RestoreReport {
     pub verified: u64,
 }
 
-/// A restore that is ready to run.
+/// A restore that is ready to run. Its target was not touched.
 pub struct Restore {
     image: ImageReader,
     path: PathBuf,
     target: Option<Target>,
     gpt: Option<GptMove>,
+    behind: Behind,
     options: RestoreOptions,
     plan: RestorePlan,
     doubt: Option<Doubt>,
@@ -141,19 +156,39 @@ impl Restore {
         }
         let lock = repository.lock_to_read("restore")?;
         let reader = repository.bulk_reader(image);
-        let target = target::open(path, image)?;
+        let existing = target::open(path, image, repository)?;
+        let (target, unseen) = match existing {
+            Some(Existing { target, unseen }) => (Some(target), unseen),
+            None => (None, Vec::new()),
+        };
         let mut plan = RestorePlan {
             target: path.to_path_buf(),
             info: target.as_ref().map(|target| target.info().clone()),
             target_size: target.as_ref().map_or(image.manifest.size, ReadAt::size),
+            unseen,
             ..RestorePlan::default()
         };
+        let mut gpt = plan_gpt(&reader, plan.target_size)?;
+        let behind = match &target {
+            Some(target) => Behind::plan(target, image.manifest.size, gpt.as_ref())?,
+            None => Behind::default(),
+        };
         if let Some(target) = &target {
-            plan.held = target.first_data(SEARCH)?;
+            plan.held = target.first_data(SEARCH)?.or(behind.data);
+            // What is looked for at certain places may be between the samples.
+            let first = behind.wiped.first().map(|leftover| ByteOffset(leftover.range.start));
+            plan.held = plan.held.or(first);
         }
+        if behind.cut.is_some() {
+            plan.target_size = image.manifest.size;
+        }
+        if options.keep_table || behind.cut.is_some() {
+            gpt = None;
+        }
+        let behind = behind.without_table(gpt.as_ref());
+        (plan.cut, plan.wiped, plan.stays) = (behind.cut, behind.wiped.clone(), behind.stays);
         let mut measure = Measure { image: &reader, plan: &mut plan };
         reader.walk(None, &mut measure)?;
-        let gpt = if options.keep_table { None } else { plan_gpt(&reader, plan.target_size)? };
         plan.gpt_grows = gpt.as_ref().map(|gpt| gpt.gained);
         let path = path.to_path_buf();
         let (mut doubt, mut warning) = (None, None);
@@ -170,7 +205,8 @@ impl Restore {
                 plan.compared = bytes_of(&reader, &doubt.open) + bytes_of(&reader, &doubt.sample);
             }
         }
-        Ok(Self { image: reader, path, target, gpt, options, plan, doubt, warning, lock })
+        let image = reader;
+        Ok(Self { image, path, target, gpt, behind, options, plan, doubt, warning, lock })
     }
 
     /// What will be done.
@@ -179,49 +215,34 @@ impl Restore {
         &self.plan
     }
 
-    /// Does it.
+    /// Does it: [`begin`](Self::begin) and [`Writable::run`].
     ///
     /// # Errors
-    /// `Conflict` when the target holds data that may not be overwritten, and nothing was written;
-    /// `Io` of the target; `Cancelled`, which leaves the target half written; `Corrupt` when the
-    /// target does not read back as it was written. Damage in the repository does not end the
-    /// restore: it is reported and counted.
+    /// Those of both.
     pub fn run(self, observer: &dyn Observer) -> Result<RestoreReport> {
-        self.lock.warn(observer);
+        self.begin()?.run(observer)
+    }
+
+    /// Makes the file that is to be made, or finds that the target may be written. It was not
+    /// touched if that fails, and no file was made.
+    ///
+    /// # Errors
+    /// `Conflict` when the target holds data that may not be overwritten, or was made meanwhile;
+    /// `Io`.
+    pub fn begin(mut self) -> Result<Writable> {
         if let (Some(place), false) = (self.plan.held, self.options.overwrite) {
             let path = self.path.display();
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!("{path} holds data (at byte {place}): add --yes to overwrite it"),
-            ));
+            let context =
+                format!("{path} holds data (at byte {place}), and may not be overwritten");
+            return Err(Error::new(ErrorKind::Conflict, context));
         }
-        let target = match &self.target {
+        // Nothing is to be half written for want of threads.
+        threads::need(write::THREADS)?;
+        let target = match self.target.take() {
             Some(target) => target,
-            None => &target::create(&self.path, self.image.size(), self.options.space)?,
+            None => target::create(&self.path, self.image.size(), self.options.space)?,
         };
-        let mut report =
-            RestoreReport { unreadable: self.plan.unreadable, ..RestoreReport::default() };
-        let (image, options) = (&self.image, &self.options);
-        let job = write::Writing { image, target, options, observer };
-        if options.only_changed && !target.is_new() {
-            let differing = self.compare(&mut report, observer)?;
-            job.run(differing.as_slice(), &mut report)?;
-        } else {
-            job.run(&[(0, image.manifest().blocks().0)], &mut report)?;
-        }
-        target.sync()?;
-        if self.options.verify {
-            report.verified = verify(&self.image, &self.path, &self.options, observer)?;
-        }
-        if let Some(gpt) = &self.gpt {
-            for (offset, bytes) in &gpt.writes {
-                target.write_all_at(*offset, bytes)?;
-            }
-            target.sync()?;
-        }
-        // A kernel that keeps the old partitions, because they are in use, was refused before.
-        let _kept = target.refresh();
-        Ok(report)
+        Ok(Writable { restore: self, target })
     }
 
     /// Finds the blocks of the target that differ from the image: among those in doubt, unless
@@ -248,6 +269,8 @@ impl Restore {
             }
             report.sampled = sampled.compared;
             self.warn_of(&sampled.blocks, observer);
+            // What it missed may be as the image has it, and is not written then.
+            distrust(&self.path)?;
         }
         let found = find(None)?;
         report.unchanged = found.same;
@@ -265,14 +288,72 @@ impl Restore {
     }
 }
 
-fn verify(
+/// A restore whose target is open, or was just made: from here on it is written.
+pub struct Writable {
+    restore: Restore,
+    target: Target,
+}
+
+impl Writable {
+    /// Writes the image, and reads it back if that is wanted.
+    ///
+    /// # Errors
+    /// `Io` of the target; `Cancelled`, which leaves the target half written; `Corrupt` when the
+    /// target does not read back as it was written. Damage in the repository does not end the
+    /// restore: it is reported and counted.
+    pub fn run(mut self, observer: &dyn Observer) -> Result<RestoreReport> {
+        let (restore, target) = (&self.restore, &mut self.target);
+        restore.lock.warn(observer);
+        let mut report =
+            RestoreReport { unreadable: restore.plan.unreadable, ..RestoreReport::default() };
+        let (image, options) = (&restore.image, &restore.options);
+        if restore.behind.cut.is_some() {
+            target.truncate(image.size())?;
+        }
+        let target = &*target;
+        let job = write::Writing { image, target, options, observer };
+        if options.only_changed && !target.is_new() {
+            let differing = restore.compare(&mut report, observer)?;
+            job.run(differing.as_slice(), &mut report)?;
+        } else {
+            job.run(&[(0, image.manifest().blocks().0)], &mut report)?;
+        }
+        restore.behind.wipe(target)?;
+        target.sync()?;
+        if options.verify {
+            report.verified = restore.verify(observer)?;
+        }
+        if let Some(gpt) = &restore.gpt {
+            for (offset, bytes) in &gpt.writes {
+                target.write_all_at(*offset, bytes)?;
+            }
+            target.sync()?;
+        }
+        // A kernel that keeps the old partitions, because they are in use, was refused before.
+        let _kept = target.refresh();
+        Ok(report)
+    }
+}
+
+impl Restore {
+    /// Reads everything back.
+    fn verify(&self, observer: &dyn Observer) -> Result<u64> {
+        let disk = reopen(&self.path, &self.options)?;
+        let same = same(&self.image, &disk, (&self.path, &self.options), observer)?;
+        Behind::verify(&disk, self.image.size(), self.gpt.as_ref())
+            .map_err(|error| error.within(self.path.display()))?;
+        Ok(same)
+    }
+}
+
+/// The bytes of `disk` that are the image's: all, or it is an error.
+fn same(
     image: &ImageReader,
-    path: &Path,
-    options: &RestoreOptions,
+    disk: &Disk,
+    (path, options): (&Path, &RestoreOptions),
     observer: &dyn Observer,
 ) -> Result<u64> {
-    let disk = reopen(path, options)?;
-    let pair = (image, &disk);
+    let pair = (image, disk);
     let found = Differences::find(pair, None, options.threads, Phase::ReadBack, observer)?;
     let Some((first, count)) = found.blocks.as_slice().first() else { return Ok(found.same) };
     let start = first * image.manifest().block_size.bytes();

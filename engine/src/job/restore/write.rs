@@ -12,6 +12,10 @@ use crate::base::{Progress, Result, limits};
 use crate::block::{Buffer, BufferPool, Target, TargetWriter, Zeroing};
 use crate::job::pipeline::{DEPTH, PATIENCE, QUEUE, reading_threads};
 use crate::store::{ContentReader, FrameKind, ImageReader, StoredEntry};
+use crate::sys::threads;
+
+/// Threads beside the caller's without which nothing can be written.
+pub const THREADS: usize = 3;
 
 /// A restore's writing.
 pub struct Writing<'a> {
@@ -44,21 +48,24 @@ impl Writing<'_> {
         let manifest = self.image.manifest();
         let total = runs.iter().map(|run| manifest.bytes_of(BlockIndex(run.0), run.1).len()).sum();
         self.observer.event(&Event::Started { phase: Phase::Restore, total });
-        let threads = reading_threads(self.options.threads);
-        let pool = BufferPool::new(DEPTH + QUEUE + threads, limits::MAX_IO_SIZE)?;
+        let decoders = reading_threads(self.options.threads);
+        let pool = BufferPool::new(DEPTH + QUEUE + decoders, limits::MAX_IO_SIZE)?;
         let (pieces_in, pieces_out) = bounded::<Piece>(QUEUE);
         let (done_in, done_out) = bounded::<Result<Done>>(QUEUE);
         thread::scope(|scope| {
             let pool = &pool;
-            let walker = scope.spawn(move || self.walk(runs, &pieces_in));
-            for _ in 0..threads {
-                let (pieces, done) = (pieces_out.clone(), done_in.clone());
-                scope.spawn(move || self.decode(pool, &pieces, &done));
-            }
-            drop((pieces_out, done_in));
+            let walker = threads::start(scope, move || self.walk(runs, &pieces_in))?;
             let (zeros_in, zeros_out) = bounded::<ByteRange>(QUEUE);
-            let zeroer =
-                scope.spawn(move || zeros_out.iter().try_for_each(|range| self.zero(range)));
+            let zero = move || zeros_out.iter().try_for_each(|range| self.zero(range));
+            let zeroer = threads::start(scope, zero)?;
+            let decode = || {
+                let (pieces, done) = (pieces_out.clone(), done_in.clone());
+                move || self.decode(pool, &pieces, &done)
+            };
+            // One of them is needed.
+            threads::start(scope, decode())?;
+            threads::crew(scope, decoders - 1, decode);
+            drop((pieces_out, done_in));
             let written = self.write(pool, (&done_out, &zeros_in), total, report);
             drop((done_out, zeros_in));
             let zeroed = zeroer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

@@ -103,6 +103,30 @@ pub fn verify(
     verify_within(Room::MOST, repository, options, observer)
 }
 
+/// The packs that images need. Damage is left to others to tell.
+///
+/// # Errors
+/// `Io`; `Cancelled`.
+pub(super) fn needed_packs(
+    repository: &Repository,
+    images: &[Image],
+    observer: &dyn Observer,
+) -> Result<Vec<PackId>> {
+    let marks = mark(repository, images, Room::MOST, &Unheard(observer))?;
+    Ok(marks.packs().collect())
+}
+
+/// An observer that hears nothing, and may stop the run.
+struct Unheard<'a>(&'a dyn Observer);
+
+impl Observer for Unheard<'_> {
+    fn event(&self, _event: &Event<'_>) {}
+
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
+    }
+}
+
 fn verify_within(
     room: Room,
     repository: &Repository,

@@ -1,12 +1,13 @@
 //! Salvage: what the packs alone still hold when manifests or nodes are damaged.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::HashMap;
 
 use crate::base::{BlockIndex, Error, ErrorKind, Event, Observer, Phase, Progress, Result};
-use crate::store::repository::{Image, manifest_name};
-use crate::store::salvage::inspect;
+use crate::store::repository::Image;
+use crate::store::salvage::{PackState, inspect};
 use crate::store::tree::TreeVisitor;
-use crate::store::writer::publish_manifest;
+use crate::store::writer::restore_manifest;
 use crate::store::{
     Decoder, Entry, FrameKind, ImageId, ImageReader, LockKind, Manifest, PackId, Place, Repository,
     TreeRun,
@@ -67,7 +68,7 @@ impl<'a> Salvage<'a> {
         self.observer.event(&Event::Started { phase: Phase::Scrub, total });
         let mut progress = Progress { total, ..Progress::default() };
         let mut report = SalvageReport { packs: packs.len(), ..SalvageReport::default() };
-        let mut manifests = BTreeMap::new();
+        let mut manifests = HashMap::new();
         let mut decoder = Decoder::new(self.repository.keys());
         for (id, size) in packs {
             let mut copies = Vec::new();
@@ -81,7 +82,14 @@ impl<'a> Salvage<'a> {
                     copies.push(bytes);
                 }
                 Ok(())
-            })?;
+            });
+            let state = match state {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    self.report(&error);
+                    PackState { damage: 1, ..PackState::default() }
+                }
+                state => state?,
+            };
             report.damage += state.damage;
             for entry in &state.sound {
                 report.members[usize::from(entry.kind.code()) - 1] += 1;
@@ -97,11 +105,12 @@ impl<'a> Salvage<'a> {
             progress.moved = progress.done;
             self.observer.event(&Event::Progress(progress));
         }
-        for (id, (manifest, bytes)) in manifests {
-            report.images.push(self.measure(Image { id, manifest }, bytes)?);
+        let image = |(id, (manifest, bytes))| (Image { id, manifest }, bytes);
+        let mut found: Vec<(Image, Vec<u8>)> = manifests.into_iter().map(image).collect();
+        found.sort_by_cached_key(|(image, _)| Reverse(image.order()));
+        for (image, bytes) in found {
+            report.images.push(self.measure(image, bytes)?);
         }
-        let created = |image: &SalvagedImage| image.manifest.created.clone();
-        report.images.sort_by_key(|image| std::cmp::Reverse(created(image)));
         Ok(report)
     }
 
@@ -131,10 +140,7 @@ impl<'a> Salvage<'a> {
         let missing = report.images.iter().filter(|image| !image.is_listed);
         let mut restored = 0;
         for image in missing {
-            match storage.remove(&manifest_name(image.id)) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => publish_manifest(&**storage, image.id, &image.bytes)?,
-            }
+            restore_manifest(&**storage, image.id, &image.bytes)?;
             restored += 1;
         }
         Ok(restored)

@@ -12,10 +12,13 @@ use super::{BadFrames, Room, VerifyOptions, VerifyReport};
 use crate::base::{Error, ErrorKind, Event, Observer, Phase, Progress, Result};
 use crate::job::pipeline::reading_threads;
 use crate::store::codec::check_digest;
+use crate::store::damage::BadPlaces;
 use crate::store::frame::Frame;
 use crate::store::node::Node;
+use crate::store::repository::Packs;
 use crate::store::salvage::{PackState, inspect};
-use crate::store::{ContentReader, FrameKind, FrameReader, PackId, Repository, pack};
+use crate::store::{ContentReader, FrameKind, FrameReader, PackId, Repository, Storage, pack};
+use crate::sys::threads;
 
 /// A scrub of the packs that were marked, or of all.
 pub struct Scrub<'a> {
@@ -37,8 +40,25 @@ struct Shared {
     progress: Progress,
     packs: usize,
     damage: u64,
+    /// What was and is found damaged.
+    known: BadPlaces,
     waiting: Waiting,
     failure: Option<Error>,
+}
+
+impl Shared {
+    /// Leaves marks of what is damaged of a pack, and takes away those of what is not, if it
+    /// `was_read` whole.
+    fn note(&mut self, storage: &dyn Storage, id: PackId, state: &PackState, was_read: bool) {
+        let is_gone = state.damage > 0 && state.size == 0;
+        if is_gone {
+            self.known.mark_all(storage, id);
+        }
+        state.unsound.iter().for_each(|offset| self.known.mark(storage, id, *offset));
+        if was_read && state.damage == 0 && self.known.touches(id) {
+            self.known.clear(storage, id, true, |_sound| true);
+        }
+    }
 }
 
 impl Scrub<'_> {
@@ -48,7 +68,7 @@ impl Scrub<'_> {
     /// # Errors
     /// `Io`; `Cancelled`.
     pub fn run(&self, report: &mut VerifyReport) -> Result<BadFrames> {
-        let sizes = self.repository.packs()?.finished;
+        let Packs { finished: sizes, bad: known, .. } = self.repository.packs()?;
         let mut packs: Vec<PackId> = match self.options.images.as_slice() {
             [] => sizes.keys().copied().chain(self.marks.packs()).collect(),
             _ => self.marks.packs().collect(),
@@ -63,6 +83,7 @@ impl Scrub<'_> {
             progress: Progress { total, ..Progress::default() },
             packs: 0,
             damage: 0,
+            known,
             waiting: Waiting::new(self.room),
             failure: None,
         });
@@ -118,9 +139,10 @@ impl Work<'_> {
                 }
             }
         };
+        let wanted = reading_threads(self.scrub.options.threads).min(pieces.len());
         thread::scope(|scope| {
-            for _ in 0..reading_threads(self.scrub.options.threads).min(pieces.len()) {
-                scope.spawn(run);
+            if threads::crew(scope, wanted, || &run) == 0 {
+                run();
             }
         });
         match self.lock().failure.take() {
@@ -158,11 +180,17 @@ impl Work<'_> {
                 observer.event(&Event::Damage { report: &report });
                 PackState { damage: 1, ..PackState::default() }
             }
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let report = error.within(pack::object_name(id)).to_string();
+                observer.event(&Event::Damage { report: &report });
+                PackState { damage: 1, ..PackState::default() }
+            }
             inspected => inspected?,
         };
         let sound: HashSet<u32> = state.sound.iter().map(|entry| entry.offset).collect();
         let bad: HashSet<u32> = needed.difference(&sound).copied().collect();
         let mut shared = self.lock();
+        shared.note(&**repository.storage(), id, &state, !options.quick && needs_all);
         shared.packs += 1;
         shared.damage += state.damage;
         shared.progress.done += state.size.saturating_sub(told);
@@ -188,6 +216,8 @@ impl Work<'_> {
                     let report = format!("{}: {error}", pack::object_name(pack));
                     observer.event(&Event::Damage { report: &report });
                     let mut shared = self.lock();
+                    let storage = self.scrub.repository.storage();
+                    shared.known.mark(&**storage, pack, offset);
                     shared.damage += 1;
                     if delta.is_needed {
                         shared.bad.entry(pack).or_default().insert(offset);

@@ -5,6 +5,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::super::damage::BadPlaces;
 use super::super::digest::{PackId, RepositoryId};
 use super::segment::{Record, Segment, SegmentWriter};
 use crate::base::Result;
@@ -35,7 +36,8 @@ impl Cursor<'_> {
     }
 }
 
-/// Writes the union of `segments` as one; of two records with one digest, one is kept.
+/// Writes the union of `segments` as one, without what lies at `bad` places; of two records with
+/// one digest, one is kept.
 ///
 /// # Errors
 /// `Corrupt` when a segment is damaged; `Io`.
@@ -43,6 +45,7 @@ pub fn merge(
     folder: &Path,
     repository: RepositoryId,
     segments: &[Arc<Segment>],
+    bad: &BadPlaces,
 ) -> Result<Arc<Segment>> {
     let mut packs: Vec<(PackId, u64)> = Vec::new();
     let mut known: HashMap<PackId, u32> = HashMap::new();
@@ -67,7 +70,9 @@ pub fn merge(
     }
     let mut last = None;
     while let Some(Reverse((record, number))) = heap.pop() {
-        if last != Some(record.digest) {
+        let pack = packs.get(record.pack as usize);
+        let is_bad = pack.is_some_and(|(pack, _)| bad.holds(&record.place(*pack)));
+        if last != Some(record.digest) && !is_bad {
             writer.push(&record)?;
             last = Some(record.digest);
         }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use self::segment::{Record, Segment};
+use super::damage::BadPlaces;
 use super::digest::{Digest, PackId, RepositoryId, random_bytes};
 use super::frame::Place;
 use super::pack::TableEntry;
@@ -31,6 +32,10 @@ pub struct Index {
     segments: RwLock<Vec<Arc<Segment>>>,
     recent: RwLock<HashMap<Digest, Place>>,
     finished: Mutex<Vec<(PackId, u64)>>,
+    /// The packs that were there when it was last brought up to them.
+    packs: RwLock<HashSet<PackId>>,
+    /// Places that nothing is found at any more.
+    bad: RwLock<BadPlaces>,
 }
 
 impl Index {
@@ -55,12 +60,37 @@ impl Index {
             segments: RwLock::new(segments),
             recent: RwLock::default(),
             finished: Mutex::default(),
+            packs: RwLock::default(),
+            bad: RwLock::default(),
         }
+    }
+
+    /// Whether `pack` was there when the index was brought up to the packs, and so not written by
+    /// this run.
+    #[must_use]
+    pub fn had_pack(&self, pack: PackId) -> bool {
+        read(&self.packs).contains(&pack)
+    }
+
+    /// Has nothing be found any more where something was found damaged.
+    pub fn distrust_all(&self, bad: BadPlaces) {
+        *write(&self.bad) = bad;
+    }
+
+    /// Has nothing be found at `place` any more.
+    pub fn distrust(&self, place: &Place) {
+        write(&self.bad).add(place.pack, Some(place.offset));
+    }
+
+    /// What [was found](Self::distrust) damaged.
+    pub fn bad(&self) -> impl std::ops::Deref<Target = BadPlaces> {
+        read(&self.bad)
     }
 
     /// Forgets every segment that names a pack which is no longer there with that size, and
     /// returns the packs that no segment covers.
     pub fn reconcile(&self, packs: &HashMap<PackId, u64>) -> Vec<PackId> {
+        *write(&self.packs) = packs.keys().copied().collect();
         let mut segments = write(&self.segments);
         segments.retain(|segment| {
             let whole = segment.packs().iter().all(|(id, size)| packs.get(id) == Some(size));
@@ -79,10 +109,13 @@ impl Index {
     /// Where the content with this digest is stored.
     #[must_use]
     pub fn lookup(&self, digest: &Digest) -> Option<Place> {
-        if let Some(place) = read(&self.recent).get(digest) {
+        let is_good = |place: &Place| !read(&self.bad).holds(place);
+        if let Some(place) = read(&self.recent).get(digest).filter(|place| is_good(place)) {
             return Some(*place);
         }
-        read(&self.segments).iter().find_map(|segment| segment.lookup(digest))
+        let segments = read(&self.segments);
+        let mut found = segments.iter().filter_map(|segment| segment.lookup(digest));
+        found.find(is_good)
     }
 
     /// Notes a frame of a pack that is not finished yet.
@@ -110,11 +143,12 @@ impl Index {
     /// # Errors
     /// As [`finish_pack`](Self::finish_pack).
     pub fn add_pack(&self, pack: PackId, size: u64, entries: &[TableEntry]) -> Result<()> {
-        let mut recent = write(&self.recent);
-        for entry in entries {
-            recent.entry(entry.digest).or_insert_with(|| entry.place(pack));
+        let (mut recent, bad) = (write(&self.recent), read(&self.bad));
+        let places = entries.iter().map(|entry| (entry.digest, entry.place(pack)));
+        for (digest, place) in places.filter(|(_, place)| !bad.holds(place)) {
+            recent.entry(digest).or_insert(place);
         }
-        drop(recent);
+        drop((recent, bad));
         self.finish_pack(pack, size)
     }
 
@@ -158,7 +192,7 @@ impl Index {
         }
         segments.sort_by_key(|segment| segment.records());
         segments.truncate(segments.len() - INDEX_SEGMENTS / 2);
-        let merged = merge::merge(folder, self.repository, &segments)?;
+        let merged = merge::merge(folder, self.repository, &segments, &read(&self.bad))?;
         let mut current = write(&self.segments);
         current.retain(|segment| !segments.iter().any(|old| Arc::ptr_eq(old, segment)));
         current.push(merged);

@@ -11,13 +11,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rayon::slice::ParallelSliceMut;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::digest::{Digest, PackId, RepositoryId, random_bytes};
 use super::super::frame::Place;
 use crate::base::bytes::{FieldReader, to_hex};
 use crate::base::{Error, ErrorContext, Result};
+use crate::sys::threads;
 
 const PAGE: usize = 4096;
 const RECORD: usize = 48;
@@ -45,6 +45,13 @@ pub struct Record {
 }
 
 impl Record {
+    /// Its place in `pack`.
+    #[must_use]
+    pub fn place(&self, pack: PackId) -> Place {
+        let Self { offset, length, member, .. } = *self;
+        Place { pack, offset, length, member }
+    }
+
     fn encode(&self, out: &mut [u8]) {
         out[..32].copy_from_slice(&self.digest.0);
         out[32..36].copy_from_slice(&self.pack.to_le_bytes());
@@ -147,9 +154,9 @@ impl Segment {
         while self.fences.get(number).is_some_and(|fence| *fence <= key) {
             let records = self.page(number).ok()?;
             if let Ok(found) = records.binary_search_by(|record| record.digest.cmp(digest)) {
-                let Record { pack, offset, length, member, .. } = records[found];
-                let (pack, _) = self.packs.get(pack as usize)?;
-                return Some(Place { pack: *pack, offset, length, member });
+                let record = &records[found];
+                let (pack, _) = self.packs.get(record.pack as usize)?;
+                return Some(record.place(*pack));
             }
             number += 1;
         }
@@ -200,7 +207,7 @@ pub fn write(
     mut records: Vec<Record>,
     packs: &[(PackId, u64)],
 ) -> Result<Arc<Segment>> {
-    records.par_sort_unstable();
+    threads::sort(&mut records);
     let mut writer = SegmentWriter::create(folder, records.len() as u64)?;
     for record in &records {
         writer.push(record)?;

@@ -5,11 +5,30 @@ use std::io::{ErrorKind as IoErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg, RenameFlags, renameat2};
+use nix::sys::statfs::statfs;
 
-use super::local_reader::LocalReader;
+use super::local_reader::{LocalReader, damage_or_failure, is_of_medium};
 use super::local_writer::LocalWriter;
 use super::{Folder, ObjectInfo, ObjectName, ObjectReader, ObjectWriter, Storage};
 use crate::base::{Error, ErrorContext, ErrorKind, Result};
+
+/// Filesystems of disks and memory, which one system has mounted at a time: ext2 to ext4, XFS,
+/// btrfs, F2FS, ZFS, bcachefs, FAT, exFAT, NTFS (ntfs3), tmpfs, ramfs and overlayfs. Any other may
+/// be another system's as well, or its `flock` may reach no further than this one.
+const LOCAL_FILESYSTEMS: [i64; 12] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0xf2f5_2010,
+    0x2fc1_2fc1,
+    0xca45_1a4e,
+    0x4d44,
+    0x2011_bab0,
+    0x7366_746e,
+    0x0102_1994,
+    0x8584_58f6,
+    0x794c_7630,
+];
 
 /// Objects as files.
 #[derive(Debug, Clone)]
@@ -67,18 +86,27 @@ impl Storage for LocalStorage {
         self.root.display().to_string()
     }
 
+    fn local_folder(&self) -> Option<PathBuf> {
+        Some(self.root.clone())
+    }
+
     fn list(&self, folder: Folder) -> Result<Vec<ObjectInfo>> {
         let path = self.folder(folder);
         let describe = || format!("list {}", path.display());
         let mut objects = Vec::new();
         for entry in fs::read_dir(&path).map_err(|error| not_found(error, describe()))? {
             let entry = entry.context(describe)?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
             let metadata = match entry.metadata() {
                 Ok(metadata) => metadata,
                 Err(error) if error.kind() == IoErrorKind::NotFound => continue,
+                // Whoever opens it hears of it; the others are there.
+                Err(error) if is_of_medium(&error) => {
+                    objects.push(ObjectInfo { name, size: 0 });
+                    continue;
+                }
                 Err(error) => return Err(Error::io(describe(), error)),
             };
-            let Ok(name) = entry.file_name().into_string() else { continue };
             if metadata.is_file() {
                 objects.push(ObjectInfo { name, size: metadata.len() });
             }
@@ -110,15 +138,13 @@ impl Storage for LocalStorage {
 
     fn open(&self, object: &ObjectName) -> Result<Box<dyn ObjectReader>> {
         let path = self.path(object);
-        let describe = || format!("open {}", path.display());
-        let file = File::open(&path).map_err(|error| not_found(error, describe()))?;
+        let file = File::open(&path).map_err(|error| not_opened(error, &path))?;
         Ok(Box::new(LocalReader::new(file, path)?))
     }
 
     fn open_for_bulk(&self, object: &ObjectName) -> Result<Box<dyn ObjectReader>> {
         let path = self.path(object);
-        let describe = || format!("open {}", path.display());
-        let file = File::open(&path).map_err(|error| not_found(error, describe()))?;
+        let file = File::open(&path).map_err(|error| not_opened(error, &path))?;
         Ok(Box::new(LocalReader::new(file, path)?.past_the_cache()))
     }
 
@@ -136,7 +162,14 @@ impl Storage for LocalStorage {
         }
     }
 
+    fn replace(&self, from: &ObjectName, damaged: &str) -> Result<()> {
+        let (old, new) = (self.path(from), self.folder(from.folder).join(damaged));
+        let describe = || format!("rename {} to {damaged}", old.display());
+        fs::rename(&old, &new).map_err(|error| not_found(error, describe()))
+    }
+
     fn remove(&self, object: &ObjectName) -> Result<()> {
+        object.check_removable()?;
         let path = self.path(object);
         fs::remove_file(&path)
             .map_err(|error| not_found(error, format!("remove {}", path.display())))
@@ -178,12 +211,23 @@ impl Storage for LocalStorage {
             Err((_, errno)) => Err(Error::io(describe(), errno.into())),
         }
     }
+
+    fn is_of_this_system(&self) -> bool {
+        statfs(&self.root).is_ok_and(|found| LOCAL_FILESYSTEMS.contains(&found.filesystem_type().0))
+    }
 }
 
 fn not_found(error: std::io::Error, context: String) -> Error {
     match error.kind() {
         IoErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("{context}: not found")),
         _ => Error::io(context, error),
+    }
+}
+
+fn not_opened(error: std::io::Error, path: &Path) -> Error {
+    match error.kind() {
+        IoErrorKind::NotFound => not_found(error, format!("open {}", path.display())),
+        _ => damage_or_failure(error, &path.display().to_string(), path),
     }
 }
 

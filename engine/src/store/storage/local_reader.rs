@@ -5,10 +5,10 @@ use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use nix::libc::O_DIRECT;
+use nix::libc::{EBADMSG, EILSEQ, EIO, ENODATA, EREMOTEIO, EUCLEAN, O_DIRECT};
 
 use super::ObjectReader;
 use crate::base::{Error, ErrorContext, Result};
@@ -19,6 +19,8 @@ const STEP: usize = 4 * 1024 * 1024;
 /// Objects of up to so many bytes are read whole at the first direct read: a small pack holds
 /// what one small image changed here and there, and each of its frames would cost a read.
 const SMALL: u64 = 512 * 1024;
+/// An object that every repository has.
+const CONFIG: &str = "config";
 /// What direct reads are aligned to: no disk has larger logical sectors than memory has pages.
 const ALIGNMENT: usize = 4096;
 
@@ -118,11 +120,47 @@ impl ObjectReader for LocalReader {
         read.map_err(|error| {
             let place = format!("{} at {offset}", self.path.display());
             if error.kind() == ErrorKind::UnexpectedEof {
-                Error::corrupt(place, format!("{} bytes", buffer.len()), "its end")
-            } else {
-                Error::io(format!("read {place}"), error)
+                return Error::corrupt(place, format!("{} bytes", buffer.len()), "its end");
             }
+            damage_or_failure(error, &place, &self.path)
         })
+    }
+}
+
+/// What the system says of a sector that the medium does not give back, or that is not what its
+/// filesystem's or the medium's own checksums demand.
+const MEDIUM: [i32; 6] = [EIO, ENODATA, EILSEQ, EREMOTEIO, EBADMSG, EUCLEAN];
+
+/// Whether it is the medium that fails, in one place.
+pub fn is_of_medium(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|number| MEDIUM.contains(&number))
+}
+
+/// An error of reading the object at `path`: damage if the medium has lost what is there, and an
+/// ordinary failure if the medium itself is gone, since what is out of reach is not lost.
+pub fn damage_or_failure(error: io::Error, place: &str, path: &Path) -> Error {
+    if is_of_medium(&error) && answers_still(path) {
+        return Error::corrupt(place, "bytes", error);
+    }
+    Error::io(format!("read {place}"), error)
+}
+
+/// Whether the medium of the repository, of which `path` is an object, gives anything back: its
+/// config, past the cache.
+fn answers_still(path: &Path) -> bool {
+    let root = path.parent().filter(|folder| !folder.join(CONFIG).exists());
+    let Some(root) = root.map_or(path.parent(), Path::parent) else { return false };
+    let config = root.join(CONFIG);
+    let Ok(file) = OpenOptions::new().read(true).custom_flags(O_DIRECT).open(&config) else {
+        // Where there are no direct reads, whether it is there has to do.
+        return config.exists();
+    };
+    let memory = BufferPool::new(1, ALIGNMENT).ok().and_then(|pool| pool.try_take());
+    let Some(mut memory) = memory else { return false };
+    memory.set_len(ALIGNMENT);
+    match file.read_at(&mut memory, 0) {
+        Ok(read) => read > 0,
+        Err(error) => !is_of_medium(&error),
     }
 }
 

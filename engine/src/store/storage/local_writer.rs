@@ -97,6 +97,10 @@ impl ObjectWriter for LocalWriter {
         Ok(())
     }
 
+    fn flush(&mut self) -> Result<()> {
+        self.write_tail().context(|| format!("write {}", self.path.display()))
+    }
+
     fn sync(&mut self) -> Result<()> {
         self.write_tail().context(|| format!("write {}", self.path.display()))?;
         self.file.sync_all().context(|| format!("sync {}", self.path.display()))

@@ -10,6 +10,7 @@ mod local_writer;
 pub mod simulated;
 
 use std::fmt;
+use std::path::PathBuf;
 
 pub use local::LocalStorage;
 
@@ -55,6 +56,24 @@ impl ObjectName {
     pub fn new(folder: Folder, name: impl Into<String>) -> Self {
         Self { folder, name: name.into() }
     }
+
+    /// Refuses what others may use already: packs and manifests that have their final names.
+    ///
+    /// # Errors
+    /// `Invalid` for such a one.
+    pub fn check_removable(&self) -> Result<()> {
+        let is_published = match self.folder {
+            Folder::Root => true,
+            Folder::Images => self.name.ends_with(".json"),
+            Folder::Packs => self.name.ends_with(".pack"),
+            Folder::Locks => false,
+        };
+        if !is_published {
+            return Ok(());
+        }
+        let context = format!("remove {self}: what was published is never removed");
+        Err(crate::base::Error::new(crate::base::ErrorKind::Invalid, context))
+    }
 }
 
 impl fmt::Display for ObjectName {
@@ -79,6 +98,11 @@ pub struct ObjectInfo {
 pub trait Storage: Send + Sync {
     /// Where this is, for messages.
     fn describe(&self) -> String;
+
+    /// The folder that holds it, where it is one of this machine's.
+    fn local_folder(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// Everything in `folder`, in no order.
     ///
@@ -119,10 +143,17 @@ pub trait Storage: Send + Sync {
     /// `Conflict` when the new name is taken; `Io`.
     fn rename(&self, from: &ObjectName, to: &str) -> Result<()>;
 
-    /// Removes an object.
+    /// Renames an object over another of its folder that is damaged, and of which it holds the
+    /// bytes as they were published: whoever opens that finds the one or the other, never none.
     ///
     /// # Errors
     /// `NotFound`; `Io`.
+    fn replace(&self, from: &ObjectName, damaged: &str) -> Result<()>;
+
+    /// Removes an object that was never published, or a lock.
+    ///
+    /// # Errors
+    /// `Invalid` for one that [was](ObjectName::check_removable); `NotFound`; `Io`.
     fn remove(&self, object: &ObjectName) -> Result<()>;
 
     /// Makes creations, renames and removals in `folder` last.
@@ -143,6 +174,10 @@ pub trait Storage: Send + Sync {
     /// # Errors
     /// `NotFound`; `Io`.
     fn is_held(&self, object: &ObjectName) -> Result<bool>;
+
+    /// Whether no other system can reach the objects at the same time, so that whatever an earlier
+    /// boot of this one held is held no more.
+    fn is_of_this_system(&self) -> bool;
 }
 
 /// An object under construction. Dropped without publishing, it stays as it is.
@@ -152,6 +187,12 @@ pub trait ObjectWriter: Send {
     /// # Errors
     /// `Io`.
     fn append(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Lets whoever opens the object read everything appended so far.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn flush(&mut self) -> Result<()>;
 
     /// Makes everything appended so far last.
     ///

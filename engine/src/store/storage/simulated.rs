@@ -230,7 +230,15 @@ impl Storage for SimulatedStorage {
         Ok(())
     }
 
+    fn replace(&self, from: &ObjectName, damaged: &str) -> Result<()> {
+        let mut state = self.step()?;
+        let content = state.names.remove(from).ok_or_else(|| missing(from))?;
+        state.names.insert(ObjectName::new(from.folder, damaged), content);
+        Ok(())
+    }
+
     fn remove(&self, object: &ObjectName) -> Result<()> {
+        object.check_removable()?;
         let mut state = self.step()?;
         state.names.remove(object).map(|_| ()).ok_or_else(|| missing(object))
     }
@@ -260,6 +268,10 @@ impl Storage for SimulatedStorage {
 
     fn is_held(&self, object: &ObjectName) -> Result<bool> {
         Ok(self.lock().held.contains(object))
+    }
+
+    fn is_of_this_system(&self) -> bool {
+        true
     }
 }
 
@@ -296,6 +308,10 @@ impl ObjectWriter for SimulatedWriter {
             state.room = Some(left);
         }
         lock(&self.content).bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
         Ok(())
     }
 

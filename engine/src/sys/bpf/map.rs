@@ -8,10 +8,13 @@ use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 
 use super::call::{
-    Command, CreateMap, Element, address, address_mut, bpf, bpf_descriptor, number, short_name,
+    Command, CreateMap, Element, Information, address, address_mut, bpf, bpf_descriptor, number,
+    short_name,
 };
-use crate::base::{Error, ErrorContext, ErrorKind, Result};
+use crate::base::{Error, ErrorContext, ErrorKind, Result, fields};
 
+/// Bytes of `struct bpf_map_info` up to `name`.
+const INFORMATION_SIZE: usize = 24;
 /// `BPF_F_MMAPABLE`.
 const MAPPABLE: u32 = 1 << 10;
 /// `BPF_F_INNER_MAP`: maps in one map of maps may differ in size.
@@ -39,6 +42,19 @@ pub enum MapKind {
         /// Descriptor of a map that shows what all of them are like.
         like: i32,
     },
+}
+
+/// What the kernel says of a map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapFacts {
+    /// Its number, which no other map has had since boot.
+    pub id: u32,
+    /// Bytes of a key.
+    pub key: u32,
+    /// Bytes of a value.
+    pub value: u32,
+    /// Entries at most.
+    pub entries: u32,
 }
 
 /// A map. It lives as long as a descriptor, a pin or a program that uses it.
@@ -96,6 +112,23 @@ impl Map {
     #[must_use]
     pub fn descriptor(&self) -> &OwnedFd {
         &self.descriptor
+    }
+
+    /// What the kernel says of it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn facts(&self) -> Result<MapFacts> {
+        let mut information = [0; INFORMATION_SIZE];
+        let mut argument = Information {
+            descriptor: number(&self.descriptor),
+            length: u32::try_from(INFORMATION_SIZE).expect("a small constant"),
+            address: address_mut(&mut information),
+        };
+        bpf(Command::ObjectInfo, &mut argument).context(|| "ask about a BPF map")?;
+        // Four fields of 32 bits after the kind, in this order.
+        let field = |at| fields::le32(&information, at).unwrap_or(0);
+        Ok(MapFacts { id: field(4), key: field(8), value: field(12), entries: field(16) })
     }
 
     /// The value of `key`, or `None`.

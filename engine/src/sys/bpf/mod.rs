@@ -13,6 +13,6 @@ mod program;
 
 pub use assembler::{Assembler, Helper, Label, Register, Width};
 pub use btf::KernelTypes;
-pub use folder::BpfFolder;
-pub use map::{Map, MapKind, MappedWords};
+pub use folder::{BpfFolder, ForeignFolder, FoundFolder};
+pub use map::{Map, MapFacts, MapKind, MappedWords};
 pub use program::{Link, Program};

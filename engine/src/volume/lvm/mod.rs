@@ -99,6 +99,15 @@ fn logical_volume(name: &str, group: &Section, section: &Section, physical: &[Ph
         }
     }
     segments.sort_by_key(|segment| segment.start);
+    let count = u64::try_from(segments.len()).ok();
+    if volume.unsupported.is_none()
+        && section.number("segment_count").is_some_and(|all| Some(all) != count)
+    {
+        volume.unsupported = Some("some of its segments are missing".to_owned());
+    }
+    if let (None, Some(at)) = (&volume.unsupported, break_in(&segments)) {
+        volume.unsupported = Some(format!("its segments overlap or leave a gap at byte {at}"));
+    }
     if segments.is_empty() && volume.unsupported.is_none() {
         volume.unsupported = Some("it has no segments".to_owned());
     }
@@ -108,6 +117,18 @@ fn logical_volume(name: &str, group: &Section, section: &Section, physical: &[Ph
         volume.segments = segments;
     }
     volume
+}
+
+/// Where sorted segments do not go on where the one before ends.
+fn break_in(segments: &[Segment]) -> Option<u64> {
+    let mut next = 0_u64;
+    for segment in segments {
+        if segment.start != next {
+            return Some(segment.start);
+        }
+        next = next.saturating_add(segment.length);
+    }
+    None
 }
 
 /// Where a segment's bytes are, or why nobody knows.
@@ -127,6 +148,8 @@ fn mapped(
     let length = bytes("extent_count").filter(|length| *length > 0).ok_or_else(wrong)?;
     let stripes = segment.list("stripes").ok_or_else(wrong)?;
     let mut places = Vec::new();
+    let stripes_count = u64::try_from(stripes.len().div_ceil(2)).unwrap_or(u64::MAX);
+    let each = length.checked_div(stripes_count.max(1)).unwrap_or(length);
     for pair in stripes.chunks(2) {
         let [Value::Text(name), Value::Number(at)] = pair else { return Err(wrong()) };
         let volume = group.section("physical_volumes").and_then(|all| all.section(name));
@@ -139,6 +162,11 @@ fn mapped(
         })?;
         let first = volume.number("pe_start").and_then(|sectors| sectors.checked_mul(SECTOR));
         let at = u64::try_from(*at).ok().and_then(|at| at.checked_mul(extent));
+        let most = volume.number("pe_count").and_then(|count| count.checked_mul(extent));
+        let end = at.and_then(|at| at.checked_add(each));
+        if most.is_some_and(|most| end.is_none_or(|end| end > most)) {
+            return Err(format!("it reaches beyond the end of its physical volume {id}"));
+        }
         let offset = first.zip(at).and_then(|(first, at)| first.checked_add(at));
         let place = offset.and_then(|offset| offset.checked_add(found.start));
         places.push(place.ok_or_else(wrong)?);

@@ -42,7 +42,7 @@ pub(super) struct FastCommits {
     /// What they change, in order.
     pub changes: Vec<Change>,
     /// What damage ended them, if it did.
-    pub doubt: Option<String>,
+    pub damage: Option<String>,
 }
 
 /// Reads the fast commits that belong to transaction `tid`, the next one.
@@ -150,7 +150,9 @@ impl Area {
         self.sum = Checksum::from_seed(0);
         if le32(record, 8) != Some(sum.value()) {
             let number = self.found.count.saturating_add(1);
-            self.found.doubt = Some(format!("fast commit {number}, which is damaged"));
+            self.found.damage = Some(format!(
+                "Fast commit {number} of the journal is damaged: neither it nor what follows is seen."
+            ));
             return false;
         }
         self.found.changes.append(&mut self.pending);

@@ -32,6 +32,8 @@ pub(super) struct Replay {
     pub changes: Changes,
     /// What is to be said of it.
     pub note: String,
+    /// What of it is damaged, so that something older is read.
+    pub damage: Vec<String>,
     /// Why the result is not to be trusted with what is free, if it is not.
     pub doubt: Option<String>,
     /// What of the volume the journal has newer.
@@ -68,18 +70,15 @@ impl Ext {
         let log = Log::open(self, inode)?;
         let found = scan::scan(&log)?;
         let fast = fast_commit::read(&log, found.next_sequence)?;
-        let doubt = found.doubt.or(fast.doubt);
-        if found.copies.is_empty() && fast.count == 0 && doubt.is_none() {
+        let damage: Vec<String> = found.damage.into_iter().chain(fast.damage).collect();
+        if found.copies.is_empty() && fast.count == 0 && damage.is_empty() {
             return Ok(None);
         }
         let what = match (found.copies.len(), fast.count) {
             (blocks, 0) => format!("{blocks} blocks"),
             (blocks, commits) => format!("{blocks} blocks and {commits} fast commits"),
         };
-        let note = match &doubt {
-            None => format!("The journal was replayed in memory: {what}."),
-            Some(doubt) => format!("The journal was replayed in memory as far as {doubt}."),
-        };
+        let doubt = (!damage.is_empty()).then(|| "the journal is damaged".to_owned());
         // The bitmaps say nothing of what fast commits allocate.
         let fast_doubt = (fast.count > 0).then(|| "fast commits were replayed".to_owned());
         let block_size = self.geometry().block_size;
@@ -87,7 +86,8 @@ impl Ext {
             replayed: overlay::covered(block_size, &found.copies),
             volume: overlay::over(volume, block_size, found.copies),
             changes: Changes::new(fast.changes),
-            note,
+            note: format!("The journal was replayed in memory: {what}."),
+            damage,
             doubt: doubt.or(fast_doubt),
         }))
     }

@@ -9,16 +9,23 @@ use super::log::Log;
 use super::overlay::Copy;
 use super::tags::{Tag, revoked, tags};
 use crate::base::fields::{be32, u8_at};
-use crate::base::{Error, Result};
+use crate::base::{ErrorKind, Result};
 
 /// What a journal holds.
 pub(super) struct Found {
-    /// For each block, where in the journal its newest content is.
+    /// For each block, where in the journal its newest sound content is.
     pub copies: BTreeMap<BlockNumber, Copy>,
     /// The transaction that comes after the last whole one.
     pub next_sequence: u32,
-    /// Where damage ended the replay or left a block out, if it did.
-    pub doubt: Option<String>,
+    /// Where damage ended the replay or left a copy out, in sentences.
+    pub damage: Vec<String>,
+}
+
+/// One content of a block, and the transaction that has it.
+struct Version {
+    copy: Copy,
+    sequence: u32,
+    tag: Tag,
 }
 
 /// A transaction in the reading: nothing of it counts before its commit block.
@@ -37,36 +44,24 @@ impl Transaction {
     }
 }
 
-/// Reads the journal from its start to the end of its last whole transaction.
+/// Reads the journal from its start to the end of its last whole transaction. Damage ends it, and
+/// what came before counts, as in the kernel's `do_one_pass`.
 ///
 /// # Errors
-/// The volume's own; `Corrupt` where the journal's blocks cannot be had.
+/// The run's being stopped.
 pub(super) fn scan(log: &Log<'_>) -> Result<Found> {
     let mut state = State::new(log);
-    if log.superblock.s_start == 0 {
-        return Ok(state.finish());
-    }
-    let mut number = log.superblock.s_start;
-    // Once round the ring is the most there can be.
-    let mut left = log.length();
-    while left > 0 {
-        let block = log.read(number)?;
-        let Some((kind, sequence)) = block_header(&block) else { break };
-        if sequence != state.sequence {
-            break;
+    if log.superblock.s_start != 0
+        && let Err(error) = state.go_round()
+    {
+        if error.kind() == ErrorKind::Cancelled {
+            return Err(error);
         }
-        let used = match kind {
-            BlockType::Descriptor => state.descriptor(&block, number)?,
-            BlockType::Revoke => state.revoke(&block)?,
-            BlockType::Commit => match state.commit(&block)? {
-                true => 1,
-                false => break,
-            },
-        };
-        left = left.saturating_sub(used);
-        for _ in 0..used.min(log.length()) {
-            number = log.after(number);
-        }
+        let sequence = state.sequence;
+        state.note(format!(
+            "Transaction {sequence} of the journal cannot be read: neither it nor what follows is \
+             seen ({error})."
+        ));
     }
     Ok(state.finish())
 }
@@ -76,11 +71,11 @@ struct State<'a> {
     log: &'a Log<'a>,
     sequence: u32,
     transaction: Transaction,
-    /// For each block, its newest content and the transaction that has it.
-    copies: HashMap<BlockNumber, (Copy, u32, Tag)>,
+    /// For each block, its contents, the newest last.
+    versions: HashMap<BlockNumber, Vec<Version>>,
     /// For each block, the last transaction that revoked it.
     revoked: HashMap<BlockNumber, u32>,
-    doubt: Option<String>,
+    damage: Vec<String>,
 }
 
 impl<'a> State<'a> {
@@ -89,10 +84,37 @@ impl<'a> State<'a> {
             log,
             sequence: log.superblock.s_sequence,
             transaction: Transaction::new(),
-            copies: HashMap::new(),
+            versions: HashMap::new(),
             revoked: HashMap::new(),
-            doubt: None,
+            damage: Vec::new(),
         }
+    }
+
+    /// Goes from transaction to transaction, once round the ring at the most.
+    fn go_round(&mut self) -> Result<()> {
+        let log = self.log;
+        let mut number = log.superblock.s_start;
+        let mut left = log.length();
+        while left > 0 {
+            let block = log.read(number)?;
+            let Some((kind, sequence)) = block_header(&block) else { break };
+            if sequence != self.sequence {
+                break;
+            }
+            let used = match kind {
+                BlockType::Descriptor => self.descriptor(&block, number)?,
+                BlockType::Revoke => self.revoke(&block)?,
+                BlockType::Commit => match self.commit(&block)? {
+                    true => 1,
+                    false => break,
+                },
+            };
+            left = left.saturating_sub(used);
+            for _ in 0..used.min(log.length()) {
+                number = log.after(number);
+            }
+        }
+        Ok(())
     }
 
     /// A descriptor block; returns how many blocks it and what it describes take.
@@ -136,14 +158,24 @@ impl<'a> State<'a> {
         if !is_right || transaction.is_damaged {
             // With asynchronous commits, an unfinished transaction is nothing unusual.
             if !superblock.is_async() {
-                self.note(format!("transaction {}, which is damaged", self.sequence));
+                self.note(format!(
+                    "Transaction {} of the journal is damaged: neither it nor what follows is seen.",
+                    self.sequence
+                ));
             }
             return Ok(false);
         }
         for (tag, number) in transaction.copies {
+            if tag.block.0 >= self.log.filesystem_blocks() {
+                let (block, sequence) = (tag.block, self.sequence);
+                self.note(format!(
+                    "Transaction {sequence} of the journal has {block}, beyond the filesystem's end."
+                ));
+                continue;
+            }
             let copy = Copy { offset: self.log.place(number)?, escaped: tag.escaped };
-            self.check(&tag)?;
-            self.copies.insert(tag.block, (copy, self.sequence, tag));
+            let version = Version { copy, sequence: self.sequence, tag };
+            self.versions.entry(tag.block).or_default().push(version);
         }
         for block in transaction.revoked {
             self.revoked.insert(block, self.sequence);
@@ -152,37 +184,39 @@ impl<'a> State<'a> {
         Ok(true)
     }
 
-    fn check(&self, tag: &Tag) -> Result<()> {
-        let blocks = self.log.filesystem_blocks();
-        if tag.block.0 < blocks {
-            return Ok(());
-        }
-        Err(Error::corrupt("a block's number", format!("one below {blocks}"), tag.block.0))
+    fn note(&mut self, damage: String) {
+        self.damage.push(damage);
     }
 
-    fn note(&mut self, doubt: String) {
-        self.doubt = self.doubt.take().or(Some(doubt));
-    }
-
-    /// Leaves out what was revoked in the same transaction or later, and what is damaged.
+    /// Leaves out what was revoked in the same transaction or later. Where the newest content is
+    /// damaged, the one before it counts, which is what the kernel leaves on the disk before it
+    /// refuses to go on.
     fn finish(mut self) -> Found {
         let mut copies = BTreeMap::new();
-        for (block, (copy, sequence, tag)) in std::mem::take(&mut self.copies) {
-            let revoked = self.revoked.get(&block);
-            // Transactions are numbered in a ring too.
-            if revoked.is_some_and(|last| last.wrapping_sub(sequence).cast_signed() >= 0) {
-                continue;
-            }
-            if self.content_is_right(&copy, sequence, &tag) {
-                copies.insert(block, copy);
-            } else {
-                self.note(format!("the copy of {block}, which is damaged"));
+        for (block, versions) in std::mem::take(&mut self.versions) {
+            let revoked = self.revoked.get(&block).copied();
+            for version in versions.into_iter().rev() {
+                // Transactions are numbered in a ring too.
+                let is_past = |last: u32| last.wrapping_sub(version.sequence).cast_signed() >= 0;
+                if revoked.is_some_and(is_past) {
+                    break;
+                }
+                if self.content_is_right(&version) {
+                    copies.insert(block, version.copy);
+                    break;
+                }
+                self.note(format!(
+                    "The content of {block} in transaction {} of the journal is damaged: what was \
+                     there before is read.",
+                    version.sequence
+                ));
             }
         }
-        Found { copies, next_sequence: self.sequence, doubt: self.doubt }
+        self.damage.sort();
+        Found { copies, next_sequence: self.sequence, damage: self.damage }
     }
 
-    fn content_is_right(&self, copy: &Copy, sequence: u32, tag: &Tag) -> bool {
+    fn content_is_right(&self, Version { copy, sequence, tag }: &Version) -> bool {
         let superblock = &self.log.superblock;
         if !superblock.has_checksums() {
             return true;

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use super::Xfs;
 use super::features;
 use super::units::InodeNumber;
-use crate::base::{ByteRange, Error, Result};
+use crate::base::{ByteRange, Error, ErrorKind, Result};
 use crate::block::ReadAt;
 use head::Dirty;
 use overlay::Overlay;
@@ -37,6 +37,8 @@ pub(super) struct Replay {
     pub volume: Arc<dyn ReadAt>,
     /// What is to be said of it.
     pub notes: Vec<String>,
+    /// What of it is damaged, so that something older is read.
+    pub damage: Vec<String>,
     /// Why the result is not to be trusted with what is free, if it is not.
     pub doubt: Option<String>,
     /// Files that cannot be read as they would be, and why.
@@ -47,27 +49,31 @@ pub(super) struct Replay {
 
 impl Xfs {
     /// Lays what the log holds over `volume`; `None` if there is nothing to replay. A log that
-    /// cannot be read is not replayed, and noted.
+    /// cannot be replayed is left out, and told.
     ///
     /// # Errors
-    /// `Limit` for a log that changes too much to be held in memory.
+    /// The run's being stopped.
     pub(super) fn replay(&self, volume: &Arc<dyn ReadAt>) -> Result<Option<Replay>> {
         if self.superblock.sb_logstart == 0 {
             return Ok(None);
         }
         let found = self.ring(volume).and_then(|ring| Ok((head::find(&ring)?, ring)));
-        match found {
-            Ok((None, _)) => Ok(None),
-            Ok((Some(dirty), ring)) => {
-                let replayed = self.replay_ring(volume, &ring, dirty);
-                replayed.map(Some).map_err(|error| error.within("log"))
-            }
+        let replayed = match found {
+            Ok((None, _)) => return Ok(None),
+            Ok((Some(dirty), ring)) => self.replay_ring(volume, &ring, dirty),
+            Err(error) => Err(error),
+        };
+        match replayed {
+            Ok(replay) => Ok(Some(replay)),
+            Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
             Err(error) => Ok(Some(Replay {
                 volume: Arc::clone(volume),
-                notes: vec![format!(
-                    "The log cannot be read, so what it holds is not seen: {error}"
+                notes: Vec::new(),
+                damage: vec![format!(
+                    "The log cannot be replayed, so what it holds is not seen, and what is on the \
+                     volume may be stale: {error}."
                 )],
-                doubt: Some("the log cannot be read".to_owned()),
+                doubt: Some("the log cannot be replayed".to_owned()),
                 unfinished: BTreeMap::new(),
                 replayed: Vec::new(),
             })),
@@ -112,22 +118,20 @@ impl Xfs {
         // Records of version 4 have no checksums, so what was in flight may be among them.
         let is_v5 = self.superblock.is_v5();
         let mut doubt = (!is_v5).then(|| "a log without checksums was replayed".to_owned());
-        let mut add = |note: String, reason: &str| {
-            notes.push(note);
-            doubt = doubt.take().or(Some(reason.to_owned()));
-        };
+        let mut damage = Vec::new();
         if let Some(error) = ended {
-            let note = format!("The log is damaged; what comes after is not replayed: {error}");
-            add(note, "the log is damaged");
+            damage.push(format!("The log is damaged; what comes after is not replayed: {error}."));
+            doubt = doubt.or(Some("the log is damaged".to_owned()));
         }
         if dirty.is_torn {
             let note = "The log's last records are damaged, and taken for not written.";
-            add(note.to_owned(), "the end of the log is damaged");
+            notes.push(note.to_owned());
+            doubt = doubt.or(Some("the end of the log is damaged".to_owned()));
         }
         if !replayer.damaged.is_empty() {
             let count = replayer.damaged.len();
-            let note = format!("{count} pieces of metadata that the log changes are damaged.");
-            add(note, "metadata is damaged");
+            damage.push(format!("{count} pieces of metadata that the log changes are damaged."));
+            doubt = doubt.or(Some("metadata is damaged".to_owned()));
         }
         let unknown = self.superblock.sb_features_log_incompat;
         if !replayer.unknown.is_empty() || is_v5 && unknown & !1 != 0 {
@@ -137,11 +141,13 @@ impl Xfs {
                 "The log has what is not known, which was not replayed: items {kinds:#x?}, \
                  features {names}."
             );
-            add(note, "the log has what is not known");
+            damage.push(note);
+            doubt = doubt.or(Some("the log has what is not known".to_owned()));
         }
         if begun > 0 {
             let note = format!("{begun} operations that the log has begun were not ended.");
-            add(note, "the log has operations to end");
+            notes.push(note);
+            doubt = doubt.or(Some("the log has operations to end".to_owned()));
         }
         let Replayer { overlay, unfinished, .. } = replayer;
         if !unfinished.is_empty() {
@@ -149,6 +155,6 @@ impl Xfs {
             notes.push(format!("{count} files cannot be read before the log's operations end."));
         }
         let replayed = overlay.covered();
-        Ok(Replay { volume: Arc::new(overlay), notes, doubt, unfinished, replayed })
+        Ok(Replay { volume: Arc::new(overlay), notes, damage, doubt, unfinished, replayed })
     }
 }

@@ -7,8 +7,6 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rayon::prelude::*;
-
 use super::{Search, holds_volumes, places};
 use crate::base::ranges::{joined, touches, without};
 use crate::base::{
@@ -19,6 +17,7 @@ use crate::fs::{self, FileId, FileType, Filesystem, InUse, Part, Place};
 use crate::job::files::{Descend, LastLink, Visited, Walk, resolve};
 use crate::store::tree::TreeVisitor;
 use crate::store::{Entry, ImageReader, TreeRun};
+use crate::sys::threads;
 use crate::volume::{self, DiskLayout, Volume};
 
 /// Files that are looked up at once, by all threads.
@@ -165,7 +164,7 @@ fn holds_all(
             guard.forget();
             return Ok(false);
         };
-        let are_there = files.par_iter().all(|InUse { file, .. }| {
+        let are_there = threads::all(&files, |InUse { file, .. }| {
             let looked_up = numbered.parts(*file, &mut |part| {
                 let is_skipped = matches!(part, Part::Content(_)) && skipped.contains(file);
                 if !is_skipped {

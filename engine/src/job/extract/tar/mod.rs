@@ -136,8 +136,11 @@ impl<'a> Archive<'a> {
     /// Adds access control lists and extended attributes. If they are damaged, the rest of the file
     /// is in the archive all the same.
     fn add_attributes(&mut self, index: usize, item: &Item, entry: &mut Entry) -> Result<()> {
-        let attributes = match self.plan.filesystem.xattrs(item.file) {
-            Ok(attributes) => attributes,
+        let attributes = match self.plan.filesystem.sound_xattrs(item.file) {
+            Ok((attributes, lost)) => {
+                lost.map_or(Ok(()), |error| self.failed(index, error))?;
+                attributes
+            }
             Err(error) => return self.failed(index, error.within("extended attributes")),
         };
         let is_name = |one: &Xattr| !one.name.is_empty() && !one.name.contains(&0);
