@@ -10,9 +10,8 @@ use imgx_engine::base::{BlockSize, Granule};
 use imgx_engine::block::IoMode;
 use imgx_engine::fs::FileType;
 use imgx_engine::job::{Effort, OnError, ParentChoice, TrackerChoice};
-use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
+
+use crate::zone::{Moment, Zone, parse_moment};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -21,6 +20,7 @@ Exit codes:
   2    wrong usage
   3    damage was found
   4    done, but some sectors could not be read
+  7    done, but something could not be kept where it went (attributes, names, sockets)
   130  interrupted; nothing half-done is committed
 
 IMAGE is an id's first 4 or more digits, `latest`, a NAME (its newest image), or NAME~2 (two before);
@@ -168,11 +168,39 @@ pub struct CaptureArguments {
     pub threads: Option<usize>,
 }
 
+/// How disks are read for their files.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ReadingArguments {
+    /// A further disk, on which parts of its filesystems lie (btrfs on several devices, a volume
+    /// group); may be given several times
+    #[arg(long, value_name = "IMAGE")]
+    pub with: Vec<String>,
+    /// The time zone in which times are meant that say none (FAT's, some of exFAT's, TIMEs that are
+    /// typed), and in which they are shown: Europe/Berlin, +02:00, UTC [default: the machine's]
+    #[arg(long, value_name = "ZONE", value_parser = Zone::parse, allow_hyphen_values = true)]
+    pub tz: Option<Zone>,
+}
+
+impl ReadingArguments {
+    /// Further disks, where no times are shown.
+    pub fn with(with: &[String]) -> Self {
+        Self { with: with.to_vec(), tz: None }
+    }
+
+    /// The zone.
+    pub fn zone(&self) -> Zone {
+        self.tz.clone().unwrap_or_else(Zone::system)
+    }
+}
+
 /// `show`.
 #[derive(Debug, Args)]
 pub struct ShowArguments {
     /// The image; or, with a slash in it, the path of a disk or a disk's file
     pub image: String,
+    /// A further disk, on which parts of its volumes lie; may be given several times
+    #[arg(long, value_name = "IMAGE")]
+    pub with: Vec<String>,
 }
 
 /// `diff`.
@@ -188,6 +216,15 @@ pub struct DiffArguments {
     /// is read, and contents where they may differ
     #[arg(long)]
     pub files: bool,
+    /// A further disk, on which parts of their filesystems lie; may be given several times. Of two
+    /// states of one disk the first belongs to the image before, the other to the one after; what
+    /// is given once belongs to both
+    #[arg(long, value_name = "IMAGE", requires = "files")]
+    pub with: Vec<String>,
+    /// As `ls --tz`
+    #[arg(long, value_name = "ZONE", value_parser = Zone::parse, allow_hyphen_values = true)]
+    #[arg(requires = "files")]
+    pub tz: Option<Zone>,
 }
 
 /// `map`.
@@ -199,6 +236,9 @@ pub struct MapArguments {
     /// The image after
     #[arg(value_name = "IMAGE")]
     pub second: Option<String>,
+    /// A further disk, on which parts of the image's volumes lie; may be given several times
+    #[arg(long, value_name = "IMAGE")]
+    pub with: Vec<String>,
     /// Draw into this new file, as SVG
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
@@ -280,10 +320,8 @@ pub struct LsArguments {
     /// The folder or file [default: the root of the only filesystem]
     #[arg(value_name = "PATH")]
     pub path: Option<OsString>,
-    /// A further disk, on which parts of its filesystems lie (btrfs on several devices, a volume
-    /// group); may be given several times
-    #[arg(long, value_name = "IMAGE")]
-    pub with: Vec<String>,
+    #[command(flatten)]
+    pub reading: ReadingArguments,
     /// Everything below it too
     #[arg(short = 'R', long)]
     pub recursive: bool,
@@ -300,10 +338,8 @@ pub struct CatArguments {
     /// The file; symbolic links are followed within its filesystem
     #[arg(value_name = "PATH")]
     pub path: OsString,
-    /// A further disk, on which parts of its filesystems lie (btrfs on several devices, a volume
-    /// group); may be given several times
-    #[arg(long, value_name = "IMAGE")]
-    pub with: Vec<String>,
+    #[command(flatten)]
+    pub reading: ReadingArguments,
 }
 
 /// `find`.
@@ -315,10 +351,8 @@ pub struct FindArguments {
     /// any folders. VOLUME: before it searches that volume alone
     #[arg(value_name = "PATTERN")]
     pub pattern: OsString,
-    /// A further disk, on which parts of its filesystems lie (btrfs on several devices, a volume
-    /// group); may be given several times
-    #[arg(long, value_name = "IMAGE")]
-    pub with: Vec<String>,
+    #[command(flatten)]
+    pub reading: ReadingArguments,
     /// Take upper and lower case as the same
     #[arg(short, long)]
     pub ignore_case: bool,
@@ -330,11 +364,11 @@ pub struct FindArguments {
     #[arg(value_parser = parse_size_limit)]
     pub size: Option<SizeLimit>,
     /// Only what changed at or after this: 2026-11-24, 2026-11-24T12:30, or with a zone
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    pub newer: Option<Timestamp>,
+    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
+    pub newer: Option<Moment>,
     /// Only what changed before this
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    pub older: Option<Timestamp>,
+    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
+    pub older: Option<Moment>,
     /// As `ls --long`
     #[arg(short, long)]
     pub long: bool,
@@ -349,10 +383,8 @@ pub struct ExtractArguments {
     /// out there
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<OsString>,
-    /// A further disk, on which parts of its filesystems lie (btrfs on several devices, a volume
-    /// group); may be given several times
-    #[arg(long, value_name = "IMAGE")]
-    pub with: Vec<String>,
+    #[command(flatten)]
+    pub reading: ReadingArguments,
     /// Where to put them; it is made if need be
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub to: PathBuf,
@@ -363,7 +395,8 @@ pub struct ExtractArguments {
     /// attributes that lend rights
     #[arg(long)]
     pub privileged: bool,
-    /// Write a tar archive of everything to standard output instead
+    /// Write a tar archive of everything to standard output instead; GNU tar unpacks all that is in
+    /// it with --acls --xattrs --xattrs-include='*' -Sxp. It holds no sockets: they are named
     #[arg(long, conflicts_with_all = ["to", "overwrite", "privileged"])]
     pub tar: bool,
     /// Working threads [default: one for each processor]
@@ -571,16 +604,6 @@ fn parse_size_limit(word: &str) -> Result<SizeLimit, String> {
     }
 }
 
-/// A time with a zone, or a date or time of the local one.
-fn parse_time(word: &str) -> Result<Timestamp, String> {
-    if let Ok(time) = word.parse::<Timestamp>() {
-        return Ok(time);
-    }
-    let local = word.parse::<DateTime>().map_err(|_| "expected a time like 2026-11-24T12:30")?;
-    let zoned = local.to_zoned(TimeZone::system()).map_err(|error| error.to_string())?;
-    Ok(zoned.timestamp())
-}
-
 fn parse_granule(word: &str) -> Result<Granule, String> {
     Granule::new(parse_size(word)?).map_err(|error| error.to_string())
 }
@@ -610,15 +633,6 @@ mod tests {
         for wrong in ["", "K", "1X", "-1", "1.5M", "99999999999999999T"] {
             assert!(parse_size(wrong).is_err(), "{wrong} was accepted");
         }
-    }
-
-    #[test]
-    fn times_are_local_unless_they_say_their_zone() {
-        let exact = parse_time("2026-11-24T12:30:00Z").expect("a time");
-        assert_eq!(exact.as_second(), 1_795_523_400);
-        assert_eq!(parse_time("2026-11-24T14:30:00+02:00"), Ok(exact));
-        assert!(parse_time("2026-11-24").is_ok() && parse_time("2026-11-24T12:30").is_ok());
-        assert!(parse_time("yesterday").is_err());
     }
 
     #[test]

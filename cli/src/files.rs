@@ -12,7 +12,7 @@ use imgx_engine::store::lock::ReadLock;
 use imgx_engine::store::repository::Image;
 use imgx_engine::store::{ImageReader, Repository};
 
-use crate::args::is_path;
+use crate::args::{ReadingArguments, is_path};
 use crate::output::Console;
 use crate::session::{Outcome, Session};
 
@@ -36,11 +36,11 @@ impl Files {
     /// `NotFound` for an unknown image or path; `Io`; `Corrupt`.
     pub fn open(
         reference: &str,
-        others: &[String],
+        reading: &ReadingArguments,
         what: &'static str,
         session: &Session,
     ) -> Result<Self> {
-        Self::open_all((reference, others), what, session, Repository::reader)
+        Self::open_all((reference, reading), what, session, Repository::reader)
     }
 
     /// The same, to read much of them once.
@@ -49,15 +49,15 @@ impl Files {
     /// As [`open`](Self::open).
     pub fn open_for_bulk(
         reference: &str,
-        others: &[String],
+        reading: &ReadingArguments,
         what: &'static str,
         session: &Session,
     ) -> Result<Self> {
-        Self::open_all((reference, others), what, session, Repository::bulk_reader)
+        Self::open_all((reference, reading), what, session, Repository::bulk_reader)
     }
 
     fn open_all(
-        (reference, others): (&str, &[String]),
+        (reference, reading): (&str, &ReadingArguments),
         what: &'static str,
         session: &Session,
         reader: Reader,
@@ -65,14 +65,14 @@ impl Files {
         let Self { disk, mut exports, mut locks } =
             Self::open_one(reference, what, session, reader)?;
         let mut beside = Vec::new();
-        for other in others {
+        for other in &reading.with {
             let opened = Self::open_one(other, what, session, reader);
             let opened = opened.map_err(|error| error.within(format!("--with {other}")))?;
             beside.push((other.clone(), opened.disk));
             exports.extend(opened.exports);
             locks.extend(opened.locks);
         }
-        let disk = disk.beside(beside)?;
+        let disk = disk.beside(beside)?.with_options(&reading.zone().read_options());
         for other in disk.unrelated() {
             let message =
                 format!("warning: nothing on {other} is a part of what is on {reference}");
@@ -125,6 +125,7 @@ pub struct Losses {
     damaged: bool,
     unreadable: bool,
     failed: bool,
+    not_kept: bool,
     /// Of whole filesystems, in words.
     doubts: HashSet<String>,
 }
@@ -139,6 +140,12 @@ impl Losses {
         }
         let word = if error.kind() == ErrorKind::Corrupt { "damage" } else { "error" };
         console.complain(&format!("{word}: {place}: {error}"));
+    }
+
+    /// Tells of something at `place` that cannot be kept where it goes, and remembers it.
+    pub fn tell_not_kept(&mut self, place: &str, what: &str, console: &Console) {
+        self.not_kept = true;
+        console.complain(&format!("warning: {place}: {what}"));
     }
 
     /// Tells what is wrong with a filesystem as a whole, and was not told before: some of it is
@@ -159,6 +166,7 @@ impl Losses {
             Self { damaged: true, .. } => Outcome::Damaged,
             Self { unreadable: true, .. } => Outcome::Unreadable,
             Self { failed: true, .. } => Outcome::Failed,
+            Self { not_kept: true, .. } => Outcome::NotKept,
             _ => Outcome::Done,
         }
     }

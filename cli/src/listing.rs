@@ -2,12 +2,12 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use imgx_engine::fs::{FileType, Metadata, Protection, Timestamp as FileTime};
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
+use imgx_engine::base::Result;
+use imgx_engine::fs::{FileType, Metadata, Protection};
 use serde_json::{Map, Value, json};
 
 use crate::output::{Console, harmless};
+use crate::zone::Zone;
 
 /// Bytes that are gathered before they are printed.
 const GATHERED: usize = 64 * 1024;
@@ -30,14 +30,14 @@ pub struct Row<'a> {
 pub struct Listing<'a> {
     console: &'a Console,
     is_long: bool,
-    zone: TimeZone,
+    zone: Zone,
     gathered: String,
 }
 
 impl<'a> Listing<'a> {
-    /// A listing on `console`.
-    pub fn new(console: &'a Console, is_long: bool) -> Self {
-        Self { console, is_long, zone: TimeZone::system(), gathered: String::new() }
+    /// A listing on `console`, with times of `zone`.
+    pub fn new(console: &'a Console, is_long: bool, zone: Zone) -> Self {
+        Self { console, is_long, zone, gathered: String::new() }
     }
 
     /// Whether links' targets are shown.
@@ -46,7 +46,10 @@ impl<'a> Listing<'a> {
     }
 
     /// Adds a row.
-    pub fn add(&mut self, row: &Row<'_>) {
+    ///
+    /// # Errors
+    /// `Io` when standard output takes no more.
+    pub fn add(&mut self, row: &Row<'_>) -> Result<()> {
         if self.console.is_json() {
             self.gathered.push_str(&json_row(row).to_string());
         } else {
@@ -66,6 +69,7 @@ impl<'a> Listing<'a> {
         if self.gathered.len() >= GATHERED {
             self.flush();
         }
+        self.console.check()
     }
 
     /// Prints what was gathered.
@@ -80,21 +84,11 @@ impl<'a> Listing<'a> {
             None => metadata.size.to_string(),
         };
         let id = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
-        let time = metadata.modified.map_or_else(|| "-".to_owned(), |time| self.time(time));
+        let time = metadata.modified.map_or_else(|| "-".to_owned(), |time| self.zone.shown(time));
         let (uid, gid) = (id(metadata.uid), id(metadata.gid));
         let (mode, links) = (mode(metadata), metadata.links);
         let special = special(metadata.protection);
         format!("{mode}{special}{links:>3} {uid:>5} {gid:>5} {size:>12} {time:>19} ")
-    }
-
-    fn time(&self, time: FileTime) -> String {
-        match Timestamp::new(time.seconds, 0) {
-            Ok(instant) => {
-                let zoned = instant.to_zoned(self.zone.clone());
-                zoned.strftime("%Y-%m-%d %H:%M:%S").to_string()
-            }
-            Err(_) => format!("@{}", time.seconds),
-        }
     }
 }
 
@@ -155,6 +149,7 @@ fn json_row(row: &Row<'_>) -> Value {
     match metadata.protection {
         Protection::None => {}
         Protection::Encrypted => drop(put("encrypted", true.into())),
+        Protection::Elsewhere => drop(put("elsewhere", true.into())),
         Protection::Verity => drop(put("verity", true.into())),
         Protection::Casefold => drop(put("casefold", true.into())),
     }
@@ -164,11 +159,12 @@ fn json_row(row: &Row<'_>) -> Value {
     object.into()
 }
 
-/// The letter that `lsattr` has for what is special about a file.
+/// The letter that `lsattr` has for what is special about a file, or Windows' `attrib` (offline).
 fn special(protection: Protection) -> char {
     match protection {
         Protection::None => ' ',
         Protection::Encrypted => 'E',
+        Protection::Elsewhere => 'O',
         Protection::Verity => 'V',
         Protection::Casefold => 'F',
     }

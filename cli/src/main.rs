@@ -11,6 +11,7 @@ mod listing;
 mod output;
 mod progress;
 mod session;
+mod zone;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const DAMAGED: u8 = 3;
 const UNREADABLE: u8 = 4;
+const NOT_KEPT: u8 = 7;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Failed) => FAILED,
         Ok(Outcome::Damaged) => DAMAGED,
         Ok(Outcome::Unreadable) => UNREADABLE,
+        Ok(Outcome::NotKept) => NOT_KEPT,
         Err(error) => {
             report(&error, &arguments.command, &session);
             exit_code(error.kind())
@@ -73,7 +76,7 @@ fn report(error: &Error, command: &Command, session: &Session) {
     console.complain(&format!("error: {error}"));
     let advice = match command {
         Command::Restore(_) if !session.is_target_touched() => untouched(error.kind()),
-        _ => advice(error.kind(), command),
+        _ => advice(error, command),
     };
     if let Some(advice) = advice {
         console.complain(&format!("hint: {advice}"));
@@ -96,9 +99,9 @@ fn advice_on_damage() -> Option<&'static str> {
     )
 }
 
-/// What to do about an error of `kind`, where the message alone does not say it.
-fn advice(kind: ErrorKind, command: &Command) -> Option<&'static str> {
-    let advice = match (kind, command) {
+/// What to do about an error, where the message alone does not say it.
+fn advice(error: &Error, command: &Command) -> Option<&'static str> {
+    let advice = match (error.kind(), command) {
         (ErrorKind::Cancelled, Command::Capture(_)) => {
             "no image was made; the next capture uses the blocks that were stored"
         }
@@ -111,7 +114,7 @@ fn advice(kind: ErrorKind, command: &Command) -> Option<&'static str> {
         (ErrorKind::Io, Command::Restore(_)) => "the target is incomplete; check it and retry",
         (ErrorKind::Corrupt, Command::Verify(_)) => return None,
         (ErrorKind::Corrupt, _) => return advice_on_damage(),
-        (ErrorKind::Unsupported, _) => "this needs a newer imgx, kernel or filesystem",
+        (ErrorKind::Unsupported, _) if error.is_newer() => "a newer imgx may know this",
         (ErrorKind::Conflict, Command::Restore(_)) => "nothing was written",
         (ErrorKind::Invalid, _) => "`imgx help` explains every command",
         _ => return None,

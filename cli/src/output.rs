@@ -1,14 +1,17 @@
 //! What is printed: lines, tables and JSON on standard output, complaints on standard error.
 //!
 //! Names and labels come from disks that nobody vouches for, so control characters never reach
-//! the terminal. A reader that closes the pipe ends the printing, not the job.
+//! the terminal. A reader that closes the pipe ends the printing, and a query with it, but no job.
 
 use std::borrow::Cow;
 use std::env;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use imgx_engine::base::{Error, Observer, Result};
 use imgx_engine::store::ImageId;
+use imgx_engine::sys::Output;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::Value;
@@ -132,6 +135,52 @@ impl Console {
         }
     }
 
+    /// Prints bytes as they are.
+    ///
+    /// # Errors
+    /// `Io` when standard output takes no more.
+    pub fn bytes(&self, bytes: &[u8]) -> Result<()> {
+        let mut failure = self.failure();
+        if failure.is_none() {
+            let mut stdout = io::stdout().lock();
+            *failure = stdout.write_all(bytes).and_then(|()| stdout.flush()).err();
+        }
+        drop(failure);
+        self.check()
+    }
+
+    /// Standard output for an archive, as long as `observer` does not want to stop.
+    ///
+    /// # Errors
+    /// `Io` when there is no standard output.
+    pub fn archive<'a>(&'a self, observer: &'a dyn Observer) -> Result<impl Write + 'a> {
+        let output = io::stdout().as_fd().try_clone_to_owned();
+        let output = output.and_then(|output| Output::new(output, observer));
+        let output = output.map_err(|error| Error::io("standard output", error))?;
+        Ok(Archive { console: self, output })
+    }
+
+    /// Whether what is printed still arrives, so that a query ends when it does not.
+    ///
+    /// # Errors
+    /// `Io` when standard output takes no more.
+    pub fn check(&self) -> Result<()> {
+        match &*self.failure() {
+            Some(error) => {
+                let same = error.raw_os_error().map(io::Error::from_raw_os_error);
+                let same = same.unwrap_or_else(|| error.kind().into());
+                Err(Error::io("standard output", same))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether whoever read standard output has closed it: they have had enough.
+    pub fn has_lost_reader(&self) -> bool {
+        let failure = self.failure();
+        failure.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
     /// Prints a line on standard error.
     pub fn complain(&self, line: &str) {
         // Nobody is left to tell when that fails.
@@ -166,6 +215,25 @@ impl Console {
 
     fn failure(&self) -> MutexGuard<'_, Option<io::Error>> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Standard output for an archive, which is written as long as the run is not to stop.
+struct Archive<'a> {
+    console: &'a Console,
+    output: Output<'a>,
+}
+
+impl Write for Archive<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.write(bytes).inspect_err(|error| {
+            let same = error.raw_os_error().map(io::Error::from_raw_os_error);
+            self.console.failure().get_or_insert(same.unwrap_or_else(|| error.kind().into()));
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
     }
 }
 

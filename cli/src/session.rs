@@ -38,6 +38,8 @@ pub enum Outcome {
     Damaged,
     /// Done, but for sectors that could not be read.
     Unreadable,
+    /// Done, but for what could not be kept where it went.
+    NotKept,
 }
 
 /// One run of the program.

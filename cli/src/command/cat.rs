@@ -1,6 +1,5 @@
 //! `cat`: a file's content, as it is, on standard output.
 
-use std::io::{self, ErrorKind as IoErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 
 use imgx_engine::base::limits::MAX_IO_SIZE;
@@ -21,7 +20,7 @@ const FIRST: usize = 64 * 1024;
 /// `NotFound` for an unknown image, volume or path; `Invalid` when it is no regular file;
 /// `Corrupt`, `Io` or `Unsupported` when it cannot be read.
 pub fn run(arguments: &CatArguments, session: &Session) -> Result<Outcome> {
-    let mut files = Files::open(&arguments.image, &arguments.with, "cat", session)?;
+    let mut files = Files::open(&arguments.image, &arguments.reading, "cat", session)?;
     let path = FilePath::parse(arguments.path.as_bytes());
     let volume = files.disk.open(path.volume.as_deref())?;
     let filesystem = volume.filesystem.as_ref();
@@ -34,7 +33,6 @@ pub fn run(arguments: &CatArguments, session: &Session) -> Result<Outcome> {
         return Err(Error::new(ErrorKind::Invalid, format!("{shown} is a folder: see `imgx ls`")));
     }
     let mut content = filesystem.open(found.file).map_err(|error| error.within(&shown))?;
-    let mut stdout = io::stdout().lock();
     let mut buffer = vec![0; FIRST];
     let mut at = 0;
     while at < content.size() {
@@ -43,11 +41,11 @@ pub fn run(arguments: &CatArguments, session: &Session) -> Result<Outcome> {
             let place = format!("{shown}: content at {at}");
             return Err(Error::corrupt(place, "more bytes", "its end"));
         }
-        match stdout.write_all(&buffer[..count]).and_then(|()| stdout.flush()) {
+        match session.console.bytes(&buffer[..count]) {
             Ok(()) => {}
-            // Whoever read has enough.
-            Err(error) if error.kind() == IoErrorKind::BrokenPipe => break,
-            Err(error) => return Err(Error::io("write to standard output", error)),
+            // Whoever read has had enough.
+            Err(_) if session.console.has_lost_reader() => break,
+            Err(error) => return Err(error),
         }
         at += count as u64;
         buffer.resize(MAX_IO_SIZE, 0);

@@ -37,7 +37,7 @@ pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
         } else {
             console.line(&format!("{} {}", range.start, range.len()));
         }
-        Ok(())
+        console.check()
     })?;
     drop(reporter);
     console.document(&json!({

@@ -9,11 +9,12 @@ use imgx_engine::volume::Volume;
 use serde_json::{Map, Value, json};
 
 use super::ls::place;
-use crate::args::{DiffArguments, is_path};
+use crate::args::{DiffArguments, ReadingArguments, is_path};
 use crate::files::{Files, Losses};
 use crate::listing::{printable, put_bytes, type_name};
 use crate::output::{Console, count, harmless, size};
 use crate::session::{Outcome, Session};
+use crate::zone::Zone;
 
 /// Bytes that are gathered before they are printed.
 const GATHERED: usize = 64 * 1024;
@@ -31,9 +32,12 @@ pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
         gathered: String::new(),
         counts: Counts::default(),
     };
-    if references.into_iter().any(is_path) {
-        let [before, after] = references.map(|one| Files::open(one, &[], "diff", session));
-        let (before, after) = (before?, after?);
+    let zone = arguments.tz.clone().unwrap_or_else(Zone::system);
+    if references.into_iter().any(is_path) || !arguments.with.is_empty() {
+        let [before, after] = beside(&arguments.with, session)?
+            .map(|with| ReadingArguments { with, tz: Some(zone.clone()) });
+        let before = Files::open(references[0], &before, "diff", session)?;
+        let after = Files::open(references[1], &after, "diff", session)?;
         let job = DiffFiles::of_disks([before.disk, after.disk]);
         printer.run(&job, &stop)?;
     } else {
@@ -44,10 +48,32 @@ pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
             repository.reader(images.resolve(references[0])?),
             repository.reader(images.resolve(references[1])?),
         ];
-        let job = DiffFiles::of_images(readers, &stop)?;
+        let job = DiffFiles::of_images(readers, &stop)?.with_options(&zone.read_options());
         printer.run(&job, &stop)?;
     }
     Ok(printer.losses.outcome())
+}
+
+/// Which further disks belong to the first side and which to the second: of two states of one
+/// disk one to each, all else to both.
+fn beside(with: &[String], session: &Session) -> Result<[Vec<String>; 2]> {
+    let none = ReadingArguments::default();
+    let opened = with.iter().map(|one| Files::open(one, &none, "diff", session));
+    let opened = opened.collect::<Result<Vec<_>>>()?;
+    let mut sides = [Vec::new(), Vec::new()];
+    let mut paired = vec![false; opened.len()];
+    for (at, one) in opened.iter().enumerate() {
+        if paired[at] {
+            continue;
+        }
+        sides[0].push(with[at].clone());
+        let is_other =
+            |later: &usize| !paired[*later] && one.disk.is_state_of(&opened[*later].disk);
+        let other = (at + 1..opened.len()).find(is_other);
+        let other = other.inspect(|other| paired[*other] = true).unwrap_or(at);
+        sides[1].push(with[other].clone());
+    }
+    Ok(sides)
 }
 
 /// Files of one volume, by what happened to them.
@@ -101,7 +127,7 @@ impl Printer<'_> {
                 Told::Lost { volume, side, path, error } => self.lost(volume, side, path, &error),
                 Told::Volume { volume, state } => self.volume(volume, &state),
             }
-            Ok(())
+            self.console.check()
         });
         self.flush();
         ended

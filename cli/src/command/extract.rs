@@ -1,12 +1,12 @@
 //! `extract`: files and folders out of an image, into a folder or a tar archive.
 
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal};
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::thread;
 
 use imgx_engine::base::{Error, ErrorKind, Observer, Result};
-use imgx_engine::job::extract::Failure;
+use imgx_engine::job::extract::{Failure, LeftOut, LeftOutPart};
 use imgx_engine::job::files::{FilePath, Found, LastLink, OpenVolume, resolve};
 use imgx_engine::job::{Extract, ExtractOptions, ExtractReport};
 use serde_json::{Map, Value, json};
@@ -36,7 +36,7 @@ pub fn run(arguments: &ExtractArguments, session: &Session) -> Result<Outcome> {
         let context = "--tar writes the archive to standard output: send that to a file or pipe";
         return Err(Error::new(ErrorKind::Invalid, context));
     }
-    let mut disk = Files::open_for_bulk(&arguments.image, &arguments.with, "extract", session)?;
+    let mut disk = Files::open_for_bulk(&arguments.image, &arguments.reading, "extract", session)?;
     let wanted = find_all(arguments, &mut disk)?;
     let stop = session.stop_on_signals()?;
     if arguments.tar {
@@ -113,15 +113,30 @@ fn tar(wanted: &[Wanted], session: &Session, stop: Stop) -> Result<Outcome> {
         let context = "one archive takes one volume: write one for each";
         return Err(Error::new(ErrorKind::Invalid, context));
     };
+    let observer = stop.clone();
     let reporter = Reporter::new(&session.console, stop);
     let plan = plan(one, &reporter)?;
-    let mut stdout = BufWriter::with_capacity(1 << 20, io::stdout().lock());
-    let failures = plan.write_tar(&mut stdout, &reporter)?;
-    stdout.flush().map_err(|error| Error::io("write the archive", error))?;
+    let console = &session.console;
+    let mut stdout = BufWriter::with_capacity(1 << 20, console.archive(&observer)?);
+    let report = plan.write_tar(&mut stdout, &reporter)?;
     drop(reporter);
     let mut losses = Losses::default();
-    losses.tell_doubts(&one.volume.name, one.volume.filesystem.as_ref(), &session.console);
-    told(&one.volume.name, &failures, &mut losses, &session.console);
+    losses.tell_doubts(&one.volume.name, one.volume.filesystem.as_ref(), console);
+    told(&one.volume.name, &report.failures, &mut losses, console);
+    for LeftOut { path, what } in &report.left_out {
+        let what = match what {
+            LeftOutPart::Socket => "socket left out: an archive holds none".to_owned(),
+            LeftOutPart::Attribute(name) => {
+                let name = printable(name);
+                format!("attribute '{name}' left out: an archive holds no such name")
+            }
+        };
+        losses.tell_not_kept(&place(&one.volume.name, path), &what, console);
+    }
+    if let number @ 1.. = report.left_out.len() as u64 {
+        let what = "in all could not be kept in the archive";
+        console.complain(&format!("warning: {} {what}", count(number, "thing")));
+    }
     Ok(losses.outcome())
 }
 

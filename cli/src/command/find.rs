@@ -6,7 +6,6 @@ use globset::{Candidate, GlobBuilder, GlobMatcher};
 use imgx_engine::base::{Error, ErrorKind, Result};
 use imgx_engine::fs::{FileType, Metadata, Timestamp as FileTime};
 use imgx_engine::job::files::{Descend, FilePath, LastLink, OpenVolume, Visited, Walk, resolve};
-use jiff::Timestamp;
 
 use super::ls::{place, tell_notes};
 use crate::args::{FileTypes, FindArguments, SizeLimit};
@@ -22,10 +21,10 @@ use crate::session::{Outcome, Session};
 pub fn run(arguments: &FindArguments, session: &Session) -> Result<Outcome> {
     let pattern = FilePath::parse(arguments.pattern.as_bytes());
     let filter = Filter::new(&pattern.path, arguments)?;
-    let mut files = Files::open(&arguments.image, &arguments.with, "find", session)?;
+    let mut files = Files::open(&arguments.image, &arguments.reading, "find", session)?;
     let mut losses = Losses::default();
     let console = &session.console;
-    let mut listing = Listing::new(console, arguments.long);
+    let mut listing = Listing::new(console, arguments.long, arguments.reading.zone());
     if let Some(selector) = &pattern.volume {
         let volume = files.disk.open(Some(selector))?;
         search(&volume, &filter, &mut listing, &mut losses, session)?;
@@ -78,7 +77,7 @@ fn search(
                     shown: &shown,
                     metadata: &metadata,
                     target,
-                });
+                })?;
             }
             Visited::File { .. } => {}
             Visited::Lost { path, error } => {
@@ -118,7 +117,9 @@ impl Filter {
             .build()
             .map_err(|error| invalid(format!("pattern '{pattern}': {}", error.kind())))?;
         let (types, size) = (arguments.types.clone(), arguments.size);
-        let [newer, older] = [arguments.newer, arguments.older].map(|time| time.map(file_time));
+        let zone = arguments.reading.zone();
+        let [newer, older] = [arguments.newer, arguments.older]
+            .map(|moment| moment.map(|moment| zone.instant(moment)));
         Ok(Self { glob: glob.compile_matcher(), is_of_path, types, size, newer, older })
     }
 
@@ -139,12 +140,4 @@ impl Filter {
             self.glob.is_match_candidate(&Candidate::new(path))
         }
     }
-}
-
-fn file_time(time: Timestamp) -> FileTime {
-    let nanoseconds = i64::from(time.subsec_nanosecond());
-    // Before 1970 the fraction is negative; a file's time counts it upwards.
-    let seconds = time.as_second() - i64::from(nanoseconds < 0);
-    let nanoseconds = u32::try_from(nanoseconds.rem_euclid(1_000_000_000)).unwrap_or_default();
-    FileTime { seconds, nanoseconds }
 }

@@ -18,7 +18,7 @@ use crate::session::{Outcome, Session};
 /// `NotFound` for an unknown image, volume or path; `Corrupt`, `Io` or `Unsupported` when the
 /// folder cannot be read at all.
 pub fn run(arguments: &LsArguments, session: &Session) -> Result<Outcome> {
-    let mut files = Files::open(&arguments.image, &arguments.with, "ls", session)?;
+    let mut files = Files::open(&arguments.image, &arguments.reading, "ls", session)?;
     let typed = arguments.path.as_deref().unwrap_or_default();
     let path = FilePath::parse(typed.as_bytes());
     let volume = files.disk.open(path.volume.as_deref())?;
@@ -28,7 +28,7 @@ pub fn run(arguments: &LsArguments, session: &Session) -> Result<Outcome> {
     let mut losses = Losses::default();
     losses.tell_doubts(&volume.name, filesystem, console);
     let start = resolve(filesystem, &path.path, LastLink::Keep)?;
-    let mut listing = Listing::new(console, arguments.long);
+    let mut listing = Listing::new(console, arguments.long, arguments.reading.zone());
     let is_folder = start.is_folder();
     Walk::new(filesystem).run(&start, &mut |visited| {
         match visited {
@@ -45,7 +45,7 @@ pub fn run(arguments: &LsArguments, session: &Session) -> Result<Outcome> {
                 let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
                 let shown = if arguments.recursive { path } else { name };
                 let (volume, metadata) = (volume.name.as_str(), &metadata);
-                listing.add(&Row { volume, path, shown, metadata, target });
+                listing.add(&Row { volume, path, shown, metadata, target })?;
             }
             Visited::Lost { path, error } => {
                 losses.tell(&place(&volume.name, path), &error, console);

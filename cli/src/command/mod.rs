@@ -29,6 +29,25 @@ use crate::session::{Outcome, Session};
 /// # Errors
 /// The engine's, and those of the surroundings.
 pub fn run(command: &Command, session: &Session) -> Result<Outcome> {
+    match dispatch(command, session) {
+        // Whoever read has had enough: what they were given was right.
+        Err(_) if only_prints(command) && session.console.has_lost_reader() => Ok(Outcome::Done),
+        ended => ended,
+    }
+}
+
+/// Whether a command has nothing left to do once nobody reads what it prints.
+fn only_prints(command: &Command) -> bool {
+    match command {
+        Command::Images | Command::Show(_) | Command::Ls(_) | Command::Cat(_) => true,
+        Command::Find(_) | Command::Diff(_) => true,
+        Command::Map(arguments) => arguments.svg.is_none(),
+        Command::Extract(arguments) => arguments.tar,
+        _ => false,
+    }
+}
+
+fn dispatch(command: &Command, session: &Session) -> Result<Outcome> {
     match command {
         Command::Init(arguments) => init::run(arguments, session),
         Command::Capture(arguments) => capture::run(arguments, session),

@@ -10,7 +10,8 @@ use imgx_engine::volume::{DiskLayout, Volume, probe};
 use serde_json::{Value, json};
 
 use super::capture::{instant, skipped_lines, tracker, unreadable_lines};
-use crate::args::{ShowArguments, is_path};
+use crate::args::{ReadingArguments, ShowArguments, is_path};
+use crate::files::Files;
 use crate::output::{Console, duration, exact_size, local_time, ratio, size, table};
 use crate::session::{Outcome, Session};
 
@@ -19,18 +20,30 @@ use crate::session::{Outcome, Session};
 /// # Errors
 /// `NotFound` for an unknown image or path; `Io`.
 pub fn run(arguments: &ShowArguments, session: &Session) -> Result<Outcome> {
+    let layout = match arguments.with.as_slice() {
+        [] => None,
+        with => {
+            let reading = ReadingArguments::with(with);
+            let files = Files::open(&arguments.image, &reading, "show", session)?;
+            Some(files.disk.layout().clone())
+        }
+    };
     if is_path(&arguments.image) {
-        return show_disk(Path::new(&arguments.image), &session.console);
+        return show_disk(Path::new(&arguments.image), layout, &session.console);
     }
-    let image = session.repository()?.resolve(&arguments.image)?;
+    let mut image = session.repository()?.resolve(&arguments.image)?;
+    if let Some(layout) = layout {
+        image.manifest.layout = json!(layout);
+    }
     show_image(&image, &session.console);
     Ok(Outcome::Done)
 }
 
-fn show_disk(path: &Path, console: &Console) -> Result<Outcome> {
+/// Shows a disk, and what it holds with others beside it, if that is known.
+fn show_disk(path: &Path, layout: Option<DiskLayout>, console: &Console) -> Result<Outcome> {
     let disk = Disk::open(path, &OpenOptions::default())?;
     let info = disk.info();
-    let layout = probe(&disk, info.logical_sector_size)?;
+    let layout = layout.map_or_else(|| probe(&disk, info.logical_sector_size), Ok)?;
     for warning in disk.warnings() {
         console.complain(&format!("warning: {warning}"));
     }

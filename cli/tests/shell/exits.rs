@@ -2,7 +2,9 @@
 
 use std::process::Stdio;
 
-use crate::support::{Shell, assert_same, length};
+use imgx_fixtures::tool;
+
+use crate::support::{Shell, assert_same, length, overwrite};
 
 #[test]
 fn wrong_usage_exits_with_2() {
@@ -93,5 +95,24 @@ fn a_reader_that_goes_away_is_no_failure() {
         let ended = child.wait_with_output().expect("it ends");
         assert_eq!(ended.status.code(), Some(0), "{line}");
         assert!(ended.stderr.is_empty(), "{line}: {}", String::from_utf8_lossy(&ended.stderr));
+    }
+}
+
+#[test]
+fn only_what_a_newer_version_may_know_is_said_to_need_one() {
+    let shell = Shell::with_repository();
+    let newer = "hint: a newer imgx may know this";
+    let refused = shell.imgx("ls nbds://localhost/x").exits(1).complains(&["nbds"]);
+    assert!(!refused.err.contains("newer"), "{}", refused.err);
+    shell.mixed_disk("disk.raw", 3_000_000);
+    let refused = shell.imgx("ls ./disk.raw disk:/").exits(1);
+    assert!(!refused.err.contains("newer"), "{}", refused.err);
+    if tool::have("mke2fs") {
+        let disk = shell.write("disk.img", &vec![0; 8 << 20]);
+        let words = ["-q", "-F", "-O", "^metadata_csum", disk.to_str().expect("plain")];
+        tool::run("mke2fs", &words).expect("made");
+        // The highest bit of s_feature_incompat.
+        overwrite(&disk, 1024 + 0x63, &[0x80]);
+        shell.imgx("ls ./disk.img disk:/").exits(1).complains(&["features", newer]);
     }
 }

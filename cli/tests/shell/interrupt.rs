@@ -1,12 +1,40 @@
 //! Stopped runs: exit code 130, and nothing half-done.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use imgx_fixtures::pattern::text;
+use imgx_fixtures::tool;
 
 use crate::support::{Shell, assert_same};
+
+#[test]
+fn an_archive_that_nobody_reads_any_more_is_interrupted() {
+    if !tool::have("mke2fs") {
+        println!("skipped: no mke2fs");
+        return;
+    }
+    let shell = Shell::new();
+    std::fs::create_dir(shell.path("content")).expect("made");
+    shell.write("content/large", &text(1, 24 << 20));
+    let [disk, content] = ["disk.img", "content"].map(|name| shell.path(name));
+    let words = [content, disk].map(|path| path.to_str().expect("plain").to_owned());
+    tool::run("mke2fs", &["-q", "-F", "-d", &words[0], &words[1], "64M"]).expect("made");
+    for signal in ["INT", "TERM"] {
+        let mut command = shell.command("extract ./disk.img /large --tar");
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("imgx can be run");
+        let mut archive = child.stdout.take().expect("it is piped");
+        archive.read_exact(&mut [0; 512]).expect("it begins");
+        let sent = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
+        assert!(sent.expect("kill can be run").success());
+        // The pipe stays open, and full.
+        let ended = child.wait_with_output().expect("it ends");
+        assert_eq!(ended.status.code(), Some(130), "SIG{signal}");
+        drop(archive);
+    }
+}
 
 #[test]
 fn a_capture_that_is_interrupted_leaves_no_image() {

@@ -1,5 +1,6 @@
 //! `imgx` as a user meets it: commands typed into a shell, what they print, how they exit.
 
+mod archive;
 mod damage;
 mod damaged_filesystems;
 mod differing;
@@ -19,3 +20,4 @@ mod targets;
 mod threads;
 mod tracking;
 mod unreadable;
+mod zones;

@@ -254,3 +254,85 @@ fn logical_volumes_of_a_group_on_two_disks_are_read_from_both() {
         alone.complains(&["is on another disk"]);
     }
 }
+
+#[test]
+fn what_lies_on_two_disks_is_shown_drawn_and_compared_with_both() {
+    need!("mkfs.btrfs");
+    let shell = Shell::with_repository();
+    let disks = ["one", "two"].map(|name| blank(&shell, name, 200 * MIB));
+    let parts = [0, 1].map(|number: usize| (disks[number].as_path(), 0, 200 * MIB));
+    make(&shell, &parts, &["-d", "raid0", "-m", "raid0"], &shell.path("truth"));
+    let capture = || ["one", "two"].map(|name| shell.imgx(&format!("capture {name}")).exits(0));
+    capture();
+    for name in ["one", "two"] {
+        fs::copy(shell.path(name), shell.path(&format!("{name}-before"))).expect("copied");
+    }
+    change(&shell, &disks);
+    capture();
+    let expected = ["A  disk:/new", "M  disk:/folder/small 17 (", "1 added, 1 changed"];
+    let pairs = [
+        "one~1 one --with two~1 --with two",
+        "one~1 one --with two --with two~1",
+        "two~1 two --with one~1 --with one",
+        "./one-before ./one --with ./two-before --with ./two",
+        "one~1 ./one --with two~1 --with ./two",
+    ];
+    for (number, pair) in pairs.into_iter().enumerate() {
+        let ended = shell.imgx(&format!("diff --files {pair}"));
+        match number {
+            // The states are exchanged: neither filesystem is whole.
+            1 => assert_ne!(ended.code, Some(0), "{pair}: {}", ended.out),
+            _ => drop(ended.exits(0).shows(&expected)),
+        }
+    }
+    // What is given once stands beside both.
+    let same = shell.imgx("diff --files one ./one --with two").exits(0);
+    same.shows(&["no file differs"]);
+    shell.imgx("diff one~1 one --with two").exits(2).complains(&["--files"]);
+    shell.imgx("show one --with two").exits(0).shows(&["btrfs"]);
+    shell.imgx("map one~1 one --with two").exits(0).shows(&["btrfs"]);
+}
+
+/// Changes a file of a btrfs on two disks, and makes another.
+fn change(shell: &Shell, disks: &[PathBuf; 2]) {
+    let devices = disks.each_ref().map(|disk| LoopDevice::attach(disk).expect("attached"));
+    let names = devices.each_ref().map(|device| device.path().to_str().expect("plain").to_owned());
+    let point = shell.path("mounted");
+    let mounted = point.to_str().expect("plain");
+    let list = names.each_ref().map(|name| format!("device={name}")).join(",");
+    tool::run("mount", &["-t", "btrfs", "-o", &list, &names[0], mounted]).expect("mounted");
+    let changed = fs::write(point.join("folder/small 17"), "changed")
+        .and_then(|()| fs::write(point.join("new"), "new"));
+    tool::run("umount", &[mounted]).expect("unmounted");
+    changed.expect("written");
+}
+
+#[test]
+fn a_group_on_two_disks_is_shown_whole_with_both() {
+    need!("vgcfgrestore");
+    let shell = Shell::with_repository();
+    let both = blank(&shell, "both", 80 * MIB);
+    let group = format!("imgxs{}", std::process::id());
+    let segments = vec![linear(0, 2, (1, 0)), linear(2, 3, (0, 1))];
+    let halves = [(0, 40 * MIB), (40 * MIB, 40 * MIB)];
+    lvm::make_group(&both, &halves, &group, &[Logical { name: "turned", segments }])
+        .expect("LVM's tools run");
+    let disk = fs::read(&both).expect("read");
+    for number in 0..2 {
+        shell.write(&format!("half-{number}"), &disk[number * (40 << 20)..][..40 << 20]);
+        shell.imgx(&format!("capture half-{number}")).exits(0);
+    }
+    for (one, other) in [("half-0", "half-1"), ("./half-1", "./half-0")] {
+        shell.imgx(&format!("show {one}")).exits(0).shows(&["is on another disk"]);
+        let whole = shell.imgx(&format!("show {one} --with {other}")).exits(0);
+        assert!(!whole.out.contains("cannot be read"), "{}", whole.out);
+        let document = shell.imgx(&format!("--json show {one} --with {other}")).exits(0).document();
+        let volumes = document["layout"]["volumes"].as_array().expect("a list").clone();
+        let turned = volumes.iter().find(|one| one["name"] == format!("{group}/turned"));
+        assert_eq!(turned.expect("it is there")["unsupported"], serde_json::Value::Null);
+    }
+    let map = shell.imgx("--json map half-0 --with half-1").exits(0).document();
+    let names = map["volumes"].as_array().expect("a list").clone();
+    let turned = names.iter().find(|one| one["name"] == format!("{group}/turned"));
+    assert_eq!(turned.expect("it is there")["unsupported"], serde_json::Value::Null);
+}

@@ -35,17 +35,20 @@ pub struct Error {
     kind: ErrorKind,
     context: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// Whether a later version may do what this one cannot.
+    is_newer: bool,
 }
 
 impl Error {
     /// A failure of `kind`; `context` says what was done to what, and where.
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into(), source: None }
+        Self { kind, context: context.into(), source: None, is_newer: false }
     }
 
     /// An operating system error, and what was being done when it came.
     pub fn io(context: impl Into<String>, source: io::Error) -> Self {
-        Self { kind: ErrorKind::Io, context: context.into(), source: Some(Box::new(source)) }
+        let source = Some(Box::new(source) as Box<_>);
+        Self { source, ..Self::new(ErrorKind::Io, context) }
     }
 
     /// Damage at `place`: what was expected there, and what was found.
@@ -55,6 +58,12 @@ impl Error {
         found: impl fmt::Display,
     ) -> Self {
         Self::new(ErrorKind::Corrupt, format!("{place}: expected {expected}, found {found}"))
+    }
+
+    /// `Unsupported` because of a version or feature that this version does not know, unlike what
+    /// is refused whatever the version.
+    pub fn newer(context: impl Into<String>) -> Self {
+        Self { is_newer: true, ..Self::new(ErrorKind::Unsupported, context) }
     }
 
     /// The run was stopped on request.
@@ -67,6 +76,12 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// Whether a later version may do what this one cannot.
+    #[must_use]
+    pub fn is_newer(&self) -> bool {
+        self.is_newer
     }
 
     /// The operating system's error number, if one lies beneath.

@@ -115,6 +115,9 @@ pub const MAX_LINKS_FOLLOWED: usize = 40;
 pub const MAX_FOLDER_DEPTH: usize = 2048;
 /// Files and folders that one extraction plans at most.
 pub const MAX_EXTRACTED: usize = 1 << 26;
+/// Stretches of data that an archive tells apart in one file at most; of a file with more, holes
+/// that are small are written out.
+pub const MAX_ARCHIVED_STRETCHES: usize = 1 << 20;
 /// Paths that one comparison of disks finds in only one of them at most.
 pub const MAX_DIFFERENCES: usize = 1 << 24;
 /// Stretches of one file that are compared by where they are at most; of a file with more, the

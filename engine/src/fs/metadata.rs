@@ -51,7 +51,7 @@ pub struct DirEntry {
 }
 
 /// Seconds and nanoseconds since 1970-01-01 00:00 UTC; the seconds are negative before it.
-/// Filesystems that store local time without a zone are read as if it were UTC.
+/// Local times without a zone are those of [`ReadOptions::zone`](crate::fs::ReadOptions).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp {
     /// Whole seconds, rounded down.
@@ -67,6 +67,8 @@ pub enum Protection {
     None,
     /// It is encrypted, and there is no key: sizes and attributes hold, content does not.
     Encrypted,
+    /// Its content is not on the disk: in cloud storage, deduplicated. Sizes and attributes hold.
+    Elsewhere,
     /// Its content is sealed by a tree of digests (fs-verity), which is not checked.
     Verity,
     /// A folder in a filesystem that minds case finds names whatever their case.

@@ -36,7 +36,7 @@ pub use metadata::{
     Timestamp, Xattr,
 };
 pub use numbered::{InUse, Numbered, Part};
-pub use open::open;
+pub use open::{ReadOptions, open, open_with};
 
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::digest::{DigestKeys, RepositoryId, random_bytes};
 use crate::base::bytes::{from_hex, to_hex};
-use crate::base::{BlockSize, Error, ErrorKind, Result};
+use crate::base::{BlockSize, Error, Result};
 
 /// The format that this version writes.
 pub const FORMAT: u32 = 1;
@@ -91,16 +91,15 @@ impl Config {
 
     fn check_supported(&self) -> Result<()> {
         if self.format != FORMAT {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("repository format {}: this version knows {FORMAT}", self.format),
-            ));
+            return Err(Error::newer(format!(
+                "repository format {}: this version knows {FORMAT}",
+                self.format
+            )));
         }
         if let Some(feature) = self.features.incompat.first() {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("repository needs '{feature}', which this version does not know"),
-            ));
+            return Err(Error::newer(format!(
+                "repository needs '{feature}', which this version does not know"
+            )));
         }
         if from_hex::<32>(&self.digest_key).is_none() {
             return Err(Error::corrupt("config's digest_key", "64 hexadecimal digits", "others"));
@@ -114,10 +113,9 @@ impl Config {
     /// `Unsupported` naming the feature that forbids it.
     pub fn check_writable(&self) -> Result<()> {
         let Some(feature) = self.features.read_compat.first() else { return Ok(()) };
-        Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("repository uses '{feature}': this version may read it, but not write"),
-        ))
+        Err(Error::newer(format!(
+            "repository uses '{feature}': this version may read it, but not write"
+        )))
     }
 
     /// The keys of its digests.
@@ -131,6 +129,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::ErrorKind;
 
     #[test]
     fn a_config_reads_back_as_plain_json() {

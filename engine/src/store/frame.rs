@@ -26,7 +26,7 @@ use super::digest::{Digest, PackId};
 use super::node::StoredEntry;
 use crate::base::bytes::{FieldReader, to_hex};
 use crate::base::limits::{MAX_BLOCK_SIZE, MAX_FRAME_MEMBERS, MAX_MANIFEST_SIZE, MAX_NODE_SIZE};
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{Error, Result};
 
 /// Bytes of a frame's header.
 pub const HEADER_LENGTH: usize = HEADER_FIELD as usize;
@@ -134,10 +134,9 @@ impl Codec {
             0 => Ok(Self::Raw),
             1 => Ok(Self::Zstd),
             2 => Ok(Self::Delta),
-            _ => Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("frame codec {code}: this version knows 0 (raw), 1 (zstd) and 2 (delta)"),
-            )),
+            _ => Err(Error::newer(format!(
+                "frame codec {code}: this version knows 0 (raw), 1 (zstd) and 2 (delta)"
+            ))),
         }
     }
 }
@@ -235,7 +234,7 @@ impl FrameHeader {
             ));
         }
         if zero != 0 {
-            return Err(Error::new(ErrorKind::Unsupported, "frame header: reserved bytes in use"));
+            return Err(Error::newer("frame header: reserved bytes in use"));
         }
         let (kind, codec) = (FrameKind::from_code(kind)?, Codec::from_code(codec)?);
         let header = Self { kind, codec, members, stored_length, content_length, stored_checksum };

@@ -297,10 +297,10 @@ impl Manifest {
             return Err(Error::corrupt("manifest", MARK, &self.imgx));
         }
         if self.format != super::config::FORMAT {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("image format {}: this version knows {}", self.format, 1),
-            ));
+            return Err(Error::newer(format!(
+                "image format {}: this version knows {}",
+                self.format, 1
+            )));
         }
         if self.size.0 > MAX_DISK_SIZE {
             return Err(Error::new(ErrorKind::Limit, format!("image of {} bytes", self.size)));

@@ -13,7 +13,7 @@ use super::frame::{Frame, FrameKind, HEADER_LENGTH as FRAME_HEADER, Place};
 use super::storage::{Folder, ObjectName, ObjectReader};
 use crate::base::bytes::{FieldReader, to_hex};
 use crate::base::limits::{MAX_FRAME_MEMBERS, MAX_PACK_ENTRIES, MAX_PACK_SIZE};
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{Error, Result};
 
 /// Bytes of a pack's header.
 pub const HEADER_LENGTH: usize = 48;
@@ -87,10 +87,7 @@ pub fn check_header(bytes: &[u8], repository: RepositoryId, pack: PackId) -> Res
     let (in_repository, in_pack) = (RepositoryId(fields.array()?), PackId(fields.array()?));
     check_crc("pack header CRC32", fields.u32()?, &bytes[..44])?;
     if version != VERSION {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("pack version {version}: this version reads {VERSION}"),
-        ));
+        return Err(Error::newer(format!("pack version {version}: this version reads {VERSION}")));
     }
     if in_repository != repository {
         return Err(Error::corrupt("pack's repository", repository, in_repository));

@@ -29,6 +29,7 @@ mod types;
 
 pub use layout::{Content, DiskLayout, PartitionTable, Volume};
 pub use leftover::{Leftover, leftovers};
+pub use lvm::PHYSICAL as PHYSICAL_VOLUME;
 pub use open::open;
 pub use probe::probe;
 pub use relocate::{GptMove, plan_gpt_move};

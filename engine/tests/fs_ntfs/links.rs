@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use imgx_engine::base::ErrorKind;
-use imgx_engine::fs::{FileId, FileType, Filesystem};
+use imgx_engine::fs::{FileId, FileType, Filesystem, Protection};
 use imgx_fixtures::tool;
 
 use crate::fixture::{Fixture, MIB, open};
@@ -117,27 +117,139 @@ fn links_of_windows_lead_where_they_would_there() {
     }
 }
 
+/// The value of an alias of a program, as Windows' store makes them.
+fn alias(version: u32, target: &str) -> String {
+    let texts = ["Some.Package_8wekyb3d8bbwe", "Some.Package_8wekyb3d8bbwe!App", target, "0"];
+    let units = texts.iter().flat_map(|text| text.encode_utf16().chain([0]));
+    let mut data = version.to_le_bytes().to_vec();
+    data.extend(units.flat_map(u16::to_le_bytes));
+    reparse_value(0x8000_001b, &data)
+}
+
 #[test]
-fn what_is_not_here_or_not_understood_is_refused() {
+fn aliases_of_programs_lead_to_them() {
     need_ntfs_3g!();
     let fixture = Fixture::make(16 * MIB, 4096);
+    let cases = [
+        (
+            "Apps/here.exe",
+            r"C:\Program Files\WindowsApps\Some\here.exe",
+            "../Program Files/WindowsApps/Some/here.exe",
+        ),
+        (
+            "Apps/gone.exe",
+            r"C:\Program Files\WindowsApps\Some\gone.exe",
+            "C:/Program Files/WindowsApps/Some/gone.exe",
+        ),
+    ];
     fixture.fill("", |root| {
-        for (name, tag) in [("deduplicated", 0x8000_0013), ("online", 0x9000_001a)] {
-            let path = root.join(name);
-            fs::write(&path, "what is left").expect("written");
-            set_reparse(&path, &reparse_value(tag, &[0; 16]));
+        fs::create_dir_all(root.join("Apps")).expect("made");
+        fs::create_dir_all(root.join("Program Files/WindowsApps/Some")).expect("made");
+        fs::write(root.join("Program Files/WindowsApps/Some/here.exe"), "MZ").expect("written");
+        for (path, target, _) in cases {
+            File::create(root.join(path)).expect("made");
+            set_reparse(&root.join(path), &alias(3, target));
         }
-        let path = root.join("offline");
-        fs::write(&path, "what is left").expect("written");
-        set_reparse(&path, &reparse_value(0x9000_701a, &[0; 16]));
-        let arguments = ["-n", "system.ntfs_attrib_be", "-v", "0x00001420", text(&path)];
-        tool::run("setfattr", &arguments).expect("setfattr runs");
+        // Of a version that nobody described: what is left is an empty file.
+        File::create(root.join("Apps/later.exe")).expect("made");
+        set_reparse(&root.join("Apps/later.exe"), &alias(4, "x"));
+        File::create(root.join("Apps/cut.exe")).expect("made");
+        set_reparse(&root.join("Apps/cut.exe"), &reparse_value(0x8000_001b, &[3, 0, 0, 0, 65, 0]));
     });
     let filesystem = open(&fixture.image()).expect("opened");
-    let opened =
-        |name| filesystem.open(find(filesystem.as_ref(), name)).map(|content| content.size());
-    assert_eq!(opened("online").expect("its content is here"), 12);
-    for name in ["deduplicated", "offline"] {
-        assert_eq!(opened(name).expect_err("refused").kind(), ErrorKind::Unsupported, "{name}");
+    for (path, _, expected) in cases {
+        let file = find(filesystem.as_ref(), path);
+        let found = filesystem.link_target(file).expect("a target");
+        assert_eq!(String::from_utf8_lossy(&found), expected, "{path}");
+        let metadata = filesystem.metadata(file).expect("described");
+        assert_eq!(metadata.file_type, FileType::Symlink, "{path}");
+    }
+    for path in ["Apps/later.exe", "Apps/cut.exe"] {
+        let file = find(filesystem.as_ref(), path);
+        let metadata = filesystem.metadata(file).expect("described");
+        assert_eq!((metadata.file_type, metadata.size), (FileType::Regular, 0), "{path}");
+        assert_eq!(filesystem.open(file).expect("it is empty").size(), 0, "{path}");
+    }
+}
+
+#[test]
+fn special_files_of_windows_nfs_server_are_what_they_stand_for() {
+    need_ntfs_3g!();
+    let text_of = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    let device = [5_u32.to_le_bytes(), 300_u32.to_le_bytes()].concat();
+    let cases = [
+        ("link", *b"LNK\x01\0\0\0\0", text_of("../to/größe"), FileType::Symlink),
+        ("char", *b"CHR\0\0\0\0\0", device.clone(), FileType::CharDevice),
+        ("block", *b"BLK\0\0\0\0\0", device, FileType::BlockDevice),
+        ("pipe", *b"FIFO\0\0\0\0", Vec::new(), FileType::Fifo),
+        ("socket", *b"SOCK\0\0\0\0", Vec::new(), FileType::Socket),
+    ];
+    let fixture = Fixture::make(16 * MIB, 4096);
+    fixture.fill("", |root| {
+        for (name, kind, data, _) in &cases {
+            File::create(root.join(name)).expect("made");
+            let value = reparse_value(0x8000_0014, &[kind.as_slice(), data].concat());
+            set_reparse(&root.join(name), &value);
+        }
+    });
+    let filesystem = open(&fixture.image()).expect("opened");
+    for (name, _, _, file_type) in cases {
+        let file = find(filesystem.as_ref(), name);
+        let metadata = filesystem.metadata(file).expect("described");
+        assert_eq!(metadata.file_type, file_type, "{name}");
+        let is_device = matches!(file_type, FileType::CharDevice | FileType::BlockDevice);
+        assert_eq!(metadata.device, is_device.then_some((5, 300)), "{name}");
+    }
+    let target = filesystem.link_target(find(filesystem.as_ref(), "link")).expect("a target");
+    assert_eq!(String::from_utf8_lossy(&target), "../to/größe");
+}
+
+#[test]
+fn what_is_not_here_is_refused_and_shown_and_all_else_is_what_is_on_the_disk() {
+    need_ntfs_3g!();
+    const OFFLINE: &str = "0x00001420";
+    let cases = [
+        ("deduplicated", 0x8000_0013, None, Some("deduplication")),
+        ("projected", 0x9000_001c, None, Some("projected")),
+        ("online", 0x9000_001a, None, None),
+        ("offline", 0x9000_701a, Some(OFFLINE), Some("cloud storage")),
+        ("of somebody's", 0x8000_4711, None, None),
+        ("of somebody's, offline", 0x8000_4711, Some(OFFLINE), Some("not known (0x80004711)")),
+        ("of somebody's, with holes", 0x8000_4711, None, Some("not known")),
+    ];
+    let size_of = |name: &str| if name.contains("holes") { MIB } else { 12 };
+    let fixture = Fixture::make(16 * MIB, 4096);
+    fixture.fill("", |root| {
+        for (name, tag, attributes, _) in cases {
+            let path = root.join(name);
+            fs::write(&path, "what is left").expect("written");
+            let file = File::options().write(true).open(&path).expect("opened");
+            file.set_len(size_of(name)).expect("set");
+            set_reparse(&path, &reparse_value(tag, &[0; 32]));
+            if let Some(attributes) = attributes {
+                let words = ["-n", "system.ntfs_attrib_be", "-v", attributes, text(&path)];
+                tool::run("setfattr", &words).expect("setfattr runs");
+            }
+        }
+    });
+    let filesystem = open(&fixture.image()).expect("opened");
+    for (name, _, _, elsewhere) in cases {
+        let file = find(filesystem.as_ref(), name);
+        let metadata = filesystem.metadata(file).expect("described");
+        assert_eq!(
+            (metadata.file_type, metadata.size),
+            (FileType::Regular, size_of(name)),
+            "{name}"
+        );
+        let is_elsewhere = metadata.protection == Protection::Elsewhere;
+        assert_eq!(is_elsewhere, elsewhere.is_some(), "{name}");
+        match (filesystem.open(file), elsewhere) {
+            (Ok(content), None) => assert_eq!(content.size(), 12, "{name}"),
+            (Err(error), Some(place)) => {
+                assert_eq!(error.kind(), ErrorKind::Unsupported, "{name}");
+                assert!(error.to_string().contains(place), "{name}: {error}");
+            }
+            (opened, _) => panic!("{name}: {:?}", opened.map(|content| content.size())),
+        }
     }
 }

@@ -13,7 +13,8 @@ use imgx_engine::store::repository::Image;
 use serde_json::{Value, json};
 
 use super::refuse_paths;
-use crate::args::MapArguments;
+use crate::args::{MapArguments, ReadingArguments};
+use crate::files::Files;
 use crate::output::{exact_size, local_time, short_id, size};
 use crate::progress::Reporter;
 use crate::session::{Outcome, Session};
@@ -45,7 +46,16 @@ pub fn run(arguments: &MapArguments, session: &Session) -> Result<Outcome> {
     let reporter = Reporter::new(console, stop);
     let (width, rows) = shape(arguments);
     let cells = u64::from(width) * u64::from(rows);
-    let map = DiskMap::read((earlier.as_ref(), &repository.reader(after)), cells, &reporter)?;
+    let images = (earlier.as_ref(), &repository.reader(after));
+    let map = match arguments.with.as_slice() {
+        [] => DiskMap::read(images, cells, &reporter)?,
+        with => {
+            let image = arguments.second.as_ref().unwrap_or(&arguments.first);
+            let files = Files::open(image, &ReadingArguments::with(with), "map", session)?;
+            let layout = Some(files.disk.layout().clone());
+            DiskMap::read_as(layout, images, cells, &reporter)?
+        }
+    };
     drop(reporter);
     let picture = Picture { map, image: after, before, width };
     if let Some(path) = &arguments.svg {

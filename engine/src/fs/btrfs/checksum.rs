@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use xxhash_rust::xxh64::xxh64;
 
 use crate::base::bytes::to_hex;
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{Error, Result};
 
 /// Bytes that headers have room for.
 pub(super) const CSUM_ROOM: usize = 32;
@@ -36,7 +36,7 @@ impl Checksum {
             3 => Self::Blake2b,
             other => {
                 let context = format!("btrfs with checksums of type {other}");
-                return Err(Error::new(ErrorKind::Unsupported, context));
+                return Err(Error::newer(context));
             }
         })
     }

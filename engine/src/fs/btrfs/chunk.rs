@@ -195,7 +195,7 @@ fn stripe(item: &[u8], number: usize) -> Option<Stripe> {
 fn layout(group: u64, count: usize, sub_stripes: usize) -> Result<Layout> {
     if group & !groups::KNOWN != 0 {
         let context = format!("block groups of type {group:#x}");
-        return Err(Error::new(ErrorKind::Unsupported, context));
+        return Err(Error::newer(context));
     }
     let (layout, is_right) = match group & !groups::TYPES {
         0 => (Layout::Mirrored, count == 1),

@@ -7,7 +7,7 @@ use super::checksum::Checksum;
 use super::features::{compat_ro, describe, flags, incompat};
 use super::units::{Logical, index};
 use crate::base::fields::{array, has, le16, le32, le64, slice, u8_at};
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{Error, Result};
 
 /// Bytes of a superblock.
 pub(super) const SUPERBLOCK_SIZE: usize = 4096;
@@ -191,12 +191,12 @@ impl Superblock {
         if unknown != 0 {
             let names = describe(unknown, &incompat::NAMES);
             let context = format!("btrfs with features that are not known: {names}");
-            return Err(Error::new(ErrorKind::Unsupported, context));
+            return Err(Error::newer(context));
         }
         let unknown = self.flags & !flags::KNOWN;
         if unknown != 0 {
             let context = format!("btrfs with {}", describe(unknown, &flags::NAMES));
-            return Err(Error::new(ErrorKind::Unsupported, context));
+            return Err(Error::newer(context));
         }
         Ok(())
     }

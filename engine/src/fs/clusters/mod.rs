@@ -18,4 +18,4 @@ pub(super) use heap::Heap;
 pub(super) use names::{same_name, wtf8};
 pub(super) use records::{Record, each_record, read_record, show};
 pub(super) use table::{Table, Width, Window};
-pub(super) use time::dos_time;
+pub(super) use time::WallTime;

@@ -3,8 +3,8 @@
 
 use crate::base::fields::{le16, le32, le64, u8_at};
 use crate::base::{Error, Result};
-use crate::fs::clusters::{Start, dos_time, wtf8};
-use crate::fs::{FileType, Timestamp};
+use crate::fs::FileType;
+use crate::fs::clusters::{Start, WallTime, wtf8};
 
 /// Types of records; the highest bit says that one is in use.
 pub(super) const END: u8 = 0x00;
@@ -39,9 +39,9 @@ pub(super) struct FileEntry {
     pub size: u64,
     /// Bytes that were written.
     pub valid: u64,
-    pub modified: Option<Timestamp>,
-    pub accessed: Option<Timestamp>,
-    pub created: Option<Timestamp>,
+    pub modified: WallTime,
+    pub accessed: WallTime,
+    pub created: WallTime,
     attributes: u16,
 }
 
@@ -122,30 +122,29 @@ fn checksum(set: &[u8]) -> u16 {
 }
 
 /// A timestamp [7.4.8], its hundredths, and its offset from UTC in quarters of an hour [7.4.10].
-fn time(stamp: u32, hundredths: u8, offset: u8) -> Option<Timestamp> {
+fn time(stamp: u32, hundredths: u8, offset: u8) -> WallTime {
     let [low, high, date_low, date_high] = stamp.to_le_bytes();
-    let date = u16::from_le_bytes([date_low, date_high]);
-    let local = dos_time(date, u16::from_le_bytes([low, high]), hundredths)?;
-    if offset & OFFSET_VALID == 0 {
-        return Some(local);
-    }
+    let (date, time) = (u16::from_le_bytes([date_low, date_high]), u16::from_le_bytes([low, high]));
     let quarters = i64::from(offset & OFFSET_BITS);
     let negative = if offset & OFFSET_NEGATIVE == 0 { 0 } else { 64 };
-    let quarters = quarters.checked_sub(negative)?;
-    let seconds = local.seconds.checked_sub(quarters.checked_mul(900)?)?;
-    Some(Timestamp { seconds, ..local })
+    let is_valid = offset & OFFSET_VALID != 0;
+    let seconds = quarters.saturating_sub(negative).saturating_mul(900);
+    WallTime { date, time, hundredths, offset: is_valid.then_some(seconds) }
 }
 
 #[cfg(test)]
 mod tests {
+    use jiff::tz::TimeZone;
+
     use super::*;
 
     #[test]
     fn times_are_taken_back_to_utc() {
         let noon = (((2026 - 1980) << 9 | 11 << 5 | 24) << 16) | (12 << 11);
-        let seconds = |offset| time(noon, 0, offset).map(|time| time.seconds);
+        let zone = TimeZone::fixed(jiff::tz::offset(-3));
+        let seconds = |offset| time(noon, 0, offset).instant(&zone).map(|time| time.seconds);
         let utc = seconds(0x80).expect("a time");
-        assert_eq!(seconds(0), Some(utc), "without an offset");
+        assert_eq!(seconds(0), Some(utc + 3 * 3600), "of the zone, without an offset");
         assert_eq!(seconds(0x88), Some(utc - 7200), "two hours east");
         assert_eq!(seconds(0xec), Some(utc + 18_000), "five hours west");
     }

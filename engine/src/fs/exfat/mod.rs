@@ -1,6 +1,7 @@
 //! exFAT.
 //!
-//! Times are read with the zone that they carry, and as UTC where they carry none.
+//! Times may carry their offset from UTC; where they do not, they are local ones of a zone that is
+//! not said.
 //!
 //! Source: Microsoft, "exFAT file system specification" (2019); sections in brackets.
 
@@ -11,6 +12,8 @@ mod upcase;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+
+use jiff::tz::TimeZone;
 
 use self::boot::Boot;
 use self::entry::FileEntry;
@@ -36,6 +39,8 @@ pub(super) struct ExFat {
     system: SystemFiles,
     upcase: UpCase,
     is_clean: bool,
+    /// The zone of times that do not say theirs.
+    zone: TimeZone,
     info: FilesystemInfo,
     /// What is damaged of it as a whole.
     doubts: Arc<Doubts>,
@@ -45,7 +50,10 @@ pub(super) struct ExFat {
 ///
 /// # Errors
 /// See [`Filesystem`].
-pub(super) fn open(volume: &Arc<dyn ReadAt>) -> Result<Option<Box<dyn Filesystem>>> {
+pub(super) fn open(
+    volume: &Arc<dyn ReadAt>,
+    zone: &TimeZone,
+) -> Result<Option<Box<dyn Filesystem>>> {
     let Some((boot, note)) = Boot::read(volume)? else { return Ok(None) };
     let doubts = Arc::new(Doubts::default());
     let heap = boot.heap(volume, &doubts);
@@ -65,7 +73,8 @@ pub(super) fn open(volume: &Arc<dyn ReadAt>) -> Result<Option<Box<dyn Filesystem
     if !is_clean {
         info.notes.push("it was not unmounted cleanly".to_owned());
     }
-    Ok(Some(Box::new(ExFat { heap, root, system, upcase, is_clean, info, doubts })))
+    let zone = zone.clone();
+    Ok(Some(Box::new(ExFat { heap, root, system, upcase, is_clean, zone, info, doubts })))
 }
 
 impl ExFat {
@@ -166,10 +175,10 @@ impl Filesystem for ExFat {
             gid: None,
             links: 1,
             device: None,
-            modified: entry.and_then(|entry| entry.modified),
-            accessed: entry.and_then(|entry| entry.accessed),
+            modified: entry.and_then(|entry| entry.modified.instant(&self.zone)),
+            accessed: entry.and_then(|entry| entry.accessed.instant(&self.zone)),
             changed: None,
-            created: entry.and_then(|entry| entry.created),
+            created: entry.and_then(|entry| entry.created.instant(&self.zone)),
             protection: Protection::None,
         })
     }

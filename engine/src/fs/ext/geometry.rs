@@ -3,7 +3,7 @@
 use super::features::{self, compat, incompat, ro_compat};
 use super::superblock::Superblock;
 use super::units::{BlockNumber, GroupNumber, InodeNumber, index, join};
-use crate::base::{ByteRange, Error, ErrorKind, Result, limits};
+use crate::base::{ByteRange, Error, Result, limits};
 
 /// Largest `s_log_block_size`: 64 KiB.
 const MAX_LOG_BLOCK_SIZE: u32 = 6;
@@ -196,14 +196,14 @@ impl std::fmt::Display for Geometry {
 fn refuse_unknown(superblock: &Superblock) -> Result<()> {
     if !superblock.has_known_checksums() {
         let context = format!("checksums of type {}", superblock.s_checksum_type);
-        return Err(Error::new(ErrorKind::Unsupported, context));
+        return Err(Error::newer(context));
     }
     match superblock.s_feature_incompat & !incompat::KNOWN {
         0 => Ok(()),
         bits => {
             let names = features::describe(bits, &incompat::NAMES);
             let context = format!("the filesystem uses features that are not supported: {names}");
-            Err(Error::new(ErrorKind::Unsupported, context))
+            Err(Error::newer(context))
         }
     }
 }
@@ -261,6 +261,7 @@ mod tests {
     #![allow(clippy::indexing_slicing, clippy::as_conversions, reason = "a test may panic")]
 
     use super::*;
+    use crate::base::ErrorKind;
 
     fn superblock() -> Superblock {
         let mut block = vec![0; 1024];

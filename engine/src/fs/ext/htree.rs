@@ -12,7 +12,7 @@ use super::inode::Inode;
 use super::map::RunPlace;
 use super::units::{FileBlock, InodeNumber, index};
 use crate::base::fields::{le16, le32, u8_at};
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{Error, Result};
 
 /// Where the root's information is: after the entries of `.` and `..`.
 const ROOT_INFO: usize = 0x18;
@@ -204,7 +204,7 @@ impl Ext {
         let version = if unsigned { version.saturating_add(3) } else { version };
         hash_name(version, &self.superblock.s_hash_seed, name).ok_or_else(|| {
             let context = format!("folder index with hash version {version}");
-            Error::new(ErrorKind::Unsupported, context)
+            Error::newer(context)
         })
     }
 }

@@ -2,8 +2,8 @@
 
 use super::oem;
 use crate::base::fields::{le16, le32, u8_at};
-use crate::fs::clusters::{Start, Width, dos_time};
-use crate::fs::{FileType, Timestamp};
+use crate::fs::FileType;
+use crate::fs::clusters::{Start, WallTime, Width};
 
 /// Attributes (`DIR_Attr`).
 const VOLUME_ID: u8 = 0x08;
@@ -86,16 +86,17 @@ impl ShortEntry {
         Start { cluster: self.first, is_contiguous: false }
     }
 
-    pub(super) fn modified(&self) -> Option<Timestamp> {
-        dos_time(self.modified.0, self.modified.1, 0)
+    pub(super) fn modified(&self) -> WallTime {
+        wall(self.modified.0, self.modified.1, 0)
     }
 
-    pub(super) fn accessed(&self) -> Option<Timestamp> {
-        dos_time(self.accessed, 0, 0)
+    /// The day alone.
+    pub(super) fn accessed(&self) -> WallTime {
+        wall(self.accessed, 0, 0)
     }
 
-    pub(super) fn created(&self) -> Option<Timestamp> {
-        dos_time(self.created.0, self.created.1, self.created.2)
+    pub(super) fn created(&self) -> WallTime {
+        wall(self.created.0, self.created.1, self.created.2)
     }
 
     /// Its name without a long one: eight characters, a dot, and three.
@@ -177,4 +178,9 @@ impl LongName {
         name.units.truncate(end);
         (is_whole && !name.units.is_empty()).then_some(name.units)
     }
+}
+
+/// No zone is said.
+fn wall(date: u16, time: u16, hundredths: u8) -> WallTime {
+    WallTime { date, time, hundredths, offset: None }
 }

@@ -1,6 +1,7 @@
 //! FAT12, FAT16 and FAT32, with long names.
 //!
-//! Names without a long one are in code page 437, as Linux assumes; times are taken as UTC.
+//! Names without a long one are in code page 437, as Linux assumes; times are local ones
+//! of a zone that is not said.
 //! Where the first allocation table cannot be read or leads nowhere, the second one is asked.
 //!
 //! Source: Microsoft, "FAT: General Overview of On-Disk Format" 1.03 (2000).
@@ -13,9 +14,11 @@ mod oem;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
+
 use self::boot::{Boot, Root};
 use self::entry::ShortEntry;
-use super::clusters::{ChainContent, Heap, Start, Width, Window, read_record, same_name};
+use super::clusters::{ChainContent, Heap, Start, WallTime, Width, Window, read_record, same_name};
 use super::{
     DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata,
     Protection, Visit, Xattr,
@@ -28,6 +31,8 @@ pub(super) struct Fat {
     heap: Heap,
     root: Root,
     is_clean: bool,
+    /// The zone of its times.
+    zone: TimeZone,
     info: FilesystemInfo,
     /// What is damaged of it as a whole.
     doubts: Arc<Doubts>,
@@ -37,9 +42,12 @@ pub(super) struct Fat {
 ///
 /// # Errors
 /// See [`Filesystem`].
-pub(super) fn open(volume: &Arc<dyn ReadAt>) -> Result<Option<Box<dyn Filesystem>>> {
+pub(super) fn open(
+    volume: &Arc<dyn ReadAt>,
+    zone: &TimeZone,
+) -> Result<Option<Box<dyn Filesystem>>> {
     match Boot::read(volume)? {
-        Some(boot) => Ok(Some(Box::new(assemble(volume, &boot)?))),
+        Some(boot) => Ok(Some(Box::new(assemble(volume, &boot, zone)?))),
         None => Ok(None),
     }
 }
@@ -50,18 +58,22 @@ pub(super) fn open(volume: &Arc<dyn ReadAt>) -> Result<Option<Box<dyn Filesystem
 ///
 /// # Errors
 /// See [`Filesystem`].
-pub(super) fn open_by_backup(volume: &Arc<dyn ReadAt>) -> Result<Option<Box<dyn Filesystem>>> {
+pub(super) fn open_by_backup(
+    volume: &Arc<dyn ReadAt>,
+    zone: &TimeZone,
+) -> Result<Option<Box<dyn Filesystem>>> {
     let Some(boot) = Boot::read_copy(volume)? else { return Ok(None) };
-    let fat = assemble(volume, &boot)?;
+    let fat = assemble(volume, &boot, zone)?;
     fat.doubts.add("The boot sector is damaged; its copy is used.");
     Ok(Some(Box::new(fat)))
 }
 
 /// Opens what `boot` describes.
-fn assemble(volume: &Arc<dyn ReadAt>, boot: &Boot) -> Result<Fat> {
+fn assemble(volume: &Arc<dyn ReadAt>, boot: &Boot, zone: &TimeZone) -> Result<Fat> {
     let doubts = Arc::new(Doubts::default());
     let heap = boot.heap(volume, &doubts);
-    let mut fat = Fat { heap, root: boot.root, is_clean: false, info: boot.info(), doubts };
+    let (zone, info) = (zone.clone(), boot.info());
+    let mut fat = Fat { heap, root: boot.root, is_clean: false, zone, info, doubts };
     fat.is_clean = !boot.is_dirty && fat.is_marked_clean()?;
     if !fat.is_clean {
         fat.info.notes.push("it was not unmounted cleanly".to_owned());
@@ -161,6 +173,8 @@ impl Filesystem for Fat {
     fn metadata(&self, file: FileId) -> Result<Metadata> {
         let entry = self.entry(file)?;
         let entry = entry.as_ref();
+        let time =
+            |of: fn(&ShortEntry) -> WallTime| entry.and_then(|entry| of(entry).instant(&self.zone));
         Ok(Metadata {
             file_type: entry.map_or(FileType::Directory, ShortEntry::file_type),
             size: entry.filter(|entry| !entry.is_folder()).map_or(0, |entry| entry.size.into()),
@@ -169,10 +183,10 @@ impl Filesystem for Fat {
             gid: None,
             links: 1,
             device: None,
-            modified: entry.and_then(ShortEntry::modified),
-            accessed: entry.and_then(ShortEntry::accessed),
+            modified: time(ShortEntry::modified),
+            accessed: time(ShortEntry::accessed),
             changed: None,
-            created: entry.and_then(ShortEntry::created),
+            created: time(ShortEntry::created),
             protection: Protection::None,
         })
     }

@@ -270,7 +270,10 @@ impl Filesystem for Ntfs {
             Nature::Overlaid(algorithm) => self.open_overlaid(&found, algorithm),
             Nature::Elsewhere(tag) => {
                 let number = found.record.number;
-                let context = format!("{number}: its content is elsewhere (tag {tag:#010x})");
+                let place = reparse::elsewhere(tag).unwrap_or("what is not known");
+                let context = format!(
+                    "{number}: its content is not on the disk but in {place} ({tag:#010x})"
+                );
                 Err(Error::new(ErrorKind::Unsupported, context))
             }
             _ => Err(Error::new(ErrorKind::Invalid, "it is no regular file")),

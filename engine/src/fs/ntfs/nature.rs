@@ -26,6 +26,7 @@ const MAX_LINK: u64 = 8 + 2 * 4096;
 const DEVICE: usize = 24;
 /// `FileAttributes`.
 const HIDDEN: u32 = 0x2;
+const SPARSE: u32 = 0x200;
 /// The content is not here, but will be fetched when it is read.
 const OFFLINE: u32 = 0x1000 | 0x4_0000 | 0x40_0000;
 
@@ -73,7 +74,7 @@ impl Ntfs {
             [] => self.nature(file)?,
             _ => Nature::Plain(FileType::Regular),
         };
-        let (mut size, mut device) = (0, None);
+        let (mut size, mut device, mut protection) = (0, None, Protection::None);
         let file_type = match nature {
             Nature::Plain(file_type) => file_type,
             Nature::Link(target) => {
@@ -84,12 +85,19 @@ impl Ntfs {
                 device = numbers;
                 file_type
             }
-            Nature::Overlaid(_) | Nature::Elsewhere(_) => FileType::Regular,
+            Nature::Overlaid(_) => FileType::Regular,
+            Nature::Elsewhere(_) => {
+                protection = Protection::Elsewhere;
+                FileType::Regular
+            }
         };
         let is_encrypted =
             file_type == FileType::Regular && head.as_ref().is_some_and(|head| head.is_encrypted);
         if file_type == FileType::Regular {
             size = head.map_or(0, |head| head.size);
+        }
+        if is_encrypted {
+            protection = Protection::Encrypted;
         }
         let standard = standard.as_ref();
         // Damage there costs itself only, and is told with the attributes.
@@ -106,7 +114,7 @@ impl Ntfs {
             accessed: standard.map(|standard| standard.accessed),
             changed: standard.map(|standard| standard.changed),
             created: standard.map(|standard| standard.created),
-            protection: if is_encrypted { Protection::Encrypted } else { Protection::None },
+            protection,
         })
     }
 
@@ -125,12 +133,17 @@ impl Ntfs {
                 Reparse::Link(target) => Nature::Link(target),
                 Reparse::Absolute(target) => Nature::Link(self.resolve(file, target)),
                 Reparse::Special(file_type) => Nature::Plain(file_type),
-                Reparse::Device(file_type) => Nature::Device(file_type, self.linux(file)?.device),
+                Reparse::Device(file_type, numbers) => {
+                    Nature::Device(file_type, numbers.or(self.linux(file)?.device))
+                }
                 Reparse::Overlay(algorithm) => Nature::Overlaid(algorithm),
                 Reparse::Cloud if is_folder || attributes & OFFLINE == 0 => Nature::Plain(plain),
                 // A folder's entries are here, whatever else is.
                 Reparse::Other(_) if is_folder => Nature::Plain(plain),
                 Reparse::Cloud => Nature::Elsewhere(reparse::CLOUD),
+                Reparse::Other(tag) if self.is_content_here(file, tag, attributes)? => {
+                    Nature::Plain(plain)
+                }
                 Reparse::Other(tag) => Nature::Elsewhere(tag),
             });
         }
@@ -141,6 +154,14 @@ impl Ntfs {
             return Ok(nature);
         }
         Ok(Nature::Plain(plain))
+    }
+
+    /// Whether the content of a file with a tag that is not understood is on the disk: nothing says
+    /// that it is not, and no part of it is left out. One without content has all of it.
+    fn is_content_here(&self, file: &File, tag: u32, attributes: u32) -> Result<bool> {
+        let may_be = reparse::elsewhere(tag).is_none() && attributes & OFFLINE == 0;
+        let is_whole = attributes & SPARSE == 0 || self.size(file)? == 0;
+        Ok(may_be && is_whole)
     }
 
     /// What a system file stands for, if anything.

@@ -1,6 +1,7 @@
 //! Reparse points: links, and files that something else than the filesystem completes.
 //!
-//! Source: Microsoft, "[MS-FSCC] File System Control Codes", section 2.1.2.
+//! Source: Microsoft, "[MS-FSCC] File System Control Codes", section 2.1.2; of the aliases of
+//! programs, which that does not describe, Cygwin's `winsup/cygwin/path.cc` (`check_reparse_point_target`).
 
 use super::Ntfs;
 use super::attribute::{Form, kind};
@@ -22,6 +23,9 @@ const LX_FIFO: u32 = 0x8000_0024;
 const LX_CHR: u32 = 0x8000_0025;
 const LX_BLK: u32 = 0x8000_0026;
 const WOF: u32 = 0x8000_0017;
+const NFS: u32 = 0x8000_0014;
+/// The alias of a program from Windows' store.
+const APP_EXEC_LINK: u32 = 0x8000_001b;
 /// One of sixteen that cloud storage uses, which differ in four bits.
 pub(super) const CLOUD: u32 = 0x9000_001a;
 const CLOUD_BITS: u32 = 0x0000_f000;
@@ -30,6 +34,24 @@ const RELATIVE: u32 = 1;
 /// The overlay filter's provider for single files, and the version of both structures.
 const WOF_FILE: u32 = 2;
 const WOF_VERSION: u32 = 1;
+/// The version of such an alias, and which of its texts is the program's path.
+const ALIAS_VERSION: u32 = 3;
+const ALIAS_TARGET: usize = 2;
+/// Tags of files that have their content somewhere else, whatever is on the disk.
+const ELSEWHERE: [(u32, &str); 12] = [
+    (0xc000_0004, "hierarchical storage"),
+    (0x8000_0006, "hierarchical storage"),
+    (0x8000_0007, "single instance storage"),
+    (0x8000_0008, "a WIM image"),
+    (0x8000_0013, "deduplication"),
+    (0x8000_0015, "cloud storage"),
+    (0x8000_0017, "an overlaid image"),
+    (0x8000_0018, "a container's layer"),
+    (0x9000_1018, "a container's layer"),
+    (0xa000_0027, "a container's layer"),
+    (0x9000_001c, "a projected filesystem"),
+    (0x8000_0020, "a virtual filesystem of Git's"),
+];
 
 /// What a reparse point means.
 pub(super) enum Reparse {
@@ -39,8 +61,8 @@ pub(super) enum Reparse {
     Absolute(Vec<u8>),
     /// A pipe or socket of Linux's.
     Special(FileType),
-    /// A device of Linux's.
-    Device(FileType),
+    /// A device of Linux's, and its numbers if they stand here.
+    Device(FileType, Option<(u32, u32)>),
     /// A file compressed by Windows' overlay filter, with this algorithm.
     Overlay(u32),
     /// A file of cloud storage, whose content may not be here.
@@ -68,8 +90,10 @@ pub(super) fn parse(point: &[u8]) -> Result<Reparse> {
         LX_SYMLINK => Reparse::Link(data.get(4..).ok_or_else(|| wrong("a sound target"))?.to_vec()),
         AF_UNIX => Reparse::Special(FileType::Socket),
         LX_FIFO => Reparse::Special(FileType::Fifo),
-        LX_CHR => Reparse::Device(FileType::CharDevice),
-        LX_BLK => Reparse::Device(FileType::BlockDevice),
+        LX_CHR => Reparse::Device(FileType::CharDevice, None),
+        LX_BLK => Reparse::Device(FileType::BlockDevice, None),
+        NFS => special_of_nfs(data).unwrap_or(Reparse::Other(tag)),
+        APP_EXEC_LINK => alias(data).unwrap_or(Reparse::Other(tag)),
         WOF => match [le32(data, 0), le32(data, 4), le32(data, 8)] {
             [Some(WOF_VERSION), Some(WOF_FILE), Some(WOF_VERSION)] => {
                 Reparse::Overlay(le32(data, 12).ok_or_else(|| wrong("an algorithm"))?)
@@ -81,22 +105,61 @@ pub(super) fn parse(point: &[u8]) -> Result<Reparse> {
     })
 }
 
-/// The target of a link, whose texts begin at `start`.
-fn link(data: &[u8], start: usize, is_relative: bool) -> Option<Reparse> {
-    let texts = data.get(start..)?;
-    let (at, length) = (le16(data, 0)?, le16(data, 2)?); // SubstituteNameOffset, -Length
-    let mut target = name::text(slice(texts, usize::from(at), usize::from(length))?);
+/// Where files with this tag have their content, if it is known that it is not on the disk.
+pub(super) fn elsewhere(tag: u32) -> Option<&'static str> {
+    if tag & !CLOUD_BITS == CLOUD {
+        return Some("cloud storage");
+    }
+    ELSEWHERE.iter().find(|(known, _)| *known == tag).map(|(_, place)| *place)
+}
+
+/// What Windows' NFS server keeps of files that Windows has none of: `NFS_SPECFILE` types, in
+/// letters from the last to the first.
+fn special_of_nfs(data: &[u8]) -> Option<Reparse> {
+    let rest = data.get(8..)?;
+    let device = |file_type| {
+        let numbers = le32(rest, 0).zip(le32(rest, 4));
+        Some(Reparse::Device(file_type, Some(numbers?)))
+    };
+    match slice(data, 0, 8)? {
+        b"LNK\x01\0\0\0\0" => Some(Reparse::Link(name::text(rest))),
+        b"CHR\0\0\0\0\0" => device(FileType::CharDevice),
+        b"BLK\0\0\0\0\0" => device(FileType::BlockDevice),
+        b"FIFO\0\0\0\0" => Some(Reparse::Special(FileType::Fifo)),
+        b"SOCK\0\0\0\0" => Some(Reparse::Special(FileType::Socket)),
+        _ => None,
+    }
+}
+
+/// The alias of a program: a version, and texts that each end with a NUL: package, entry point,
+/// path of the program, and its kind.
+fn alias(data: &[u8]) -> Option<Reparse> {
+    let texts = data.get(4..).filter(|_| le32(data, 0) == Some(ALIAS_VERSION))?;
+    let units: Vec<&[u8]> = texts.chunks_exact(2).collect();
+    let target = units.split(|unit| *unit == [0, 0]).nth(ALIAS_TARGET)?.concat();
+    (!target.is_empty()).then(|| absolute(&with_slashes(name::text(&target))))
+}
+
+fn with_slashes(mut target: Vec<u8>) -> Vec<u8> {
     for byte in &mut target {
         if *byte == b'\\' {
             *byte = b'/';
         }
     }
-    if is_relative {
-        return Some(Reparse::Link(target));
-    }
+    target
+}
+
+fn absolute(target: &[u8]) -> Reparse {
     // The object manager's name for what a program calls a drive or volume.
-    let target = target.strip_prefix(b"/??/").unwrap_or(&target).to_vec();
-    Some(Reparse::Absolute(target))
+    Reparse::Absolute(target.strip_prefix(b"/??/").unwrap_or(target).to_vec())
+}
+
+/// The target of a link, whose texts begin at `start`.
+fn link(data: &[u8], start: usize, is_relative: bool) -> Option<Reparse> {
+    let texts = data.get(start..)?;
+    let (at, length) = (le16(data, 0)?, le16(data, 2)?); // SubstituteNameOffset, -Length
+    let target = with_slashes(name::text(slice(texts, usize::from(at), usize::from(length))?));
+    Some(if is_relative { Reparse::Link(target) } else { absolute(&target) })
 }
 
 /// What is called for each folder on a way.

@@ -224,20 +224,19 @@ fn split(number: u64, bits: u32) -> (u64, u64) {
 }
 
 fn refuse_unknown(superblock: &Superblock) -> Result<()> {
-    let unsupported = |what: String| Err(Error::new(ErrorKind::Unsupported, what));
     match superblock.version() {
         4 if superblock.sb_versionnum & version::DIRV2 == 0 => {
-            return unsupported("folders of version 1".to_owned());
+            return Err(Error::new(ErrorKind::Unsupported, "folders of version 1"));
         }
         4 => {}
         5 => {
             let unknown = superblock.sb_features_incompat & !incompat::KNOWN;
             if unknown != 0 {
                 let names = features::describe(unknown, &incompat::NAMES);
-                return unsupported(format!("features that are not known: {names}"));
+                return Err(Error::newer(format!("features that are not known: {names}")));
             }
         }
-        other => return unsupported(format!("version {other} of XFS")),
+        other => return Err(Error::newer(format!("version {other} of XFS"))),
     }
     Ok(())
 }

@@ -136,8 +136,9 @@ fn attributes(before: &Metadata, after: &Metadata, has_new_entries: bool) -> Asp
     aspects
 }
 
-/// Whether `error` says no more than that a content is encrypted.
+/// Whether `error` says no more than that a content is encrypted, or not on the disk.
 fn is_sealed(metadata: [&Metadata; 2], error: &Error) -> bool {
-    let is_encrypted = |one: &Metadata| one.protection == Protection::Encrypted;
-    error.kind() == ErrorKind::Unsupported && metadata.into_iter().any(is_encrypted)
+    let is_sealed =
+        |one: &Metadata| matches!(one.protection, Protection::Encrypted | Protection::Elsewhere);
+    error.kind() == ErrorKind::Unsupported && metadata.into_iter().any(is_sealed)
 }

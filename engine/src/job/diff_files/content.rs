@@ -43,7 +43,7 @@ impl Contents<'_> {
         }
         let mut maps = [Vec::new(), Vec::new()];
         for side in Side::BOTH {
-            match of(side, map_of(open[side.index()].as_mut()))? {
+            match of(side, map_of(open[side.index()].as_mut(), self.observer))? {
                 Some(map) => maps[side.index()] = map,
                 None => return self.read_and_compare(&mut open, &[ByteRange::new(0, size)]),
             }
@@ -130,9 +130,9 @@ fn end_of(extent: &Extent) -> u64 {
 }
 
 /// A file's stretches, neighbours on the disk as one; `None` if there are too many.
-fn map_of(content: &mut dyn FileContent) -> Result<Option<Vec<Extent>>> {
+fn map_of(content: &mut dyn FileContent, observer: &dyn Observer) -> Result<Option<Vec<Extent>>> {
     let mut map: Vec<Extent> = Vec::new();
-    let mut is_whole = true;
+    let (mut is_whole, mut is_stopped) = (true, false);
     content.extents(&mut |extent| {
         let place_behind = map.last().and_then(|last| match last.place {
             Place::At(place) => place.checked_add(last.length).map(Place::At),
@@ -145,8 +145,15 @@ fn map_of(content: &mut dyn FileContent) -> Result<Option<Vec<Extent>>> {
             _ => map.push(extent),
         }
         is_whole = map.len() <= MAX_COMPARED_EXTENTS;
-        if is_whole { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        is_stopped = observer.cancelled();
+        match is_whole && !is_stopped {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
     })?;
+    if is_stopped {
+        return Err(Error::cancelled());
+    }
     Ok(is_whole.then_some(map))
 }
 

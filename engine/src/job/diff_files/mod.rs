@@ -43,6 +43,7 @@ use super::files::{FileDisk, OpenVolume, is_filesystem};
 use crate::base::limits::COMPARED_PIECES;
 use crate::base::{Error, ErrorKind, Observer, Result};
 use crate::block::{Cached, ReadAt};
+use crate::fs::ReadOptions;
 use crate::store::ImageReader;
 use crate::volume::Volume;
 
@@ -128,6 +129,13 @@ impl DiffFiles {
     #[must_use]
     pub fn of_disks(disks: [FileDisk; 2]) -> Self {
         Self { disks, ground: Ground::unknown() }
+    }
+
+    /// The same with filesystems read as `options` say.
+    #[must_use]
+    pub fn with_options(self, options: &ReadOptions) -> Self {
+        let disks = self.disks.map(|disk| disk.with_options(options));
+        Self { disks, ..self }
     }
 
     /// Compares them, volume by volume; changes in the order of their paths.

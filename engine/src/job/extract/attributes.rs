@@ -97,8 +97,7 @@ impl<'a> Attributes<'a> {
 
     fn mode(&self, metadata: &Metadata, withheld: &mut Withheld) -> Mode {
         let is_folder = metadata.file_type == FileType::Directory;
-        let without = if is_folder { FOLDER_MODE_WITHOUT } else { MODE_WITHOUT };
-        let mode = metadata.mode.unwrap_or(without);
+        let mode = mode_or_private(metadata);
         // A folder's set-group-id bit lends nothing; it has its files inherit the group.
         let is_lent = mode & SET_ID != 0 && !is_folder && !self.privileged;
         withheld.rights |= is_lent;
@@ -111,6 +110,12 @@ impl<'a> Attributes<'a> {
             [b"user.", b"system.posix_acl_access", b"system.posix_acl_default"];
         self.privileged || HARMLESS.iter().any(|start| attribute.name.starts_with(start))
     }
+}
+
+/// A file's mode; where its filesystem has none, one for the owner alone.
+pub(super) fn mode_or_private(metadata: &Metadata) -> u16 {
+    let is_folder = metadata.file_type == FileType::Directory;
+    metadata.mode.unwrap_or(if is_folder { FOLDER_MODE_WITHOUT } else { MODE_WITHOUT })
 }
 
 fn owner(metadata: &Metadata) -> (Option<Uid>, Option<Gid>) {

@@ -85,11 +85,17 @@ impl Run<'_> {
 
     fn cut(&self, item: &Item, pieces: &Sender<ByteRange>) -> Result<()> {
         let mut content = self.plan.filesystem.open(item.file)?;
-        cut(content.as_mut(), self.plan.volume, &mut |piece| match pieces.send(piece) {
-            Ok(()) => ControlFlow::Continue(()),
-            // All decoders ended, and one has said why.
-            Err(_) => ControlFlow::Break(()),
-        })
+        let is_stopped = || self.is_stopped();
+        cut(
+            content.as_mut(),
+            self.plan.volume,
+            &is_stopped,
+            &mut |piece| match pieces.send(piece) {
+                Ok(()) => ControlFlow::Continue(()),
+                // All decoders ended, and one has said why.
+                Err(_) => ControlFlow::Break(()),
+            },
+        )
     }
 
     fn decode(

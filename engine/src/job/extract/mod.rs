@@ -15,6 +15,7 @@ mod run;
 mod tar;
 mod tree;
 
+pub use self::tar::{LeftOut, LeftOutPart, TarReport};
 pub use plan::{Extract, Failure};
 pub use run::ExtractReport;
 

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::base::limits::MAX_IO_SIZE;
-use crate::base::{ByteOffset, ByteRange, Result};
+use crate::base::{ByteOffset, ByteRange, Error, Result};
 use crate::block::ReadAt;
 use crate::fs::{Extent, FileContent, Place};
 
@@ -22,18 +22,24 @@ fn has_data(extent: &Extent) -> bool {
 /// that frame is needed for no other; but only where direct writes can end too.
 ///
 /// # Errors
-/// Those of the content's map.
+/// Those of the content's map; `Cancelled` once `is_stopped`.
 pub(super) fn cut(
     content: &mut dyn FileContent,
     volume: &dyn ReadAt,
+    is_stopped: &dyn Fn() -> bool,
     take: Take<'_>,
 ) -> Result<()> {
     let mut cutter = Cutter { volume, piece: ByteRange::new(0, 0), take };
     let mut flow = ControlFlow::Continue(());
+    let mut stopped = false;
     content.extents(&mut |extent| {
-        flow = cutter.add(&extent);
+        stopped = is_stopped();
+        flow = if stopped { ControlFlow::Break(()) } else { cutter.add(&extent) };
         flow
     })?;
+    if stopped {
+        return Err(Error::cancelled());
+    }
     if flow.is_continue() {
         let _last = cutter.end_piece(0);
     }
@@ -151,7 +157,7 @@ mod tests {
 
     fn pieces_of(extents: &[Extent], volume: &dyn ReadAt, most: usize) -> Vec<ByteRange> {
         let mut pieces = Vec::new();
-        cut(&mut Mapped(extents.to_vec()), volume, &mut |piece| {
+        cut(&mut Mapped(extents.to_vec()), volume, &|| false, &mut |piece| {
             pieces.push(piece);
             if pieces.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })
@@ -228,6 +234,17 @@ mod tests {
             let all = pieces_of(&extents, &Even, usize::MAX);
             prop_assert_eq!(&pieces_of(&extents, &Even, most)[..], &all[..most.min(all.len())]);
         }
+    }
+
+    #[test]
+    fn a_map_of_holes_alone_can_be_left_too() {
+        let holes = Mapped(laid(0, &[(MIB, Place::Hole); 1000]));
+        let asked = std::cell::Cell::new(0);
+        let is_stopped = || asked.replace(asked.get() + 1) == 7;
+        let mut content = holes;
+        let cut = cut(&mut content, &Even, &is_stopped, &mut |_| unreachable!("no data"));
+        assert_eq!(cut.expect_err("stopped").kind(), crate::base::ErrorKind::Cancelled);
+        assert_eq!(asked.get(), 8);
     }
 
     #[test]

@@ -234,7 +234,7 @@ impl Run<'_> {
     pub(super) fn small(&self, item: &Item, file: &File, buffer: &mut [u8]) -> Result<()> {
         let mut content = self.plan.filesystem.open(item.file)?;
         let mut pieces = Vec::new();
-        cut(content.as_mut(), self.plan.volume, &mut |piece| {
+        cut(content.as_mut(), self.plan.volume, &|| self.is_stopped(), &mut |piece| {
             pieces.push(piece);
             ControlFlow::Continue(())
         })?;

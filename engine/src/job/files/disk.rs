@@ -7,7 +7,7 @@ use super::members::{self, Member};
 use super::withheld::{LeftOut, Withheld};
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use crate::block::{Cached, Disk, Joined, ReadAt};
-use crate::fs::{self, FileId, Filesystem};
+use crate::fs::{self, FileId, Filesystem, ReadOptions};
 use crate::store::ImageReader;
 use crate::volume::{self, DiskLayout, Volume, probe};
 
@@ -27,6 +27,8 @@ pub struct FileDisk {
     others: Vec<Beside>,
     /// Files whose contents an image does not have.
     left_out: Vec<LeftOut>,
+    /// How its filesystems are read.
+    options: ReadOptions,
 }
 
 /// A volume's filesystem.
@@ -109,7 +111,14 @@ impl FileDisk {
     }
 
     fn new(disk: Arc<dyn ReadAt>, layout: DiskLayout, is_probed: bool) -> Self {
-        Self { disk, layout, is_probed, others: Vec::new(), left_out: Vec::new() }
+        let (others, left_out, options) = (Vec::new(), Vec::new(), ReadOptions::default());
+        Self { disk, layout, is_probed, others, left_out, options }
+    }
+
+    /// The same with its filesystems read as `options` say.
+    #[must_use]
+    pub fn with_options(self, options: &ReadOptions) -> Self {
+        Self { options: options.clone(), ..self }
     }
 
     /// The same with `others` beside it, each under a name of its own: what they hold of its
@@ -134,8 +143,9 @@ impl FileDisk {
             Ok((name, disk, layout))
         });
         let others = others.collect::<Result<Vec<_>>>()?;
+        let options = self.options.clone();
         let Together { disk, layout, others } = beside::join(probed(self)?, others)?;
-        Ok(Self { disk, layout, is_probed: true, others, left_out })
+        Ok(Self { disk, layout, is_probed: true, others, left_out, options })
     }
 
     /// The names of the disks beside it that hold nothing of what is on it.
@@ -150,6 +160,22 @@ impl FileDisk {
             !is_stacked_on(other) && !members::has_part(&members, number + 1)
         });
         others.map(|(_, other)| other.name.as_str()).collect()
+    }
+
+    /// Whether `other` may be another state of the same disk: both hold one partition table, one
+    /// LVM2 physical volume or one device of a btrfs.
+    #[must_use]
+    pub fn is_state_of(&self, other: &Self) -> bool {
+        let identities = self.identities();
+        other.identities().iter().any(|identity| identities.contains(identity))
+    }
+
+    fn identities(&self) -> Vec<String> {
+        let physical = self.layout.volumes.iter().filter_map(|volume| volume.content.as_ref());
+        let physical = physical.filter(|content| content.kind == volume::PHYSICAL_VOLUME);
+        let physical = physical.filter_map(|content| content.uuid.clone());
+        let devices = self.members().into_iter().map(|member| member.device.device);
+        self.layout.disk_id.iter().cloned().chain(physical).chain(devices).collect()
     }
 
     /// The devices of filesystems that may lie on several.
@@ -190,7 +216,8 @@ impl FileDisk {
             Some(selector) => match self.layout.find_all(selector) {
                 Ok(volumes) => self.open_meant(selector, &volumes),
                 // A filesystem may lie on the whole disk beside a partition table.
-                Err(missing) if selector == WHOLE => match fs::open(&self.disk) {
+                Err(missing) if selector == WHOLE => match fs::open_with(&self.disk, &self.options)
+                {
                     Ok(filesystem) => {
                         let (name, bytes) = (WHOLE.to_owned(), Arc::clone(&self.disk));
                         let (parts, left_out) = (Vec::new(), Vec::new());
@@ -286,12 +313,13 @@ impl FileDisk {
             });
         }
         let bytes = volume::open(&self.disk, volume)?;
-        let filesystem = fs::open(&bytes).map_err(|error| match &volume.content {
-            Some(content) if error.kind() == ErrorKind::Unsupported => {
-                error.within(format!("volume {} holds {}", volume.name, content.kind))
-            }
-            _ => within(error),
-        })?;
+        let filesystem =
+            fs::open_with(&bytes, &self.options).map_err(|error| match &volume.content {
+                Some(content) if error.kind() == ErrorKind::Unsupported => {
+                    error.within(format!("volume {} holds {}", volume.name, content.kind))
+                }
+                _ => within(error),
+            })?;
         let (name, parts) = (volume.name.clone(), vec![volume.clone()]);
         let named = self.left_out.iter().filter(|files| files.volume == volume.name);
         let (filesystem, left_out) =

@@ -13,7 +13,7 @@ pub(super) struct Member<'a> {
     pub bytes: Arc<dyn ReadAt>,
     /// The number of the disk that it is on, zero for the one whose files are read.
     disk: usize,
-    device: DeviceOf,
+    pub device: DeviceOf,
 }
 
 /// The devices of a btrfs that are among `volumes` of `disk`, each with the number of its own

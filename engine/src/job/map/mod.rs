@@ -48,10 +48,23 @@ impl DiskMap {
         cells: u64,
         observer: &dyn Observer,
     ) -> Result<Self> {
+        let layout = serde_json::from_value(image.manifest().layout.clone()).ok();
+        Self::read_as(layout, (before, image), cells, observer)
+    }
+
+    /// The same with the disk cut as `layout` says.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_as(
+        layout: Option<DiskLayout>,
+        (before, image): (Option<&ImageReader>, &ImageReader),
+        cells: u64,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
         let manifest = image.manifest();
         let size = manifest.size;
         let cell_length = cell_length(size, manifest.block_size, cells);
-        let layout: Option<DiskLayout> = serde_json::from_value(manifest.layout.clone()).ok();
         let volumes = layout.as_ref().map(|layout| layout.volumes.as_slice()).unwrap_or_default();
         let mut grid = Grid::new(cell_length, regions::regions(size, volumes));
         let mut painter = Painter { image, observer, open: None, grid: &mut grid };

@@ -88,6 +88,7 @@ impl Search<'_> {
                     match self.lies_in_lost(file) {
                         Ok(false) => {}
                         Ok(true) => self.add(path, "a part of its content is lost", found),
+                        Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
                         Err(error) => self.add(path, &error.to_string(), found),
                     }
                 }
@@ -126,19 +127,21 @@ impl Search<'_> {
             Err(error) if is_no_loss(&error) => return Ok(false),
             Err(error) => return Err(error),
         };
-        let mut is_hit = false;
+        let (mut is_hit, mut is_stopped) = (false, false);
         content.extents(&mut |extent: Extent| {
+            is_stopped = self.observer.cancelled();
             let place = match extent.place {
                 Place::At(start) => ByteRange::new(start, extent.length),
                 Place::Encoded(start, length) => ByteRange::new(start, length),
-                Place::Inline | Place::Hole | Place::Unwritten(_) => {
-                    return ControlFlow::Continue(());
-                }
+                Place::Inline | Place::Hole | Place::Unwritten(_) => ByteRange::new(0, 0),
             };
             self.volume.each_place(place, &mut |place| is_hit |= self.is_lost(place));
-            if is_hit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            match is_hit || is_stopped {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
         })?;
-        Ok(is_hit)
+        if is_stopped { Err(Error::cancelled()) } else { Ok(is_hit) }
     }
 
     fn is_lost(&self, place: ByteRange) -> bool {

@@ -15,7 +15,7 @@ use crate::base::limits::{MAX_LVM_SEGMENTS, MAX_PARTITIONS};
 /// Bytes of the sectors that LVM's numbers count.
 const SECTOR: u64 = 512;
 /// What holds a physical volume, as `signature` names it.
-pub(super) const PHYSICAL: &str = "lvm2 physical volume";
+pub const PHYSICAL: &str = "lvm2 physical volume";
 
 /// A physical volume on this disk: its identity, as its label spells it, and where it begins.
 struct Physical {

@@ -9,7 +9,7 @@ use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
 use crate::base::fields::{le32, slice};
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{Error, Result};
 
 use super::units::index;
 
@@ -37,7 +37,7 @@ impl Compression {
             3 => Some(Self::Zstd),
             other => {
                 let context = format!("compression of type {other}");
-                return Err(Error::new(ErrorKind::Unsupported, context));
+                return Err(Error::newer(context));
             }
         })
     }
@@ -124,6 +124,7 @@ fn lzo_pieces(packed: &[u8], most: usize, sectorsize: usize) -> Option<Vec<u8>> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::ErrorKind;
 
     #[test]
     fn what_follows_the_end_is_let_go() {

@@ -135,7 +135,7 @@ impl Area {
         if features != Some(0) {
             let features = features.unwrap_or_default();
             let context = format!("fast commits with features that are not known: {features:#x}");
-            return Err(Error::new(ErrorKind::Unsupported, context));
+            return Err(Error::newer(context));
         }
         self.has_head = true;
         Ok(true)

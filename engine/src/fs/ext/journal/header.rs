@@ -2,7 +2,7 @@
 
 use super::super::checksum::Checksum;
 use crate::base::fields::{array, be32, u8_at};
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{Error, Result};
 
 const MAGIC: u32 = 0xc03b_3998;
 /// Bytes of the superblock.
@@ -85,7 +85,7 @@ impl JournalSuperblock {
         let (compat, features) = if version == 4 { (field(0x24), field(0x28)) } else { (0, 0) };
         if features & !incompat::KNOWN != 0 {
             let context = format!("features that are not supported: {features:#x}");
-            return Err(Error::new(ErrorKind::Unsupported, context));
+            return Err(Error::newer(context));
         }
         let fast_commit_blocks = match field(0x54) {
             _ if features & incompat::FAST_COMMIT == 0 => 0,

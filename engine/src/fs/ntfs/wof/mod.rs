@@ -13,7 +13,7 @@ use super::space::Space;
 use super::stream::{Body, Stream};
 use super::units::index;
 use crate::base::fields::{le32, le64, slice};
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{Error, Result};
 use crate::fs::{Extent, FileContent, Place, Visit};
 
 /// Unpacks a chunk to a length.
@@ -54,7 +54,7 @@ impl<'a> Overlaid<'a> {
             3 => (16 * 1024, xpress::unpack),
             _ => {
                 let context = format!("WOF's algorithm {algorithm}");
-                return Err(Error::new(ErrorKind::Unsupported, context));
+                return Err(Error::newer(context));
             }
         };
         let place_size = if size > u64::from(u32::MAX) { 8 } else { 4 };
