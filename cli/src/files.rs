@@ -119,12 +119,13 @@ fn watched<'a, T>(
     }
 }
 
-/// What a run could not read.
+/// What a run could not read, or its target not take.
 #[derive(Debug, Default)]
 pub struct Losses {
     damaged: bool,
     unreadable: bool,
     failed: bool,
+    not_kept: bool,
     /// Of whole filesystems, in words.
     doubts: HashSet<String>,
 }
@@ -153,12 +154,24 @@ impl Losses {
         }
     }
 
+    /// Tells of something that could not be made at the target, and remembers it.
+    pub fn tell_of_target(&mut self, place: &str, error: &Error, console: &Console) {
+        self.failed = true;
+        console.complain(&format!("error: {place}: {error}"));
+    }
+
+    /// Remembers that the target could not keep something.
+    pub fn add_not_kept(&mut self) {
+        self.not_kept = true;
+    }
+
     /// How the run ended: by what was worst.
     pub fn outcome(&self) -> Outcome {
         match self {
             Self { damaged: true, .. } => Outcome::Damaged,
             Self { unreadable: true, .. } => Outcome::Unreadable,
             Self { failed: true, .. } => Outcome::Failed,
+            Self { not_kept: true, .. } => Outcome::NotKept,
             _ => Outcome::Done,
         }
     }

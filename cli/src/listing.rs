@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 
-use crate::output::{Console, harmless};
+use crate::output::{Console, harmless, is_harmful};
 
 /// Bytes that are gathered before they are printed.
 const GATHERED: usize = 64 * 1024;
@@ -54,7 +54,7 @@ impl<'a> Listing<'a> {
                 self.gathered.push_str(&self.long(row.metadata));
             }
             match std::str::from_utf8(row.shown) {
-                Ok(plain) if !plain.contains(char::is_control) => self.gathered.push_str(plain),
+                Ok(plain) if !plain.contains(is_harmful) => self.gathered.push_str(plain),
                 _ => self.gathered.push_str(&harmless(&printable(row.shown))),
             }
             if let Some(target) = row.target.as_ref().filter(|_| self.is_long) {

@@ -25,6 +25,7 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const DAMAGED: u8 = 3;
 const UNREADABLE: u8 = 4;
+const NOT_KEPT: u8 = 7;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Failed) => FAILED,
         Ok(Outcome::Damaged) => DAMAGED,
         Ok(Outcome::Unreadable) => UNREADABLE,
+        Ok(Outcome::NotKept) => NOT_KEPT,
         Err(error) => {
             report(&error, &arguments.command, &session);
             exit_code(error.kind())

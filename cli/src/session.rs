@@ -38,6 +38,8 @@ pub enum Outcome {
     Damaged,
     /// Done, but for sectors that could not be read.
     Unreadable,
+    /// Done, but the target could not keep something: attributes, names.
+    NotKept,
 }
 
 /// One run of the program.
