@@ -20,7 +20,7 @@ Exit codes:
   2    wrong usage
   3    damage was found
   4    done, but some sectors could not be read
-  7    done, but something could not be kept where it went (attributes, names, sockets)
+  7    done, but the target could not keep something (attributes, names, sockets)
   130  interrupted; nothing half-done is committed
 
 IMAGE is an id's first 4 or more digits, `latest`, a NAME (its newest image), or NAME~2 (two before);
@@ -388,20 +388,34 @@ pub struct ExtractArguments {
     /// Where to put them; it is made if need be
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub to: PathBuf,
-    /// Replace files that exist
+    /// Replace files that exist, and give folders that exist the image's owners, modes and lists
     #[arg(long)]
     pub overwrite: bool,
     /// Make device nodes too, and keep set-user-id and set-group-id bits, capabilities and other
     /// attributes that lend rights
     #[arg(long)]
     pub privileged: bool,
+    /// What to do about names that DIR cannot have (too long in UTF-8, characters that it refuses,
+    /// the same as another in its eyes): `keep` leaves those files out and says so; `shorten`
+    /// gives them others and lists them in DIR/imgx-names.tsv, the path and the path given
+    #[arg(long, value_enum, value_name = "HOW", default_value = "keep")]
+    pub names: Names,
     /// Write a tar archive of everything to standard output instead; GNU tar unpacks all that is in
     /// it with --acls --xattrs --xattrs-include='*' -Sxp. It holds no sockets: they are named
-    #[arg(long, conflicts_with_all = ["to", "overwrite", "privileged"])]
+    #[arg(long, conflicts_with_all = ["to", "overwrite", "privileged", "names"])]
     pub tar: bool,
     /// Working threads [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     pub threads: Option<usize>,
+}
+
+/// What becomes of names that the target cannot have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Names {
+    /// The files are left out.
+    Keep,
+    /// They get others.
+    Shorten,
 }
 
 /// What `find` takes.

@@ -119,7 +119,7 @@ fn watched<'a, T>(
     }
 }
 
-/// What a run could not read.
+/// What a run could not read, or its target not take.
 #[derive(Debug, Default)]
 pub struct Losses {
     damaged: bool,
@@ -158,6 +158,17 @@ impl Losses {
                 console.complain(&line);
             }
         }
+    }
+
+    /// Tells of something that could not be made at the target, and remembers it.
+    pub fn tell_of_target(&mut self, place: &str, error: &Error, console: &Console) {
+        self.failed = true;
+        console.complain(&format!("error: {place}: {error}"));
+    }
+
+    /// Remembers that the target could not keep something.
+    pub fn add_not_kept(&mut self) {
+        self.not_kept = true;
     }
 
     /// How the run ended: by what was worst.

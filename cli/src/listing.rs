@@ -6,7 +6,7 @@ use imgx_engine::base::Result;
 use imgx_engine::fs::{FileType, Metadata, Protection};
 use serde_json::{Map, Value, json};
 
-use crate::output::{Console, harmless};
+use crate::output::{Console, harmless, is_harmful};
 use crate::zone::Zone;
 
 /// Bytes that are gathered before they are printed.
@@ -57,7 +57,7 @@ impl<'a> Listing<'a> {
                 self.gathered.push_str(&self.long(row.metadata));
             }
             match std::str::from_utf8(row.shown) {
-                Ok(plain) if !plain.contains(char::is_control) => self.gathered.push_str(plain),
+                Ok(plain) if !plain.contains(is_harmful) => self.gathered.push_str(plain),
                 _ => self.gathered.push_str(&harmless(&printable(row.shown))),
             }
             if let Some(target) = row.target.as_ref().filter(|_| self.is_long) {

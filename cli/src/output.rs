@@ -1,7 +1,8 @@
 //! What is printed: lines, tables and JSON on standard output, complaints on standard error.
 //!
-//! Names and labels come from disks that nobody vouches for, so control characters never reach
-//! the terminal. A reader that closes the pipe ends the printing, and a query with it, but no job.
+//! Names and labels come from disks that nobody vouches for, so control characters and those that
+//! turn text around never reach the terminal. A reader that closes the pipe ends the printing, and a
+//! query with it, but no job.
 
 use std::borrow::Cow;
 use std::env;
@@ -240,14 +241,7 @@ impl Write for Archive<'_> {
 /// `json` without any character that a terminal obeys, or that turns its text around: JSON itself
 /// asks only for those below U+0020 to be escaped.
 fn harmless_json(json: &str) -> Cow<'_, str> {
-    let is_bidirectional = |c: char| {
-        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}')
-            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let is_obeyed = |c: char| {
-        let ends_line = matches!(c, '\u{2028}' | '\u{2029}');
-        c.is_control() && c != '\n' || ends_line || is_bidirectional(c)
-    };
+    let is_obeyed = |c: char| c != '\n' && is_harmful(c);
     if !json.contains(is_obeyed) {
         return Cow::Borrowed(json);
     }
@@ -259,12 +253,26 @@ fn harmless_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(json.chars().map(escape).collect())
 }
 
-/// `line` with its control characters spelled out.
+/// Whether a character does something to a terminal or to the text around it: control characters
+/// (C0 and C1), the bidirectional ones of Unicode (UAX #9), which show text in another order than
+/// it has, and its separators of lines and paragraphs.
+pub fn is_harmful(letter: char) -> bool {
+    letter.is_control()
+        || matches!(
+            letter,
+            '\u{61c}'
+                | '\u{200e}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}'
+        )
+}
+
+/// `line` with the characters spelled out that are not to reach a terminal.
 pub fn harmless(line: &str) -> String {
     let spell = |c: char| -> String {
-        if c.is_control() { c.escape_default().collect() } else { c.to_string() }
+        if is_harmful(c) { c.escape_default().collect() } else { c.to_string() }
     };
-    if !line.contains(char::is_control) {
+    if !line.contains(is_harmful) {
         return line.to_owned();
     }
     line.chars().map(spell).collect()
@@ -404,6 +412,20 @@ mod tests {
             let read: Value = serde_json::from_str(&text).expect("it is JSON");
             assert_eq!(read["name"], name);
             assert_eq!(read[name], 1);
+        }
+    }
+
+    #[test]
+    fn what_turns_text_around_or_drives_a_terminal_is_spelled_out() {
+        assert_eq!(harmless("evil\u{202e}gpj.exe"), "evil\\u{202e}gpj.exe");
+        let spelled =
+            ["\u{61c}", "\u{200e}", "\u{200f}", "\u{2028}", "\u{2029}", "\u{202a}", "\u{2066}"];
+        for letter in spelled.iter().chain(&["\u{2069}", "\u{85}", "\u{9b}", "\u{7f}", "\u{0}"]) {
+            let shown = harmless(letter);
+            assert!(shown.starts_with("\\u{") && shown.is_ascii(), "{shown}");
+        }
+        for plain in ["漢字", "עברית", "e\u{301}", "a\u{200d}b", "\u{a0}", "\u{2027}"] {
+            assert_eq!(harmless(plain), plain);
         }
     }
 

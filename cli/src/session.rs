@@ -38,7 +38,7 @@ pub enum Outcome {
     Damaged,
     /// Done, but for sectors that could not be read.
     Unreadable,
-    /// Done, but for what could not be kept where it went.
+    /// Done, but for what could not be kept where it went: attributes, names.
     NotKept,
 }
 

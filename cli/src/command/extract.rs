@@ -1,18 +1,19 @@
 //! `extract`: files and folders out of an image, into a folder or a tar archive.
 
-use std::io::{self, BufWriter, IsTerminal};
+use std::error::Error as _;
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::thread;
 
 use imgx_engine::base::{Error, ErrorKind, Observer, Result};
-use imgx_engine::job::extract::{Failure, LeftOut, LeftOutPart};
+use imgx_engine::job::extract::{Failure, LeftOut, LeftOutPart, Property};
 use imgx_engine::job::files::{FilePath, Found, LastLink, OpenVolume, resolve};
 use imgx_engine::job::{Extract, ExtractOptions, ExtractReport};
 use serde_json::{Map, Value, json};
 
 use super::ls::{place, tell_notes};
-use crate::args::ExtractArguments;
+use crate::args::{ExtractArguments, Names};
 use crate::files::{Files, Losses};
 use crate::listing::{printable, put_bytes};
 use crate::output::{Console, count, size};
@@ -47,26 +48,29 @@ pub fn run(arguments: &ExtractArguments, session: &Session) -> Result<Outcome> {
     let options = ExtractOptions {
         overwrite: arguments.overwrite,
         privileged: arguments.privileged,
+        shorten_names: arguments.names == Names::Shorten,
         threads: threads.or(thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
     };
-    let mut losses = Losses::default();
-    let mut total = ExtractReport::default();
-    let (mut failed, mut unattributed) = (Vec::new(), Vec::new());
+    let mut total = Total::default();
     for one in &wanted {
         let reporter = Reporter::new(console, stop.clone());
         let (name, filesystem) = (&one.volume.name, one.volume.filesystem.as_ref());
         tell_notes(name, filesystem, console);
-        losses.tell_doubts(name, filesystem, console);
+        total.losses.tell_doubts(name, filesystem, console);
         let report = disk
             .watched(&reporter, || plan(one, &reporter)?.run(&arguments.to, &options, &reporter))?;
         drop(reporter);
-        losses.tell_doubts(name, filesystem, console);
-        failed.extend(told(name, &report.failures, &mut losses, console));
-        unattributed.extend(told(name, &report.attributes_lost, &mut losses, console));
-        add(&mut total, &report);
+        total.losses.tell_doubts(name, filesystem, console);
+        total.add(name, report, console);
+        if total.stopped.is_some() {
+            break;
+        }
     }
-    tell(&total, &[failed, unattributed], arguments, console);
-    Ok(losses.outcome())
+    total.tell(arguments, console);
+    match total.stopped {
+        Some(error) => Err(error),
+        None => Ok(total.losses.outcome()),
+    }
 }
 
 /// Opens every volume once, and finds everything before anything is written.
@@ -144,59 +148,176 @@ fn tar(wanted: &[Wanted], session: &Session, stop: Stop) -> Result<Outcome> {
 fn told(volume: &str, failures: &[Failure], losses: &mut Losses, console: &Console) -> Vec<Value> {
     let one = |failure: &Failure| {
         losses.tell(&place(volume, &failure.path), &failure.error, console);
-        let mut object = Map::new();
-        object.insert("volume".to_owned(), volume.into());
-        put_bytes(&mut object, "path", &failure.path);
-        object.insert("error".to_owned(), failure.error.to_string().into());
-        object.into()
+        let cause = ("cause", "image".to_owned());
+        row(volume, &failure.path, &[("error", failure.error.to_string()), cause])
     };
     failures.iter().map(one).collect()
 }
 
-fn add(total: &mut ExtractReport, report: &ExtractReport) {
-    total.files += report.files;
-    total.folders += report.folders;
-    total.written += report.written;
-    total.devices_left_out += report.devices_left_out;
-    total.rights_left_out += report.rights_left_out;
-    total.attributes_left_out += report.attributes_left_out;
+/// A file in JSON, and what is to be said of it.
+fn row(volume: &str, path: &[u8], more: &[(&str, String)]) -> Value {
+    let mut object = Map::new();
+    object.insert("volume".to_owned(), volume.into());
+    put_bytes(&mut object, "path", path);
+    for (key, text) in more {
+        object.insert((*key).to_owned(), text.as_str().into());
+    }
+    object.into()
 }
 
-fn tell(
-    total: &ExtractReport,
-    [failed, unattributed]: &[Vec<Value>; 2],
-    typed: &ExtractArguments,
-    console: &Console,
-) {
-    console.json(&json!({
-        "event": "extracted",
-        "files": total.files,
-        "folders": total.folders,
-        "bytes": total.written,
-        "devices_left_out": total.devices_left_out,
-        "rights_left_out": total.rights_left_out,
-        "attributes_left_out": total.attributes_left_out,
-        "attributes_lost": unattributed,
-        "failed": failed,
-    }));
-    let (files, folders) = (count(total.files, "file"), count(total.folders, "folder"));
-    let to = typed.to.display();
-    console.say(&format!("extracted {files} and {folders} to {to}, {}", size(total.written)));
-    let left_out = [
-        (total.devices_left_out, "device node left out", "--privileged makes them"),
-        (total.rights_left_out, "file without its set-id bits or capabilities", "--privileged"),
-        (total.attributes_left_out, "file without some attributes", "the target keeps no such"),
-    ];
-    for (number, what, why) in left_out {
-        if number > 0 {
-            console.say(&format!("{number} {what} ({why})"));
+/// What was done on all volumes together.
+#[derive(Default)]
+struct Total {
+    done: ExtractReport,
+    losses: Losses,
+    /// What was not extracted, what the target could not keep, and the names it was given, as
+    /// JSON.
+    failed: Vec<Value>,
+    unattributed: Vec<Value>,
+    not_kept: Vec<Value>,
+    names: Vec<Value>,
+    /// Something was there already.
+    is_there: bool,
+    stopped: Option<Error>,
+}
+
+impl Total {
+    /// Adds what was done on a volume, and tells what was lost.
+    fn add(&mut self, volume: &str, report: ExtractReport, console: &Console) {
+        self.failed.extend(told(volume, &report.failures, &mut self.losses, console));
+        let lost = told(volume, &report.attributes_lost, &mut self.losses, console);
+        self.unattributed.extend(lost);
+        for Failure { path, error } in &report.target_failures {
+            let cause = ("cause", "target".to_owned());
+            self.failed.push(row(volume, path, &[("error", error.to_string()), cause]));
+            self.losses.tell_of_target(&place(volume, path), error, console);
+            self.is_there |= error.kind() == ErrorKind::Conflict;
+        }
+        for one in &report.not_kept {
+            let what = property(&one.property);
+            let place = place(volume, &one.path);
+            let why =
+                one.error.source().map_or_else(|| one.error.to_string(), |error| error.to_string());
+            console.complain(&format!("not kept: {place}: {what}: {why}"));
+            let more = [("what", what), ("error", one.error.to_string())];
+            self.not_kept.push(row(volume, &one.path, &more));
+        }
+        for one in &report.names {
+            let mut object = Map::new();
+            object.insert("volume".to_owned(), volume.into());
+            put_bytes(&mut object, "path", &one.path);
+            put_bytes(&mut object, "given", &one.given);
+            self.names.push(object.into());
+        }
+        if report.has_losses_at_target() {
+            self.losses.add_not_kept();
+        }
+        if let Some(file) = &report.names_file {
+            console.say(&format!("names that were given are listed in {file}"));
+        }
+        let done = &mut self.done;
+        done.files += report.files;
+        done.folders += report.folders;
+        done.folders_kept += report.folders_kept;
+        done.written += report.written;
+        done.devices_left_out += report.devices_left_out;
+        done.rights_left_out += report.rights_left_out;
+        done.attributes_left_out += report.attributes_left_out;
+        done.refused += report.refused;
+        done.beneath += report.beneath;
+        self.stopped = report.stopped;
+    }
+
+    fn tell(&self, typed: &ExtractArguments, console: &Console) {
+        let done = &self.done;
+        console.json(&json!({
+            "event": "extracted",
+            "files": done.files,
+            "folders": done.folders,
+            "folders_kept": done.folders_kept,
+            "bytes": done.written,
+            "devices_left_out": done.devices_left_out,
+            "rights_left_out": done.rights_left_out,
+            "attributes_left_out": done.attributes_left_out,
+            "refused": done.refused,
+            "beneath": done.beneath,
+            "attributes_lost": self.unattributed,
+            "failed": self.failed,
+            "not_kept": self.not_kept,
+            "names": self.names,
+        }));
+        let (files, folders) = (count(done.files, "file"), count(done.folders, "folder"));
+        let to = typed.to.display();
+        console.say(&format!("extracted {files} and {folders} to {to}, {}", size(done.written)));
+        let left_out = |number, noun| format!("{} left out", count(number, noun));
+        let without = |number, what| format!("{} without {what}", count(number, "file"));
+        let not_made = |number| format!("{} not extracted", count(number, "file"));
+        let names = self.names.len() as u64;
+        let notes = [
+            (
+                done.devices_left_out,
+                left_out(done.devices_left_out, "device node"),
+                "--privileged makes them",
+            ),
+            (
+                done.rights_left_out,
+                without(done.rights_left_out, "its set-id bits or capabilities"),
+                "--privileged keeps them",
+            ),
+            (
+                done.folders_kept,
+                count(done.folders_kept, "folder"),
+                "there before, with attributes that stay; --overwrite sets them",
+            ),
+            (
+                done.attributes_left_out,
+                without(done.attributes_left_out, "some attributes"),
+                "the target does not keep them, see above",
+            ),
+            (
+                done.refused,
+                not_made(done.refused),
+                "the target cannot have their names or kinds, see above",
+            ),
+            (
+                done.beneath,
+                not_made(done.beneath),
+                "their folders, or the files that they are names of, are not there",
+            ),
+            (names, count(names, "other name"), "given, as the target cannot have theirs"),
+        ];
+        for (number, what, why) in notes {
+            if number > 0 {
+                console.say(&format!("{what} ({why})"));
+            }
+        }
+        if !self.unattributed.is_empty() {
+            let files = count(self.unattributed.len() as u64, "file");
+            console.say(&format!("{files} without attributes that are damaged, see above"));
+        }
+        if !self.failed.is_empty() {
+            let failed = count(self.failed.len() as u64, "failure");
+            console.say(&format!("{failed}, see above"));
+        }
+        if self.is_there && !typed.overwrite {
+            console.complain("hint: --overwrite replaces files that exist");
+        }
+        let is_name = |one: &Value| one.get("what").is_some_and(|what| what == "name");
+        if self.not_kept.iter().any(is_name) {
+            console.complain("hint: --names shorten gives other names, and lists them");
         }
     }
-    if !unattributed.is_empty() {
-        let files = count(unattributed.len() as u64, "file");
-        console.say(&format!("{files} without attributes that are damaged, see above"));
-    }
-    if !failed.is_empty() {
-        console.say(&format!("{} not extracted, see above", count(failed.len() as u64, "file")));
+}
+
+/// What the target could not keep, in a word.
+fn property(property: &Property) -> String {
+    match property {
+        Property::Name => "name".to_owned(),
+        Property::Kind => "kind".to_owned(),
+        Property::Owner => "owner".to_owned(),
+        Property::Mode => "mode".to_owned(),
+        Property::Times => "times".to_owned(),
+        Property::AccessList => "access control list".to_owned(),
+        Property::Attribute(name) => format!("attribute {}", printable(name)),
     }
 }

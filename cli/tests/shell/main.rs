@@ -6,6 +6,7 @@ mod damaged_filesystems;
 mod differing;
 mod ends;
 mod exits;
+mod extracting;
 mod files;
 mod interrupt;
 mod json;

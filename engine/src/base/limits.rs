@@ -118,6 +118,11 @@ pub const MAX_EXTRACTED: usize = 1 << 26;
 /// Stretches of data that an archive tells apart in one file at most; of a file with more, holes
 /// that are small are written out.
 pub const MAX_ARCHIVED_STRETCHES: usize = 1 << 20;
+/// Folders that one extraction holds open at most, because others could put something else in
+/// their places: what most systems allow a process (1,024 files), less all other needs.
+pub const MAX_HELD_FOLDERS: usize = 384;
+/// Things that one extraction names at most of all that the target could not keep.
+pub const MAX_NAMED: usize = 10_000;
 /// Paths that one comparison of disks finds in only one of them at most.
 pub const MAX_DIFFERENCES: usize = 1 << 24;
 /// Stretches of one file that are compared by where they are at most; of a file with more, the

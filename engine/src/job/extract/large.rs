@@ -15,9 +15,10 @@ use super::copy::fill;
 use super::pieces::cut;
 use super::plan::Item;
 use super::run::{Run, lock};
-use super::tree::Spot;
+use super::spot::Spot;
+use super::trouble::{Made, Trouble};
 use crate::base::limits::MAX_IO_SIZE;
-use crate::base::{ByteOffset, ByteRange, ErrorContext, Result};
+use crate::base::{ByteOffset, ByteRange, ErrorContext};
 use crate::block::{Buffer, BufferPool, IoMode, Target, TargetWriter};
 use crate::job::pipeline::PATIENCE;
 use crate::sys::threads;
@@ -35,31 +36,33 @@ const WRITES: usize = 8;
 const THREADS: usize = 2;
 
 /// A piece of the file, decoded.
-type Decoded = Result<(ByteRange, Buffer)>;
+type Decoded = Made<(ByteRange, Buffer)>;
 
 impl Run<'_> {
     /// Fills the new file at `spot`.
-    ///
-    /// # Errors
-    /// Those of the content; `Io` of the target; `Cancelled`.
-    pub(super) fn large(&self, item: &Item, spot: &Spot<'_>, file: &File) -> Result<()> {
+    pub(super) fn large(&self, item: &Item, spot: &Spot<'_>, file: &File) -> Made<()> {
         // Without others, this thread does it piece by piece.
         if threads::need(THREADS).is_err() {
-            return self.small(item, file, &mut vec![0; MAX_IO_SIZE]);
+            return self.small(item, spot, file, &mut vec![0; MAX_IO_SIZE]);
         }
-        let file = file.try_clone().context(|| "write the content")?;
-        let target = Target::of_new_file(file, spot.shown())?;
+        let file = file.try_clone().context(|| format!("write {}", spot.shown.display()));
+        let file = file.map_err(Trouble::target)?;
+        let target = Target::of_new_file(file, &spot.shown).map_err(Trouble::target)?;
         let decoders = self.options.threads.get().saturating_mul(DECODERS);
         let mut pool = lock(&self.buffers);
         let pool = match &mut *pool {
             Some(pool) => pool,
-            none => none.insert(BufferPool::new(WRITES + WAITING + decoders, MAX_IO_SIZE)?),
+            none => {
+                let new = BufferPool::new(WRITES + WAITING + decoders, MAX_IO_SIZE);
+                none.insert(new.map_err(Trouble::End)?)
+            }
         };
         let (pieces_in, pieces_out) = bounded::<ByteRange>(PIECES);
         let (decoded_in, decoded_out) = bounded::<Decoded>(WAITING);
         let told = thread::scope(|scope| {
             let pool = &*pool;
-            let cutter = threads::start(scope, move || self.cut(item, &pieces_in))?;
+            let cutter = threads::start(scope, move || self.cut(item, &pieces_in));
+            let cutter = cutter.map_err(Trouble::End)?;
             let decode = || {
                 let (pieces, decoded) = (pieces_out.clone(), decoded_in.clone());
                 move || {
@@ -70,7 +73,7 @@ impl Run<'_> {
                 }
             };
             // One of them is needed.
-            threads::start(scope, decode())?;
+            threads::start(scope, decode()).map_err(Trouble::End)?;
             threads::crew(scope, decoders - 1, decode);
             drop((pieces_out, decoded_in));
             let told = self.write(&target, pool, &decoded_out);
@@ -83,19 +86,16 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn cut(&self, item: &Item, pieces: &Sender<ByteRange>) -> Result<()> {
-        let mut content = self.plan.filesystem.open(item.file)?;
-        let is_stopped = || self.is_stopped();
-        cut(
-            content.as_mut(),
-            self.plan.volume,
-            &is_stopped,
-            &mut |piece| match pieces.send(piece) {
-                Ok(()) => ControlFlow::Continue(()),
-                // All decoders ended, and one has said why.
-                Err(_) => ControlFlow::Break(()),
-            },
-        )
+    fn cut(&self, item: &Item, pieces: &Sender<ByteRange>) -> Made<()> {
+        let content = self.plan.filesystem.open(item.file);
+        let mut content = content.map_err(Trouble::image)?;
+        let send = &mut |piece| match pieces.send(piece) {
+            Ok(()) => ControlFlow::Continue(()),
+            // All decoders ended, and one has said why.
+            Err(_) => ControlFlow::Break(()),
+        };
+        let cut = cut(content.as_mut(), self.plan.volume, &|| self.is_stopped(), send);
+        cut.map_err(Trouble::image)
     }
 
     fn decode(
@@ -104,12 +104,13 @@ impl Run<'_> {
         pool: &BufferPool,
         pieces: &Receiver<ByteRange>,
         decoded: &Sender<Decoded>,
-    ) -> Result<()> {
-        let mut content = self.plan.filesystem.open(item.file)?;
+    ) -> Made<()> {
+        let content = self.plan.filesystem.open(item.file);
+        let mut content = content.map_err(Trouble::image)?;
         for piece in pieces {
-            let mut buffer = pool.take(&|| self.is_stopped())?;
+            let mut buffer = pool.take(&|| self.is_stopped()).map_err(Trouble::End)?;
             buffer.set_len(usize::try_from(piece.len()).unwrap_or(usize::MAX));
-            fill(content.as_mut(), piece.start, &mut buffer)?;
+            fill(content.as_mut(), piece.start, &mut buffer).map_err(Trouble::image)?;
             if decoded.send(Ok((piece, buffer))).is_err() {
                 break;
             }
@@ -118,23 +119,21 @@ impl Run<'_> {
     }
 
     /// Returns how many bytes were written and told of.
-    fn write(
-        &self,
-        target: &Target,
-        pool: &BufferPool,
-        decoded: &Receiver<Decoded>,
-    ) -> Result<u64> {
-        let mut writer = TargetWriter::new(target, pool, WRITES, IoMode::Auto)?;
+    fn write(&self, target: &Target, pool: &BufferPool, decoded: &Receiver<Decoded>) -> Made<u64> {
+        let writer = TargetWriter::new(target, pool, WRITES, IoMode::Auto);
+        let mut writer = writer.map_err(Trouble::target)?;
         loop {
             match decoded.recv_timeout(PATIENCE) {
                 Ok(piece) => {
                     let (range, buffer) = piece?;
-                    writer.write(ByteOffset(range.start), buffer)?;
+                    writer.write(ByteOffset(range.start), buffer).map_err(Trouble::target)?;
                     self.tell(range.len());
                     self.written(range.len())?;
                 }
                 Err(RecvTimeoutError::Timeout) => self.written(0)?,
-                Err(RecvTimeoutError::Disconnected) => return writer.finish(),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return writer.finish().map_err(Trouble::target);
+                }
             }
         }
     }

@@ -1,152 +1,312 @@
-//! The folder that files are extracted into. Every path is gone down from its handle, a folder at
-//! a time, and no symbolic link is followed: what is made lies below it, whoever plants links
-//! there.
+//! The folder that files are extracted into. Nothing is made outside of it and no symbolic link
+//! on the way is followed, whether the image or somebody else put it there.
+//!
+//! A folder is *closed* if nobody else can change the names in it: names made there stay what
+//! they are. Where others may, everything is made in a folder of our own (see
+//! [`workshop`](super::workshop)), gets its attributes there, and is moved to its name when it is
+//! whole. Folders that lie where others may rename them are held open, so that what goes into
+//! them goes into the ones that were made.
 
-use std::ffi::OsStr;
-use std::fs::File;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
-use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::unistd::{Uid, geteuid};
 
-use crate::base::{Error, ErrorContext, ErrorKind, Result};
+use super::acl;
+use super::handle::Handle;
+use super::run::lock;
+use super::spot::Spot;
+use super::target::Opened;
+use super::trouble::{Made, Trouble};
+use super::workshop::{Workshop, ignores_case};
+use crate::base::{ErrorContext, Result};
 
-/// For the owner alone, until a file is whole and gets its own mode.
-const PRIVATE_FILE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
-const PRIVATE_FOLDER: Mode = Mode::S_IRWXU;
-const FOLDER: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+/// A folder's place, which is all that is needed to make things in it.
+pub(super) const FOLDER: OFlag =
+    OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+/// Bytes of a path that the kernel takes at once (`PATH_MAX`), with room to spare.
+const LONGEST_PATH: usize = 4000;
+/// What others may do to a folder that changes the names in it.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// The target folder.
 pub(super) struct Tree {
-    root: OwnedFd,
+    pub(super) root: Folder,
     path: PathBuf,
-    overwrite: bool,
+    pub(super) overwrite: bool,
+    /// Whether the kernel resolves whole paths without following links (`openat2`, Linux 5.6).
+    has_openat2: AtomicBool,
+    workshops: Mutex<HashMap<WorkshopKey, Option<Arc<Workshop>>>>,
+    /// What was made in folders that were there before, by device and inode: names that the
+    /// target takes for the same must not replace one another.
+    made: Mutex<HashSet<Identity>>,
+    /// The folders that were there before and are used.
+    used: Mutex<HashSet<Identity>>,
+    /// The names that items have in such folders, by the folder's item and the name in small
+    /// letters: not every filesystem gives one file one inode number.
+    claims: Mutex<HashMap<SmallName, Vec<Claim>>>,
+    /// Held while something in such a folder gets its name.
+    pub(super) replacing: Mutex<()>,
+    /// Whether folders take names for the same that differ by case.
+    ignoring_case: Mutex<HashMap<Identity, bool>>,
+    #[cfg(test)]
+    pub(super) witness: Option<Witness>,
 }
 
-/// A place in it: an open folder, and a name there.
-pub(super) struct Spot<'a> {
-    tree: &'a Tree,
-    pub folder: OwnedFd,
-    pub name: &'a OsStr,
-    shown: String,
+/// The item of a folder, and a name in it in small letters.
+type SmallName = (Option<u32>, String);
+
+/// An item, and the name that it has.
+type Claim = (usize, OsString);
+
+/// Device and inode.
+pub(super) type Identity = (u64, u64);
+
+/// One workshop serves a whole filesystem, but for folders that it cannot move into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum WorkshopKey {
+    Filesystem(u64),
+    Folder(Identity),
+}
+
+/// Moments of an extraction at which somebody else may do something; only tests listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Moment {
+    /// Something is about to be made.
+    Making,
+    /// It is there and has no attributes yet.
+    Made,
+    /// It is whole and about to get its name.
+    Settling,
+    /// It has its name.
+    Settled,
+    /// A further name of a file is about to be made.
+    Linking,
+    /// A folder is about to be opened to make something in it.
+    Opening,
+    /// A folder is about to get its attributes.
+    Giving,
+}
+
+#[cfg(test)]
+pub(super) type Witness = Box<dyn Fn(Moment) + Send + Sync>;
+
+/// An open folder of the target.
+#[derive(Debug, Clone)]
+pub(super) struct Folder {
+    pub(super) handle: Arc<OwnedFd>,
+    pub(super) standing: Standing,
+}
+
+/// What is known of a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Nobody else can change the names in it.
+    pub(super) is_closed: bool,
+    /// It was made by this extraction: all names in it were, too.
+    pub(super) is_new: bool,
+    /// Another user may have put it where it is, though it is not that user's own.
+    pub(super) is_doubtful: bool,
+}
+
+impl Standing {
+    /// That of a folder that was made just now.
+    pub(super) const NEW: Self = Self { is_closed: true, is_new: true, is_doubtful: false };
+}
+
+impl Folder {
+    fn identity(&self) -> Made<Identity> {
+        let stat = Handle::Place(&self.handle).stat().context(|| "look at the target folder");
+        stat.map(|stat| identity(&stat)).map_err(Trouble::target)
+    }
+}
+
+pub(super) fn identity(stat: &FileStat) -> Identity {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// Whether nobody else can change the names in a folder that was there before.
+fn is_closed(folder: &OwnedFd) -> nix::Result<bool> {
+    let handle = Handle::Place(folder);
+    let stat = handle.stat()?;
+    let is_ours = Uid::from_raw(stat.st_uid) == geteuid() && stat.st_mode & OTHERS_WRITE == 0;
+    // What is made in a folder with such a list would get rights from it.
+    Ok(is_ours && !handle.has_attribute(acl::DEFAULT))
+}
+
+/// What is to be thought of `folder`, which was there before in `within`.
+pub(super) fn standing(folder: &OwnedFd, within: &Folder) -> nix::Result<Standing> {
+    let owner = |folder: &OwnedFd| Handle::Place(folder).stat().map(|stat| stat.st_uid);
+    let (own, outer) = (owner(folder)?, owner(&within.handle)?);
+    // A user can have any folder of root's there, or none, and it is root who is asked to change
+    // it. Without root's rights there is nothing to gain.
+    let is_anothers = geteuid().is_root() && outer != 0 && own != outer;
+    let is_doubtful = within.standing.is_doubtful || is_anothers;
+    Ok(Standing { is_closed: is_closed(folder)?, is_new: false, is_doubtful })
 }
 
 impl Tree {
-    /// Opens `path`, making it if need be.
-    pub(super) fn open(path: &Path, overwrite: bool) -> Result<Self> {
-        std::fs::create_dir_all(path).context(|| format!("create {}", path.display()))?;
-        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = nix::fcntl::open(path, flags, Mode::empty());
-        let root = root.context(|| format!("open {}", path.display()))?;
-        Ok(Self { root, path: path.to_owned(), overwrite })
-    }
-
-    /// The place that `parts` lead to, through folders that are there.
-    pub(super) fn spot<'a>(&'a self, parts: &[&'a [u8]]) -> Result<Spot<'a>> {
-        let shown = self.path.join(OsStr::from_bytes(&parts.join(&b'/'))).display().to_string();
-        let Some((name, folders)) = parts.split_last() else {
-            return Err(Error::new(ErrorKind::Invalid, format!("{shown}: an empty path")));
-        };
-        for part in parts {
-            let is_special = matches!(*part, b"" | b"." | b"..");
-            if is_special || part.iter().any(|byte| matches!(byte, b'/' | 0)) {
-                return Err(Error::corrupt(&shown, "a file's name", "one that leads elsewhere"));
-            }
-        }
-        let open = || format!("open the folder of {shown}");
-        let mut folder = self.root.try_clone().context(open)?;
-        for part in folders {
-            let next = openat(&folder, OsStr::from_bytes(part), FOLDER, Mode::empty());
-            folder = next.map_err(|errno| match errno {
-                Errno::ENOTDIR | Errno::ELOOP => Error::new(
-                    ErrorKind::Conflict,
-                    format!("{shown}: '{}' is no folder there", String::from_utf8_lossy(part)),
-                ),
-                _ => Error::io(open(), errno.into()),
-            })?;
-        }
-        Ok(Spot { tree: self, folder, name: OsStr::from_bytes(name), shown })
-    }
-}
-
-impl Spot<'_> {
-    /// Makes a folder; returns whether it is new. One that is there is used.
-    pub(super) fn make_folder(&self) -> Result<bool> {
-        match mkdirat(&self.folder, self.name, PRIVATE_FOLDER) {
-            Ok(()) => Ok(true),
-            Err(Errno::EEXIST) if self.open_folder().is_ok() => Ok(false),
-            Err(Errno::EEXIST) => Err(self.exists()),
-            Err(errno) => Err(self.failed("make", errno)),
-        }
-    }
-
-    /// Opens the folder that is there.
-    pub(super) fn open_folder(&self) -> Result<OwnedFd> {
-        let opened = openat(&self.folder, self.name, FOLDER, Mode::empty());
-        opened.map_err(|errno| self.failed("open", errno))
-    }
-
-    /// Makes an empty file.
-    pub(super) fn make_file(&self) -> Result<File> {
-        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY;
-        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        self.make(|| openat(&self.folder, self.name, flags, PRIVATE_FILE)).map(File::from)
-    }
-
-    /// Makes a symbolic link that says `target`.
-    pub(super) fn make_link(&self, target: &[u8]) -> Result<()> {
-        self.make(|| symlinkat(OsStr::from_bytes(target), &self.folder, self.name))
-    }
-
-    /// Makes another name of the file at `first`.
-    pub(super) fn make_name_of(&self, first: &Spot<'_>) -> Result<()> {
-        let flags = AtFlags::empty();
-        self.make(|| linkat(&first.folder, first.name, &self.folder, self.name, flags))
-    }
-
-    /// Makes a device, pipe or socket.
-    pub(super) fn make_node(&self, kind: SFlag, device: (u32, u32)) -> Result<()> {
-        let number = makedev(device.0.into(), device.1.into());
-        self.make(|| mknodat(&self.folder, self.name, kind, PRIVATE_FILE, number))
-    }
-
-    /// Removes what is there, unless it is a folder.
-    pub(super) fn remove(&self) -> Result<()> {
-        let removed = unlinkat(&self.folder, self.name, UnlinkatFlags::NoRemoveDir);
-        removed.map_err(|errno| match errno {
-            Errno::EISDIR | Errno::EPERM => self.exists(),
-            _ => self.failed("replace", errno),
+    /// The tree below the open folder `root`, which messages call `path`.
+    pub(super) fn new(target: Opened, path: &Path, overwrite: bool) -> Result<Self> {
+        let shown = || format!("look at {}", path.display());
+        let is_closed = is_closed(&target.folder).context(shown)?;
+        // Where others may put things into it, not all that is in it was made by us.
+        let is_new = target.is_new && is_closed;
+        let standing = Standing { is_closed, is_new, is_doubtful: false };
+        let root = Folder { handle: Arc::new(target.folder), standing };
+        Ok(Self {
+            root,
+            path: path.to_owned(),
+            overwrite,
+            has_openat2: AtomicBool::new(true),
+            workshops: Mutex::default(),
+            made: Mutex::default(),
+            used: Mutex::default(),
+            claims: Mutex::default(),
+            replacing: Mutex::default(),
+            ignoring_case: Mutex::default(),
+            #[cfg(test)]
+            witness: None,
         })
     }
 
-    /// Makes something new, in the place of what is there where that may be replaced.
-    fn make<T>(&self, make: impl Fn() -> nix::Result<T>) -> Result<T> {
-        match make() {
-            Err(Errno::EEXIST) if self.tree.overwrite => {
-                self.remove()?;
-                make().map_err(|errno| self.failed("make", errno))
+    /// What messages call the thing at `path` below the target folder.
+    pub(super) fn shown(&self, path: &[u8]) -> PathBuf {
+        self.path.join(OsStr::from_bytes(path))
+    }
+
+    #[cfg_attr(not(test), allow(clippy::unused_self))]
+    pub(super) fn at(&self, moment: Moment) {
+        #[cfg(test)]
+        if let Some(witness) = &self.witness {
+            witness(moment);
+        }
+        let _ = moment;
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_openat2(&mut self, has_it: bool) {
+        self.has_openat2 = AtomicBool::new(has_it);
+    }
+
+    /// Opens the folder that `names` lead to from `base`, following no link.
+    pub(super) fn open_below(&self, base: &OwnedFd, names: &[&[u8]]) -> nix::Result<OwnedFd> {
+        let path = names.join(&b'/');
+        if self.has_openat2.load(Ordering::Relaxed) && path.len() < LONGEST_PATH {
+            let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+            let how = OpenHow::new().flags(FOLDER).resolve(resolve);
+            match openat2(base, OsStr::from_bytes(&path), how) {
+                // Old kernels, and filters of system calls that do not know it: go on as below.
+                Err(Errno::ENOSYS | Errno::EPERM) => {
+                    self.has_openat2.store(false, Ordering::Relaxed);
+                }
+                Err(Errno::EAGAIN) => {}
+                opened => return opened,
             }
-            Err(Errno::EEXIST) => Err(self.exists()),
-            made => made.map_err(|errno| self.failed("make", errno)),
+        }
+        let mut folder = base
+            .try_clone()
+            .map_err(|error| error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw))?;
+        for name in names {
+            folder = openat(&folder, OsStr::from_bytes(name), FOLDER, Mode::empty())?;
+        }
+        Ok(folder)
+    }
+
+    /// The workshop for what is to go into `folder`; `None` where there can be none that is
+    /// closed, because the filesystem keeps no owners: then there is nothing to protect either.
+    pub(super) fn workshop(&self, folder: &Folder) -> Made<Option<Arc<Workshop>>> {
+        let identity = folder.identity()?;
+        let mut workshops = lock(&self.workshops);
+        if let Some(own) = workshops.get(&WorkshopKey::Folder(identity)) {
+            return Ok(own.clone());
+        }
+        let key = WorkshopKey::Filesystem(identity.0);
+        if let Some(shared) = workshops.get(&key) {
+            return Ok(shared.clone());
+        }
+        let first = if self.root.identity()?.0 == identity.0 { &self.root } else { folder };
+        let opened = match Workshop::open(first, self) {
+            // Perhaps one may write to that folder, though not to the target folder itself.
+            Err(Errno::EACCES | Errno::EROFS) => Workshop::open(folder, self),
+            opened => opened,
+        };
+        let opened = opened.context(|| "make a folder of one's own at the target");
+        let opened = opened.map_err(Trouble::target)?.map(Arc::new);
+        workshops.insert(key, opened.clone());
+        Ok(opened)
+    }
+
+    /// Has what goes into `folder` made within it from now on.
+    pub(super) fn work_within(&self, folder: &Folder) -> Made<()> {
+        let key = WorkshopKey::Folder(folder.identity()?);
+        let opened =
+            Workshop::open(folder, self).context(|| "make a folder of one's own at the target");
+        let opened = opened.map_err(Trouble::target)?;
+        lock(&self.workshops).insert(key, opened.map(Arc::new));
+        Ok(())
+    }
+
+    /// Takes the name at `spot` for its item; returns false if another item has it, or one that
+    /// is the same to the target.
+    pub(super) fn claim(&self, spot: &Spot<'_>) -> bool {
+        let key = (spot.parent, spot.name.to_string_lossy().to_lowercase());
+        let mut claims = lock(&self.claims);
+        let claims = claims.entry(key).or_default();
+        let others = || claims.iter().filter(|(item, _)| *item != spot.item);
+        let is_free = others().all(|(_, name)| name != spot.name)
+            && (others().next().is_none() || !self.ignores_case(&spot.folder));
+        if is_free {
+            claims.push((spot.item, spot.name.to_owned()));
+        }
+        is_free
+    }
+
+    /// Notes what was made in a folder that was there before.
+    pub(super) fn note_made(&self, stat: &FileStat) {
+        lock(&self.made).insert(identity(stat));
+    }
+
+    /// Forgets what was made at `spot`: it is about to be removed, and its inode may be another's.
+    pub(super) fn forget(&self, spot: &Spot<'_>) {
+        let found = fstatat(&*spot.folder.handle, spot.name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        if let Ok(stat) = found {
+            lock(&self.made).remove(&identity(&stat));
         }
     }
 
-    fn exists(&self) -> Error {
-        let hint = if self.tree.overwrite { "" } else { " (see --overwrite)" };
-        Error::new(ErrorKind::Conflict, format!("{}: it exists already{hint}", self.shown))
+    /// Notes that the open `folder`, which was there before, is used for an item; returns false
+    /// if it is for another one already.
+    pub(super) fn note_used(&self, folder: &OwnedFd) -> nix::Result<bool> {
+        let stat = Handle::Place(folder).stat()?;
+        Ok(lock(&self.used).insert(identity(&stat)))
     }
 
-    /// What messages call it.
-    pub(super) fn shown(&self) -> &Path {
-        Path::new(&self.shown)
+    /// Whether what is at `spot` was made by this extraction, under this name or another that the
+    /// target takes for the same.
+    pub(super) fn is_made(&self, spot: &Spot<'_>) -> bool {
+        let found = fstatat(&*spot.folder.handle, spot.name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        spot.folder.standing.is_new
+            || found.is_ok_and(|stat| lock(&self.made).contains(&identity(&stat)))
     }
 
-    /// A failure of the target's filesystem.
-    pub(super) fn failed(&self, what: &str, errno: Errno) -> Error {
-        Error::io(format!("{what} {}", self.shown), errno.into())
+    fn ignores_case(&self, folder: &Folder) -> bool {
+        let Ok(identity) = folder.identity() else { return false };
+        let mut known = lock(&self.ignoring_case);
+        *known.entry(identity).or_insert_with(|| ignores_case(&folder.handle))
+    }
+
+    /// Whether an open folder was made by this extraction, whatever its name is now.
+    pub(super) fn is_made_itself(&self, folder: &Folder) -> Made<bool> {
+        let identity = folder.identity()?;
+        Ok(lock(&self.made).contains(&identity))
     }
 }
