@@ -315,3 +315,27 @@ fn flips_at_random_never_cost_a_later_image_anything() {
         scene.is_whole(&scene.capture(CaptureOptions::default()));
     }
 }
+
+#[test]
+fn an_image_that_avoids_all_that_is_damaged_is_not_walked_again() {
+    let mut scene = Scene::new(incompressible(12, 4 * MIB));
+    scene.capture(CaptureOptions::default());
+    let pack = scene.packs().remove(0);
+    let frames = scene.frames(&pack);
+    flip(&pack, frames[1].0);
+    (FINDERS[1].1)(&scene);
+    let second = scene.capture_changed(Vec::new());
+    let avoids = second.manifest.avoids.clone().expect("there is a mark");
+    scene.is_whole(&second);
+    let third = scene.capture_changed(Vec::new());
+    assert_eq!(third.manifest.avoids.as_ref(), Some(&avoids));
+    assert_eq!(third.manifest.cost.read, 0);
+    // More is damaged, which the parent does not avoid yet.
+    flip(&pack, frames[2].0);
+    (FINDERS[1].1)(&scene);
+    let changed = scene.change(0, &incompressible(13, 512));
+    let fourth = scene.capture_changed(vec![changed]);
+    assert_ne!(fourth.manifest.avoids, Some(avoids));
+    assert_eq!(fourth.manifest.cost.read, (1 << 20) + u64::from(BLOCK));
+    scene.is_whole(&fourth);
+}

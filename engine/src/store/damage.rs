@@ -8,6 +8,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::digest::PackId;
 use super::frame::Place;
 use super::storage::{Folder, ObjectName, Storage};
@@ -78,6 +80,20 @@ impl BadPlaces {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.packs.is_empty()
+    }
+
+    /// What these are, in short; nothing of none.
+    #[must_use]
+    pub fn digest(&self) -> Option<String> {
+        let mut names: Vec<String> = Vec::new();
+        for (pack, bad) in &self.packs {
+            let offsets = bad.offsets.iter().map(|offset| Some(*offset));
+            let places = bad.is_all.then_some(None).into_iter().chain(offsets);
+            names.extend(places.map(|offset| mark_name(*pack, offset).name));
+        }
+        names.sort_unstable();
+        let digest = xxh3_64(names.concat().as_bytes());
+        (!names.is_empty()).then(|| format!("{digest:016x}"))
     }
 
     /// Adds a frame, and leaves a mark of it for later runs.

@@ -233,6 +233,10 @@ pub struct Manifest {
     pub tree: TreeRoot,
     /// The image that this one was compared with.
     pub parent: Option<ImageId>,
+    /// The [marks of damage](super::damage::BadPlaces::digest) that were known when the capture
+    /// began, none of which it refers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub avoids: Option<String>,
     /// How changes were found.
     pub tracker: String,
     /// Why they were not found in a better way, if one was tried.

@@ -137,6 +137,8 @@ pub struct Capture<'a> {
     name: String,
     /// Its place in the order of images.
     ordinal: u64,
+    /// The marks of damage that it refers to none of.
+    avoids: Option<String>,
     parent: Option<Image>,
     layout: DiskLayout,
     tracker: Option<Box<dyn ChangeTracker>>,
@@ -248,6 +250,7 @@ impl<'a> Capture<'a> {
             disk,
             name,
             ordinal: images.next_ordinal(),
+            avoids: None,
             parent,
             layout,
             tracker,
@@ -335,6 +338,7 @@ impl<'a> Capture<'a> {
         let lock = self.repository.lock(LockKind::Shared, "capture")?;
         salvage::adopt_unfinished(self.repository, &lock, observer)?;
         let index = Arc::new(self.repository.index(observer)?);
+        self.avoids = index.bad().digest();
         let mut writer = self.writer(&index, self.parent.as_ref())?;
         let stillness = Stillness::begin(&self.disk);
         let (mut reading, told) = self.decide(&index)?;
@@ -479,7 +483,10 @@ impl<'a> Capture<'a> {
         });
         let reading = match (&told, parent, &self.tracker) {
             (Some(Told::Known(pending)), Some(parent), Some(tracker)) => {
-                let damaged = recheck::damaged(&self.repository.reader(parent), &index.bad());
+                let damaged = match parent.manifest.avoids == self.avoids {
+                    true => Ok(Vec::new()),
+                    false => recheck::damaged(&self.repository.reader(parent), &index.bad()),
+                };
                 let reading = damaged.and_then(|damaged| {
                     let changes = ranges::joined([pending.ranges(), &damaged].concat());
                     self.read_of_changes(parent, &changes)
@@ -553,7 +560,7 @@ impl<'a> Capture<'a> {
         writer: &mut StoreWriter,
         observer: &dyn Observer,
     ) -> Result<Read> {
-        let stored = &Recheck::new(self.repository, index, recheck::OF_CHANGES)?;
+        let stored = &Recheck::new(self.repository, index, recheck::OF_CHANGES);
         let (disk, bytes) = (self.disk.as_ref(), self.options.audit);
         let audit = Audit { stored, disk, bytes, observer };
         let parent = self.parent.as_ref().filter(|_| reading.is_incremental);
@@ -614,7 +621,7 @@ impl<'a> Capture<'a> {
         let bases = bases.map(|parent| Parent::new(self.repository.bulk_reader(parent)));
         let bases = bases.map(|parent| Bases::new(parent, block_size, threads));
         let always = if reading.is_incremental { recheck::OF_CHANGES } else { recheck::OF_A_DISK };
-        let stored = Recheck::new(self.repository, index, always)?;
+        let stored = Recheck::new(self.repository, index, always);
         let make_worker = || {
             let deltas = bases.as_ref().map(Deltas::new);
             let mut worker = Worker::new(self.repository.keys(), &stored, block_size, deltas);
@@ -671,6 +678,7 @@ impl<'a> Capture<'a> {
             name: self.name.clone(),
             created: created.to_owned(),
             ordinal: self.ordinal,
+            avoids: self.avoids.clone(),
             host: host_name(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             size,

@@ -5,7 +5,7 @@
 //! are checked whole; then one frame in many. Where damage was ever found, nothing is left to
 //! chance: all of that pack, and whatever may be a delta against something in it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -31,8 +31,6 @@ const SAMPLE: u64 = 64;
 pub struct Recheck<'a> {
     index: &'a Index,
     frames: FrameReader,
-    /// The packs that were there when the run began: its own are not finished.
-    packs: HashSet<PackId>,
     seed: RandomState,
     /// Frames that were looked at, and whether each is sound.
     seen: Mutex<HashMap<(PackId, u32), bool>>,
@@ -41,15 +39,12 @@ pub struct Recheck<'a> {
 }
 
 impl<'a> Recheck<'a> {
-    /// A check of what `index` finds in the packs that `repository` holds now, which reads
+    /// A check of what `index` finds in the packs that `repository` held, which reads
     /// `always` bytes back in any case.
-    ///
-    /// # Errors
-    /// `Io` when those cannot be listed.
-    pub fn new(repository: &Repository, index: &'a Index, always: u64) -> Result<Self> {
-        let packs = repository.packs()?.finished.into_keys().collect();
+    #[must_use]
+    pub fn new(repository: &Repository, index: &'a Index, always: u64) -> Self {
         let (seed, seen, left) = (RandomState::new(), Mutex::default(), AtomicU64::new(always));
-        Ok(Self { index, frames: repository.frames(), packs, seed, seen, left })
+        Self { index, frames: repository.frames(), seed, seen, left }
     }
 
     /// Where a block of `length` bytes is stored, as far as it is known to be sound.
@@ -72,7 +67,7 @@ impl<'a> Recheck<'a> {
     /// `Corrupt` when it, or what it is a delta against, is not as it was stored; `Io`.
     pub fn check(&self, stored: &StoredEntry, length: u64) -> Result<()> {
         let place = &stored.place;
-        if !self.packs.contains(&place.pack) {
+        if !self.index.had_pack(place.pack) {
             return Ok(());
         }
         let seen = self.lock().get(&(place.pack, place.offset)).copied();

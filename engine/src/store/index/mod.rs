@@ -32,6 +32,8 @@ pub struct Index {
     segments: RwLock<Vec<Arc<Segment>>>,
     recent: RwLock<HashMap<Digest, Place>>,
     finished: Mutex<Vec<(PackId, u64)>>,
+    /// The packs that were there when it was last brought up to them.
+    packs: RwLock<HashSet<PackId>>,
     /// Places that nothing is found at any more.
     bad: RwLock<BadPlaces>,
 }
@@ -58,8 +60,16 @@ impl Index {
             segments: RwLock::new(segments),
             recent: RwLock::default(),
             finished: Mutex::default(),
+            packs: RwLock::default(),
             bad: RwLock::default(),
         }
+    }
+
+    /// Whether `pack` was there when the index was brought up to the packs, and so not written by
+    /// this run.
+    #[must_use]
+    pub fn had_pack(&self, pack: PackId) -> bool {
+        read(&self.packs).contains(&pack)
     }
 
     /// Has nothing be found any more where something was found damaged.
@@ -80,6 +90,7 @@ impl Index {
     /// Forgets every segment that names a pack which is no longer there with that size, and
     /// returns the packs that no segment covers.
     pub fn reconcile(&self, packs: &HashMap<PackId, u64>) -> Vec<PackId> {
+        *write(&self.packs) = packs.keys().copied().collect();
         let mut segments = write(&self.segments);
         segments.retain(|segment| {
             let whole = segment.packs().iter().all(|(id, size)| packs.get(id) == Some(size));
