@@ -64,7 +64,8 @@ impl Scene {
         fs::remove_file(pack).expect("removed");
         let copy = OpenOptions::new().write(true).create_new(true).open(pack).expect("made");
         let (start, end) = (lost.start * PAGE, (lost.end * PAGE).min(bytes.len() as u64));
-        let part = |from: u64, to: u64| &bytes[from as usize..to as usize];
+        let at = |place: u64| usize::try_from(place).expect("small");
+        let part = |from: u64, to: u64| &bytes[at(from)..at(to)];
         copy.write_all_at(part(0, start), 0).expect("written");
         copy.write_all_at(part(end, bytes.len() as u64), end).expect("written");
         copy.sync_all().expect("synced");
