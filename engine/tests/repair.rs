@@ -141,8 +141,8 @@ fn headers_tables_nodes_and_manifests_are_made_again_too() {
     let pack = scene.packs();
     for pack in &pack {
         let table = scene.table(pack);
-        let end = fs::read(pack).expect("read").len();
-        for range in [0..48, 10..11, end - 48..end, end - 200..end - 190] {
+        let length = fs::read(pack).expect("read").len();
+        for range in [0..48, 10..11, length - 48..length, length - 200..length - 190] {
             damage(pack, range);
         }
         for entry in table.iter().filter(|entry| entry.kind == FrameKind::Manifest) {

@@ -141,8 +141,11 @@ impl ChangeTracker for Told {
     }
 }
 
+/// Meets what is damaged.
+type Find = fn(&Scene);
+
 /// Who meets the damage before the next capture.
-const FINDERS: [(&str, fn(&Scene)); 5] = [
+const FINDERS: [(&str, Find); 5] = [
     ("nobody", |_| {}),
     ("verify", |scene| {
         let report = verify(&scene.open(), &VerifyOptions::default(), &Silent).expect("read");

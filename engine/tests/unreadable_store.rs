@@ -100,7 +100,7 @@ impl Scene {
         let medium = OpenOptions::new().write(true).open(&medium).expect("opened");
         medium.set_len(first * PAGE).expect("cut");
         self.mount();
-        let mut page = [0; PAGE as usize];
+        let mut page = vec![0; at(PAGE)];
         let read = File::open(pack).expect("opened").read_exact_at(&mut page, start);
         assert_eq!(read.expect_err("lost").raw_os_error(), Some(nix_eio()), "no EIO here");
     }

@@ -3,7 +3,6 @@
 //! the frame's header says; where that header is lost itself, they have to be as long, and to hold
 //! what the pack's table says.
 
-use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::codec::{Compression, Decoder, Encoder, check_digest};
@@ -180,18 +179,18 @@ impl Mender {
         } else {
             return None;
         };
-        let stored = bytes.get(HEADER_LENGTH..)?;
-        let found = (0..stored.len()).into_par_iter().find_map_any(|place| {
-            let mut tried = stored.to_vec();
+        let stored = bytes.get_mut(HEADER_LENGTH..)?;
+        for place in 0..stored.len() {
             let right = *stored.get(place)?;
-            values.iter().find_map(|value| {
-                *tried.get_mut(place)? = right ^ value;
-                (xxh3_64(&tried) == header.stored_checksum).then_some((place, right ^ value))
-            })
-        });
-        let (place, value) = found?;
-        *bytes.get_mut(HEADER_LENGTH + place)? = value;
-        Some(bytes)
+            for value in &values {
+                *stored.get_mut(place)? = right ^ value;
+                if xxh3_64(stored) == header.stored_checksum {
+                    return Some(bytes);
+                }
+            }
+            *stored.get_mut(place)? = right;
+        }
+        None
     }
 
     /// The frame, if a copy of it is the same.
