@@ -89,6 +89,11 @@ fn changes(before: &[(PathBuf, Vec<u8>)], after: &[(PathBuf, Vec<u8>)]) -> Vec<S
     sides.concat()
 }
 
+/// The first byte behind a frame.
+fn end(entry: &TableEntry) -> usize {
+    usize::try_from(entry.end()).expect("a small pack")
+}
+
 fn damage(pack: &Path, range: std::ops::Range<usize>) {
     let mut bytes = fs::read(pack).expect("read");
     bytes[range].iter_mut().for_each(|byte| *byte = byte.wrapping_add(77));
@@ -106,7 +111,7 @@ fn blocks_are_made_again_from_the_disk_whatever_is_wrong_with_their_frames() {
             let frames: Vec<TableEntry> = scene.table(&pack);
             let blocks = frames.iter().filter(|entry| entry.kind == FrameKind::Block);
             for (number, entry) in blocks.filter(|entry| entry.member == 0).enumerate() {
-                let (start, end) = (entry.offset as usize, entry.end() as usize);
+                let (start, end) = (entry.offset as usize, end(entry));
                 damage(
                     &pack,
                     match number % 4 {
@@ -136,15 +141,15 @@ fn headers_tables_nodes_and_manifests_are_made_again_too() {
     let pack = scene.packs();
     for pack in &pack {
         let table = scene.table(pack);
-        let end = fs::metadata(pack).expect("there").len() as usize;
-        for range in [0..48, 10..11, end - 48..end, end - 200..end - 190] {
+        let length = fs::read(pack).expect("read").len();
+        for range in [0..48, 10..11, length - 48..length, length - 200..length - 190] {
             damage(pack, range);
         }
         for entry in table.iter().filter(|entry| entry.kind == FrameKind::Manifest) {
-            damage(pack, entry.end() as usize - 90..entry.end() as usize);
+            damage(pack, end(entry) - 90..end(entry));
         }
         for entry in table.iter().filter(|entry| entry.kind == FrameKind::Node) {
-            let place = entry.end() as usize - 5;
+            let place = end(entry) - 5;
             damage(pack, place..place + 1);
         }
     }
@@ -170,7 +175,7 @@ fn deltas_and_what_they_stand_on_are_made_again_together() {
         let table = scene.table(&pack);
         let blocks = table.iter().filter(|entry| entry.kind == FrameKind::Block);
         for entry in blocks.filter(|entry| entry.member == 0) {
-            damage(&pack, entry.end() as usize - 3..entry.end() as usize);
+            damage(&pack, end(entry) - 3..end(entry));
         }
     }
     // The disk has both versions of the blocks: as it is, and behind that as it was.
@@ -190,14 +195,14 @@ fn what_a_disk_does_not_have_stays_damaged_and_the_rest_is_repaired() {
         let table = scene.table(&pack);
         let blocks = table.iter().filter(|entry| entry.kind == FrameKind::Block);
         for entry in blocks.filter(|entry| entry.member == 0) {
-            damage(&pack, entry.end() as usize - 300..entry.end() as usize - 100);
+            damage(&pack, end(entry) - 300..end(entry) - 100);
         }
     }
     content[2 * MIB + 5] ^= 1;
     let disk = scene.disk(&content);
     let report = scene.repair(&disk);
     assert_eq!((report.repaired, report.left.len()), (5, 1), "{report:?}");
-    assert_eq!(report.left[0].offset.is_some(), true);
+    assert!(report.left[0].offset.is_some());
     let again = scene.repair(&disk);
     assert_eq!((again.repaired, again.left), (0, report.left));
     // And what is left is stored anew.

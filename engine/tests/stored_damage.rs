@@ -96,7 +96,11 @@ impl Scene {
         let bytes = fs::read(pack).expect("read");
         let firsts = table.iter().filter(|entry| entry.member == 0);
         let blocks = firsts.filter(|entry| entry.kind == FrameKind::Block);
-        blocks.map(|entry| ((entry.end() - 1) as usize, bytes[entry.offset as usize + 5])).collect()
+        blocks
+            .map(|entry| {
+                (usize::try_from(entry.end() - 1).expect("small"), bytes[entry.offset as usize + 5])
+            })
+            .collect()
     }
 
     fn marks(&self) -> usize {
@@ -137,8 +141,11 @@ impl ChangeTracker for Told {
     }
 }
 
+/// Meets what is damaged.
+type Find = fn(&Scene);
+
 /// Who meets the damage before the next capture.
-const FINDERS: [(&str, fn(&Scene)); 5] = [
+const FINDERS: [(&str, Find); 5] = [
     ("nobody", |_| {}),
     ("verify", |scene| {
         let report = verify(&scene.open(), &VerifyOptions::default(), &Silent).expect("read");

@@ -64,7 +64,8 @@ impl Scene {
         fs::remove_file(pack).expect("removed");
         let copy = OpenOptions::new().write(true).create_new(true).open(pack).expect("made");
         let (start, end) = (lost.start * PAGE, (lost.end * PAGE).min(bytes.len() as u64));
-        let part = |from: u64, to: u64| &bytes[from as usize..to as usize];
+        let at = |place: u64| usize::try_from(place).expect("small");
+        let part = |from: u64, to: u64| &bytes[at(from)..at(to)];
         copy.write_all_at(part(0, start), 0).expect("written");
         copy.write_all_at(part(end, bytes.len() as u64), end).expect("written");
         copy.sync_all().expect("synced");
@@ -99,7 +100,7 @@ impl Scene {
         let medium = OpenOptions::new().write(true).open(&medium).expect("opened");
         medium.set_len(first * PAGE).expect("cut");
         self.mount();
-        let mut page = [0; PAGE as usize];
+        let mut page = vec![0; at(PAGE)];
         let read = File::open(pack).expect("opened").read_exact_at(&mut page, start);
         assert_eq!(read.expect_err("lost").raw_os_error(), Some(nix_eio()), "no EIO here");
     }

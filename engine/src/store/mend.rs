@@ -138,7 +138,7 @@ impl Mender {
 
     /// The frame, if what is left of it (`remains`) lacks only what is known otherwise: its
     /// header, or its members' digests.
-    pub fn from_remains(
+    pub fn make_of_remains(
         &mut self,
         listed: &Listed,
         remains: &[u8],
@@ -184,19 +184,20 @@ impl Mender {
         let found = threads::find_any(stored.len(), |place| {
             let mut tried = stored.to_vec();
             let right = *stored.get(place)?;
-            values.iter().find_map(|value| {
-                *tried.get_mut(place)? = right ^ value;
-                (xxh3_64(&tried) == header.stored_checksum).then_some((place, right ^ value))
-            })
-        });
-        let (place, value) = found?;
-        *bytes.get_mut(HEADER_LENGTH + place)? = value;
-        Some(bytes)
+            for value in &values {
+                *stored.get_mut(place)? = right ^ value;
+                if xxh3_64(stored) == header.stored_checksum {
+                    return Some(bytes);
+                }
+            }
+            *stored.get_mut(place)? = right;
+        }
+        None
     }
 
     /// The frame, if a copy of it is the same.
     #[must_use]
-    pub fn from_copy(&mut self, listed: &Listed, remains: &[u8], copy: Vec<u8>) -> Option<Vec<u8>> {
+    pub fn take_copy(&mut self, listed: &Listed, remains: &[u8], copy: Vec<u8>) -> Option<Vec<u8>> {
         let frame = Frame::open(&copy).ok()?;
         let is_same = copy.len() == listed.length as usize
             && (frame.header.kind, &frame.members) == (listed.kind, &listed.members)
@@ -205,7 +206,7 @@ impl Mender {
     }
 
     /// The frame, made again from its `content` in each way that it may have been made.
-    pub fn from_content(
+    pub fn make_of_content(
         &mut self,
         listed: &Listed,
         (remains, content): (&[u8], &[u8]),
@@ -362,10 +363,10 @@ mod tests {
             let mut remains = frame.clone();
             let end = remains.len();
             remains[end / 2..].fill(0x5a);
-            let made = mender.from_content(&listed, (&remains, &content), &|_| None);
+            let made = mender.make_of_content(&listed, (&remains, &content), &|_| None);
             assert_eq!(made.as_ref(), Some(&frame), "{compression:?}");
             let other = text(2, content.len());
-            assert_eq!(mender.from_content(&listed, (&remains, &other), &|_| None), None);
+            assert_eq!(mender.make_of_content(&listed, (&remains, &other), &|_| None), None);
         }
     }
 
@@ -377,12 +378,12 @@ mod tests {
         for lost in [0..HEADER_LENGTH, HEADER_LENGTH..HEADER_LENGTH + 70, 5..6, 17..18] {
             let mut remains = frame.clone();
             remains[lost.clone()].fill(0xee);
-            let made = mender.from_remains(&listed, &remains, &|_| None);
+            let made = mender.make_of_remains(&listed, &remains, &|_| None);
             assert_eq!(made.as_ref(), Some(&frame), "{lost:?}");
         }
         let mut remains = frame.clone();
         remains[2000..2100].fill(0);
-        assert_eq!(mender.from_remains(&listed, &remains, &|_| None), None);
+        assert_eq!(mender.make_of_remains(&listed, &remains, &|_| None), None);
     }
 
     #[test]
@@ -395,7 +396,7 @@ mod tests {
         {
             let mut remains = frame.clone();
             remains[place] = remains[place].wrapping_add(99);
-            assert_eq!(mender.from_remains(&listed, &remains, &|_| None), None);
+            assert_eq!(mender.make_of_remains(&listed, &remains, &|_| None), None);
             assert_eq!(Mender::guess(&listed, &remains).as_ref(), Some(&frame), "byte {place}");
         }
     }
@@ -418,7 +419,10 @@ mod tests {
         remains[end - 3..].fill(1);
         let find = |wanted: &StoredEntry| (*wanted == stored).then(|| before.clone());
         let mut mender = Mender::new(keys());
-        assert_eq!(mender.from_content(&listed, (&remains, &after), &find).as_ref(), Some(&frame));
-        assert_eq!(mender.from_content(&listed, (&remains, &after), &|_| None), None);
+        assert_eq!(
+            mender.make_of_content(&listed, (&remains, &after), &find).as_ref(),
+            Some(&frame)
+        );
+        assert_eq!(mender.make_of_content(&listed, (&remains, &after), &|_| None), None);
     }
 }

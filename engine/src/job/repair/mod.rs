@@ -146,7 +146,7 @@ impl<'a> Repair<'a> {
                     restore_manifest(&**storage, image.id, &image.manifest.encode())?;
                     self.report.repaired += 1;
                 }
-                None => self.leave(name, None, "the manifest is damaged"),
+                None => self.leave(&name, None, "the manifest is damaged"),
             }
         }
         // What stands on something that is damaged itself is made in a later round, and only a
@@ -160,7 +160,7 @@ impl<'a> Repair<'a> {
             self.bring_missing(observer)?;
         }
         for id in std::mem::take(&mut self.missing) {
-            self.leave(pack::object_name(id), None, "the pack is missing");
+            self.leave(&pack::object_name(id), None, "the pack is missing");
         }
         self.tell_left()?;
         Ok(self.report)
@@ -345,7 +345,7 @@ impl<'a> Repair<'a> {
         Ok(Bytes(bytes))
     }
 
-    fn leave(&mut self, object: ObjectName, offset: Option<u32>, why: &str) {
+    fn leave(&mut self, object: &ObjectName, offset: Option<u32>, why: &str) {
         let (object, why) = (object.to_string(), why.to_owned());
         self.report.left.push(Unrepaired { object, offset, why });
     }
@@ -356,7 +356,7 @@ impl<'a> Repair<'a> {
             let name = pack::object_name(id);
             let bytes = self.read(id)?;
             let Ok(table) = table_of(&bytes) else {
-                self.leave(name, None, "its table is lost, and cannot be made from its frames");
+                self.leave(&name, None, "its table is lost, and cannot be made from its frames");
                 continue;
             };
             let mut frames = Listed::all(&table);
@@ -369,7 +369,7 @@ impl<'a> Repair<'a> {
                     FrameKind::Node => "it is a part of a tree, which no disk has",
                     FrameKind::Manifest => "its manifest is lost",
                 };
-                self.leave(name.clone(), Some(listed.offset), why);
+                self.leave(&name, Some(listed.offset), why);
             }
         }
         Ok(())
@@ -390,8 +390,8 @@ impl Work<'_> {
         let kind = broken.listed.kind;
         let base = |stored: &StoredEntry| stored_content(repository, kind, stored);
         let (listed, remains) = (&broken.listed, broken.remains.as_slice());
-        let made = mender.from_remains(listed, remains, &base);
-        broken.made = made.or_else(|| mender.from_copy(listed, remains, copy?));
+        let made = mender.make_of_remains(listed, remains, &base);
+        broken.made = made.or_else(|| mender.take_copy(listed, remains, copy?));
         if broken.made.is_none() {
             self.make_of(broken, &Contents::new());
         }
@@ -413,7 +413,7 @@ impl Work<'_> {
             let found = contents.get(&stored.digest).cloned();
             found.or_else(|| stored_content(repository, kind, stored))
         };
-        broken.made = self.mender.from_content(listed, (remains, &content), &base);
+        broken.made = self.mender.make_of_content(listed, (remains, &content), &base);
     }
 
     /// A content from another place.
