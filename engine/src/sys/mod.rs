@@ -1,12 +1,13 @@
 //! The kernel: I/O rings, aligned memory, device ioctls, mounts. The only layer with unsafe code,
-//! and that only in [`ring`], [`ioctl`], [`watchdog`], [`threads`] and
-//! [`bpf`].
+//! and that only in [`ring`], [`ioctl`], [`dm`], [`watchdog`], [`threads`] and [`bpf`].
 
 pub mod bpf;
 pub mod buffer;
 pub mod device;
+pub mod dm;
 pub mod freeze;
 pub mod holders;
+pub mod identity;
 pub mod ioctl;
 pub mod loops;
 pub mod mounts;

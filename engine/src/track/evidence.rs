@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::page::Sectors;
 use super::verdict::Verdict;
 use crate::base::ByteCount;
+use crate::sys::identity::FileState;
 
 /// A checkpoint's evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,12 @@ pub struct Evidence {
     pub disk_sequence: u64,
     /// The disk's size.
     pub size: ByteCount,
+    /// What the disk is made of ([`crate::sys::identity`]); empty where nobody asked yet.
+    #[serde(default)]
+    pub identity: String,
+    /// The file behind a loop device, as it was then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backing: Option<FileState>,
     /// Bytes of a granule of the map.
     pub granule: u64,
     /// The id of the image from which the map starts, in hexadecimal digits; none if none was
@@ -57,10 +64,7 @@ impl Evidence {
         if self.tracker != parent.tracker {
             return Err("tracking was started anew since the parent was captured".to_owned());
         }
-        let of_disk = |one: &Self| (one.device.clone(), one.disk_sequence, one.size, one.granule);
-        if of_disk(self) != of_disk(parent) {
-            return Err("the parent was captured from another disk".to_owned());
-        }
+        self.check_disk(parent)?;
         match &self.image {
             None => Err("the tracker was not told that the parent was stored".to_owned()),
             Some(image) if image != id => Err(format!(
@@ -73,6 +77,45 @@ impl Evidence {
             }
             Some(_) => Ok(()),
         }
+    }
+
+    /// Whether it is of the same disk as `parent`, made of the same, and no file behind it was
+    /// changed past it as far as that can be told.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn check_disk(&self, parent: &Self) -> Result<(), String> {
+        let of_disk = |one: &Self| (one.device.clone(), one.disk_sequence, one.size, one.granule);
+        if of_disk(self) != of_disk(parent) {
+            return Err("the parent was captured from another disk".to_owned());
+        }
+        if self.identity != parent.identity {
+            return Err("what the disk is made of, or shows, was exchanged or moved since the \
+                        parent was captured"
+                .to_owned());
+        }
+        self.check_backing(parent)
+    }
+
+    /// Whether the file behind a loop device can be as it was but for what was written by way of
+    /// that.
+    fn check_backing(&self, parent: &Self) -> Result<(), String> {
+        let (Some(now), Some(before)) = (self.backing, parent.backing) else { return Ok(()) };
+        if now.size != before.size {
+            return Err(
+                "the file behind the loop device was cut or has grown since the parent was \
+                        captured"
+                    .to_owned(),
+            );
+        }
+        // Writes by way of the loop device change its times too.
+        let is_unwritten = (self.completed, self.queued) == (parent.completed, parent.queued);
+        if is_unwritten && now != before {
+            return Err("the file behind the loop device was changed since the parent was \
+                        captured, past the device"
+                .to_owned());
+        }
+        Ok(())
     }
 
     pub(super) fn judge(verdict: &Verdict) -> (String, Option<String>) {
@@ -95,6 +138,8 @@ mod tests {
             device: "7:0".to_owned(),
             disk_sequence: 3,
             size: ByteCount(1 << 20),
+            identity: "file 1:2".to_owned(),
+            backing: Some(FileState { size: 1 << 20, modified: 5, changed: 5 }),
             granule: 4096,
             image: Some("image".to_owned()),
             since,
@@ -129,9 +174,30 @@ mod tests {
             Evidence { size: ByteCount(1 << 21), ..parent.clone() },
             Evidence { granule: 8192, ..parent.clone() },
             Evidence { device: "7:1".to_owned(), ..parent.clone() },
+            Evidence { identity: "file 1:3".to_owned(), ..parent.clone() },
+            Evidence { identity: String::new(), ..parent.clone() },
+            Evidence {
+                backing: Some(FileState { size: 1 << 20, modified: 5, changed: 6 }),
+                ..parent.clone()
+            },
         ] {
             assert!(next.follows("image", &other).is_err(), "{other:?}");
         }
+    }
+
+    #[test]
+    fn the_file_behind_a_loop_device_changes_only_as_it_was_written_to() {
+        let parent = evidence(1, 4);
+        let state = |size, time| Some(FileState { size, modified: time, changed: time });
+        let completed = Sectors { written: 8, discarded: 0 };
+        let written = Evidence { completed, backing: state(1 << 20, 9), ..evidence(5, 5) };
+        assert!(written.check_backing(&parent).is_ok());
+        let cut = Evidence { backing: state(1 << 19, 9), ..written.clone() };
+        assert!(cut.check_backing(&parent).is_err());
+        let silent = Evidence { completed: parent.completed, ..written.clone() };
+        assert!(silent.check_backing(&parent).is_err());
+        let unknown = Evidence { backing: None, ..silent };
+        assert!(unknown.check_backing(&parent).is_ok());
     }
 
     #[test]

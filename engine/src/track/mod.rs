@@ -185,7 +185,8 @@ impl Tracking {
     /// The tracker of the disk `device`; none if that is no whole disk, or is not tracked.
     ///
     /// # Errors
-    /// `Unsupported` when tracking was broken off, or is another disk's by now; the kernel's.
+    /// `Unsupported` when tracking was broken off, or is another disk's by now, or others write
+    /// past the disk; the kernel's.
     pub fn open(&self, device: &Path) -> Result<Option<Tracker>> {
         let Ok(disk) = WholeDisk::open(device) else { return Ok(None) };
         let folder = BpfFolder::existing(&self.folder)?.closed()?;
@@ -203,6 +204,7 @@ impl Tracking {
                 ),
             ));
         }
+        disk.check_holders(device)?;
         let id = id_of(&installation, slot);
         let last = installation.page(slot).get(Own::Epoch).saturating_sub(1);
         Ok(Some(Tracker::new(self.folder.clone(), disk.facts, disk.size, slot, id, last)))

@@ -12,6 +12,7 @@ use crate::base::limits::{MAX_TRACKER_WAIT, MAX_TRACKER_WAIT_FROZEN};
 use crate::base::{ByteCount, ByteRange, ChangeMap, Error, ErrorKind, Result};
 use crate::sys::bpf::BpfFolder;
 use crate::sys::device::{DeviceFacts, boot_id};
+use crate::sys::identity::{backing_state, identity};
 
 /// The tracker of one disk. It holds nothing but names: tracking goes on without it.
 #[derive(Debug)]
@@ -126,6 +127,8 @@ impl Tracker {
             device: self.facts.number.clone(),
             disk_sequence: page.get(Own::Sequence),
             size: self.size,
+            identity: identity(&self.facts.name),
+            backing: backing_state(&self.facts.name),
             granule: page.get(Own::Granule),
             image: epochs.committed().and_then(|record| record.image).map(|id| to_hex(&id)),
             since: committed + 1,

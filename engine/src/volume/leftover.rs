@@ -99,11 +99,11 @@ pub fn leftovers(disk: &dyn ReadAt, from: ByteOffset) -> Result<Vec<Leftover>> {
     let search = Search { extent: Extent::whole(disk), from: from.0 };
     let mut found = Vec::new();
     for (what, (bytes, unit), at, magic) in AT_END {
-        found.extend(search.from_end((*bytes, *unit), *at, (*what, *magic))?);
+        found.extend(search.near_end((*bytes, *unit), *at, (*what, *magic))?);
     }
     for sectors in PROMISE {
         let bytes = sectors.saturating_mul(SECTOR);
-        found.extend(search.from_end(
+        found.extend(search.near_end(
             (bytes, SECTOR),
             0,
             ("promise raid member", PROMISE_MAGIC),
@@ -134,7 +134,7 @@ impl Search<'_> {
         self.extent.length().checked_sub(over)?.checked_sub(bytes)
     }
 
-    fn from_end(
+    fn near_end(
         &self,
         place: (u64, u64),
         at: u64,

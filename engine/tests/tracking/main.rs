@@ -4,5 +4,6 @@
 
 mod epochs;
 mod hammer;
+mod identity;
 mod links;
 mod support;

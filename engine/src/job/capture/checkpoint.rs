@@ -55,6 +55,16 @@ impl Told {
         }
     }
 
+    /// The same, but in doubt where `objection` has something against the blocks that are known.
+    #[must_use]
+    pub fn unless(self, objection: impl FnOnce(&[ByteRange]) -> Option<String>) -> Self {
+        let Self::Known(Pending { ranges, evidence }) = self else { return self };
+        match objection(&ranges) {
+            None => Self::Known(Pending { ranges, evidence }),
+            reason => Self::Doubt(Unknown { reason, evidence: Some(evidence) }),
+        }
+    }
+
     /// A checkpoint whose changes are not wanted, because the whole disk is read anyway.
     #[must_use]
     pub fn unasked(findings: Findings) -> Self {

@@ -11,6 +11,7 @@ mod checkpoint;
 mod delta;
 mod effort;
 mod history;
+mod holes;
 mod hooks;
 mod lanes;
 mod live;
@@ -477,6 +478,7 @@ impl<'a> Capture<'a> {
             }
             Ok(findings) => Told::of(parent, findings),
         });
+        let told = told.map(|told| told.unless(|changes| self.contradicted(changes)));
         let reading = match (&told, parent, &self.tracker) {
             (Some(Told::Known(pending)), Some(parent), Some(tracker)) => {
                 let damaged = recheck::damaged(&self.repository.reader(parent), &index.bad());
@@ -500,6 +502,21 @@ impl<'a> Capture<'a> {
             reading => reading?,
         };
         Ok((reading, told))
+    }
+
+    /// What shows that more than `changes` changed since the parent, if something does: holes of
+    /// the file behind a loop device.
+    fn contradicted(&self, changes: &[ByteRange]) -> Option<String> {
+        let reader = self.repository.reader(self.parent.as_ref()?);
+        match holes::contradiction(&self.disk, &reader, changes) {
+            Ok(found) => found.map(|range| {
+                format!(
+                    "the file behind the loop device has a hole at {range}, where it was not \
+                     written: it was changed past the device"
+                )
+            }),
+            Err(error) => Some(error.to_string()),
+        }
     }
 
     /// What is to be read where only `changes` are not as in the parent, or are damaged there:

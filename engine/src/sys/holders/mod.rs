@@ -106,8 +106,7 @@ impl Holders {
     /// but for what this process has open to write.
     ///
     /// # Errors
-    /// `Invalid` if it is neither; `Io` if it cannot be looked at, or the kernel's tables cannot
-    /// be read.
+    /// `Invalid` if it is neither; `Io` if it cannot be looked at.
     pub fn of(path: &Path) -> Result<Self> {
         let shown = path.display();
         let metadata = fs::metadata(path).context(|| format!("stat {shown}"))?;
@@ -122,9 +121,9 @@ impl Holders {
         let mut asked = Asked { path, place, names: Vec::new() };
         asked.names.extend(path.file_name().map(|name| name.as_bytes().to_vec()));
         asked.names.extend(fs::canonicalize(path).ok().as_deref().and_then(name_of));
-        let storage = Storage::read()?;
+        let storage = Storage::read();
         asked.names.extend(storage.backing_names());
-        let system = System::read(&storage, &asked.names)?;
+        let system = System::read(&storage, &asked.names);
         let mut this = Self::among(&storage, &system.users, &asked);
         this.unseen = system.unseen;
         this.add_claims(&storage, place);
@@ -301,7 +300,7 @@ pub fn files_of(path: &Path) -> Result<Vec<(u64, u64)>> {
     if !found.file_type().is_block_device() {
         return Ok(vec![(found.dev(), found.ino())]);
     }
-    let storage = Storage::read()?;
+    let storage = Storage::read();
     let extents = storage.extents(Place::Device(found.rdev()));
     Ok(extents.iter().filter_map(Extent::file).collect())
 }

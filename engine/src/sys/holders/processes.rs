@@ -11,7 +11,6 @@ use nix::libc;
 
 use super::storage::{Extent, Place, Storage};
 use super::{Asked, Holder, Holding};
-use crate::base::{ErrorContext, Result};
 use crate::sys::device::text;
 use crate::sys::mounts::{Mount, parse_mounts};
 
@@ -29,13 +28,13 @@ pub struct Tables {
 
 /// The mounts of all mount namespaces, and of all roots within them, that a process or thread is
 /// in: a process that has another root sees what is below that alone.
-///
-/// # Errors
-/// `Io` if this process's own cannot be read.
-pub fn mounts() -> Result<Tables> {
+pub fn mounts() -> Tables {
     const OWN: &str = "/proc/self/mountinfo";
-    let table = fs::read(OWN).context(|| format!("read {OWN}"))?;
-    let mut tables = Tables { mounts: parse_mounts(&table), unseen: Vec::new() };
+    let mut tables = Tables::default();
+    match fs::read(OWN) {
+        Ok(table) => tables.mounts = parse_mounts(&table),
+        Err(error) => tables.unseen.push(format!("what is mounted ({OWN}: {error})")),
+    }
     let mut views = HashSet::new();
     views.extend(view(Path::new("/proc/self")));
     let mut hidden = 0;
@@ -63,7 +62,7 @@ pub fn mounts() -> Result<Tables> {
     if !is_first_namespace() {
         tables.unseen.push("processes outside this container".to_owned());
     }
-    Ok(tables)
+    tables
 }
 
 /// The mount namespace of a process or thread, and its root within it.

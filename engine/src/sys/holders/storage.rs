@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::makedev;
 
-use crate::base::{ByteRange, ErrorContext, Result};
+use crate::base::ByteRange;
 use crate::sys::device::{self, sysfs, text};
 use crate::sys::loops::LoopBacking;
 
+/// Where the kernel lists block devices.
+const BLOCKS: &str = "/sys/class/block";
 /// Devices that are stacked on one another at most; more are taken for a loop.
 const MOST_STACKED: usize = 16;
 
@@ -94,19 +96,19 @@ pub struct Backing {
 #[derive(Debug, Clone, Default)]
 pub struct Storage {
     blocks: HashMap<u64, Block>,
-    /// Loop devices of which it is not known what they show.
-    pub unknown_loops: Vec<String>,
+    /// What could not be looked at.
+    pub unseen: Vec<String>,
 }
 
 impl Storage {
     /// As they are now.
-    ///
-    /// # Errors
-    /// `Io` where sysfs is not there.
-    pub fn read() -> Result<Self> {
+    pub fn read() -> Self {
         let mut this = Self::default();
-        let entries = fs::read_dir("/sys/class/block").context(|| "list /sys/class/block")?;
-        for entry in entries.flatten() {
+        let entries = fs::read_dir(BLOCKS);
+        if entries.is_err() {
+            this.unseen.push(format!("which block devices there are ({BLOCKS} is not there)"));
+        }
+        for entry in entries.into_iter().flatten().flatten() {
             let Ok(name) = entry.file_name().into_string() else { continue };
             let folder = sysfs(&name);
             let Some(number) = number_in(&folder) else { continue };
@@ -126,7 +128,7 @@ impl Storage {
             let block = Block { name, disk, start, size, is_read_only, slaves, backing };
             this.blocks.insert(number, block);
         }
-        Ok(this)
+        this
     }
 
     fn backing(&mut self, name: &str) -> Option<Backing> {
@@ -137,7 +139,7 @@ impl Storage {
         let Some(found) = LoopBacking::of_name(name) else {
             // It may have been detached meanwhile.
             if sysfs(name).join("loop/backing_file").exists() {
-                self.unknown_loops.push(name.to_owned());
+                self.unseen.push(format!("what /dev/{name} shows"));
             }
             return None;
         };
@@ -151,7 +153,7 @@ impl Storage {
     /// Devices that are made up: for tests of what this machine's kernel lacks.
     #[cfg(test)]
     pub fn of(blocks: impl IntoIterator<Item = (u64, Block)>) -> Self {
-        Self { blocks: blocks.into_iter().collect(), unknown_loops: Vec::new() }
+        Self { blocks: blocks.into_iter().collect(), unseen: Vec::new() }
     }
 
     /// All devices.

@@ -9,7 +9,6 @@ use super::Holding;
 use super::filesystems::{Filesystems, Use};
 use super::processes::{self, Tables};
 use super::storage::{Extent, Place, Storage, place_of};
-use crate::base::Result;
 use crate::sys::mounts::{Mount, parse_swaps};
 
 /// One user of storage.
@@ -36,11 +35,8 @@ pub struct System {
 impl System {
     /// As it is now. `names` are the last parts of the paths of files that matter: others are not
     /// looked at, since to ask for each mount's source could hang on a dead server.
-    ///
-    /// # Errors
-    /// `Io` if the kernel's tables cannot be read.
-    pub fn read(storage: &Storage, names: &[Vec<u8>]) -> Result<Self> {
-        let Tables { mounts, mut unseen } = processes::mounts()?;
+    pub fn read(storage: &Storage, names: &[Vec<u8>]) -> Self {
+        let Tables { mounts, mut unseen } = processes::mounts();
         let mut users = Vec::new();
         let filesystems = Filesystems { storage, names, mounts: &mounts };
         for Use { place, kind } in filesystems.uses() {
@@ -53,11 +49,9 @@ impl System {
                 users.push(User::of(storage, place, Holding::Swap));
             }
         }
-        for name in &storage.unknown_loops {
-            unseen.push(format!("what /dev/{name} shows"));
-        }
+        unseen.extend_from_slice(&storage.unseen);
         users.extend(devices(storage));
-        Ok(Self { users: without_copies(users), unseen })
+        Self { users: without_copies(users), unseen }
     }
 }
 
