@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use imgx_engine::base::ErrorKind;
 use imgx_engine::sys::freeze::Freezer;
-use imgx_engine::sys::mounts::mounted_from;
+use imgx_engine::sys::Holders;
 use imgx_engine::sys::watchdog::{Hook, HookEnd, Hooks};
 use imgx_fixtures::loopdev::LoopDevice;
 use imgx_fixtures::tool;
@@ -72,7 +72,7 @@ impl Stage {
     }
 
     fn freezer(&self, hooks: Hooks) -> Freezer {
-        let mounts = mounted_from(self.device.path()).expect("listed");
+        let mounts = Holders::of(self.device.path()).expect("listed").mounts();
         assert_eq!(mounts.len(), 1, "{mounts:?}");
         Freezer::with_hooks(&mounts, hooks).expect("opened")
     }
@@ -139,7 +139,7 @@ fn a_process_of_another_test() {
         return;
     };
     let folder = PathBuf::from(std::env::var_os("IMGX_FOLDER").expect("set"));
-    let mounts = mounted_from(Path::new(&device)).expect("listed");
+    let mounts = Holders::of(Path::new(&device)).expect("listed").mounts();
     let log = folder.join("log");
     let hooks = Hooks {
         pre: Some(format!("echo pre >> '{}'", log.display())),
