@@ -11,8 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use imgx_engine::base::ErrorKind;
-use imgx_engine::sys::freeze::Freezer;
 use imgx_engine::sys::Holders;
+use imgx_engine::sys::freeze::Freezer;
 use imgx_engine::sys::watchdog::{Hook, HookEnd, Hooks};
 use imgx_fixtures::loopdev::LoopDevice;
 use imgx_fixtures::tool;
