@@ -184,15 +184,14 @@ impl Mender {
         let found = threads::find_any(stored.len(), |place| {
             let mut tried = stored.to_vec();
             let right = *stored.get(place)?;
-            for value in &values {
-                *stored.get_mut(place)? = right ^ value;
-                if xxh3_64(stored) == header.stored_checksum {
-                    return Some(bytes);
-                }
-            }
-            *stored.get_mut(place)? = right;
-        }
-        None
+            values.iter().find_map(|value| {
+                *tried.get_mut(place)? = right ^ value;
+                (xxh3_64(&tried) == header.stored_checksum).then_some((place, right ^ value))
+            })
+        });
+        let (place, value) = found?;
+        *bytes.get_mut(HEADER_LENGTH + place)? = value;
+        Some(bytes)
     }
 
     /// The frame, if a copy of it is the same.

@@ -1,6 +1,5 @@
 //! The kernel: I/O rings, aligned memory, device ioctls, mounts. The only layer with unsafe code,
-//! and that only in [`ring`], [`ioctl`], [`dm`], [`watchdog`], [`threads`] and
-//! [`bpf`].
+//! and that only in [`ring`], [`ioctl`], [`dm`], [`watchdog`], [`threads`] and [`bpf`].
 
 pub mod bpf;
 pub mod buffer;
