@@ -137,9 +137,14 @@ impl Freezer {
             self.owes.store(true, Ordering::Relaxed);
         }
         let mut end = watchdog.run_hook(hook, limit, is_wanted);
-        if hook == Hook::Post && end.is_err() && !watchdog.has_ended() {
-            // The watchdog was killed before it could.
-            end = self.watchdog()?.run_hook(hook, limit, is_wanted);
+        if hook == Hook::Post && end.is_err() {
+            // It was killed: before it could, or after. It is no longer asked, and what it does
+            // nonetheless it has done when it is gone.
+            self.watchdog.lock().unwrap_or_else(PoisonError::into_inner).take();
+            watchdog.end();
+            if !watchdog.has_ended() {
+                end = self.watchdog()?.run_hook(hook, limit, is_wanted);
+            }
         }
         if hook == Hook::Post || matches!(end, Ok(Some(HookEnd::NotStarted))) {
             self.owes.store(false, Ordering::Relaxed);

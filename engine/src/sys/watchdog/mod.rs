@@ -257,6 +257,11 @@ impl Watchdog {
         })
     }
 
+    /// Has it do what it owes and end, and waits for that, though not for ever.
+    pub fn end(&self) {
+        finish(&self.line, Duration::from_millis(shared::HASTE.unsigned_abs()) + SLACK);
+    }
+
     /// Whether the hook after was started, be it by this process's wish or not.
     #[must_use]
     pub fn has_ended(&self) -> bool {
