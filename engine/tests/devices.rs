@@ -238,7 +238,10 @@ fn an_image_opens_at_the_same_small_cost_whatever_its_size() {
 
 /// Asserts that a restore is refused for a reason that has `words` in it.
 fn assert_refused(repository: &Repository, image: &Image, target: &Path, words: &[&str]) {
-    let options = RestoreOptions { overwrite: words[0] != "--yes", ..RestoreOptions::default() };
+    let options = RestoreOptions {
+        overwrite: words[0] != "may not be overwritten",
+        ..RestoreOptions::default()
+    };
     let error = restore(repository, image, target, options).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     for word in words.iter().chain([&target.to_str().expect("plain")]) {
@@ -267,7 +270,7 @@ fn targets_that_would_lose_something_are_refused_and_left_alone() {
     assert_refused(&repository, &image, &backing, &["mounted"]);
     drop(mount);
     assert!(fs::read(&backing).expect("read").len() == before.len());
-    assert_refused(&repository, &image, mounted.path(), &["--yes", "holds data"]);
+    assert_refused(&repository, &image, mounted.path(), &["may not be overwritten", "holds data"]);
 
     let small = attach(&blank(&folder.path().join("small"), (16 << 20) - 512), 512);
     assert_refused(&repository, &image, small.path(), &["16776704", "16777216"]);
@@ -281,7 +284,7 @@ fn targets_that_would_lose_something_are_refused_and_left_alone() {
     let file = OpenOptions::new().write(true).open(&holding).expect("opens");
     file.write_all_at(&[1], 9 << 20).expect("written");
     let device = attach(&holding, 512);
-    assert_refused(&repository, &image, device.path(), &["--yes", "9437184"]);
+    assert_refused(&repository, &image, device.path(), &["may not be overwritten", "9437184"]);
     let only = |place: u64, bytes: &[u8]| (place == 9 << 20) == (bytes[0] == 1);
     let left = fs::read(&holding).expect("read");
     assert!(only(9 << 20, &left[9 << 20..]) && left.iter().filter(|byte| **byte != 0).count() == 1);

@@ -1,6 +1,7 @@
 //! Every way in which a disk is held, by everyone who asks.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -54,6 +55,14 @@ impl Stored {
     }
 }
 
+/// The disk's first KiB: what is mounted never writes there, a restore always would.
+fn head(case: &Case) -> Vec<u8> {
+    let mut bytes = vec![0; 1024];
+    let mut disk = File::open(&case.disk).expect("opened");
+    disk.read_exact(&mut bytes).expect("read");
+    bytes
+}
+
 fn points(holders: &Holders) -> Vec<PathBuf> {
     holders.mounts().into_iter().map(|mount| mount.point).collect()
 }
@@ -79,15 +88,14 @@ fn restore_refuses_what_is_held_and_writes_nothing() {
     let images = stored.repository.images().expect("listed");
     let image = images.resolve("small").expect("there");
     with_each(|case| {
-        let before = fs::read(&case.disk).expect("read");
+        let before = head(case);
         let options = RestoreOptions { overwrite: true, ..RestoreOptions::default() };
         let plan = Restore::plan(&stored.repository, image, &case.disk, options);
         let error = plan.err().unwrap_or_else(|| panic!("{}: was not refused", case.name));
         assert_eq!(error.kind(), ErrorKind::Conflict, "{}: {error}", case.name);
         let is_told = error.to_string().contains(&case.holder);
         assert!(is_told, "{}: no '{}' in {error}", case.name, case.holder);
-        let after = fs::read(&case.disk).expect("read");
-        assert!(before == after, "{}: something was written", case.name);
+        assert_eq!(head(case), before, "{}: something was written", case.name);
     });
 }
 
