@@ -49,7 +49,8 @@ pub fn open(path: &Path, image: &Image, repository: &Repository) -> Result<Optio
     own::check_existing(path, repository)?;
     let holders = Holders::of(path)?;
     if !holders.is_empty() {
-        return Err(refused(ErrorKind::Conflict, path, holders.summary()));
+        let context = format!("target {}: {}", path.display(), holders.summary());
+        return Err(Error::new(ErrorKind::Conflict, context));
     }
     let target = if kind.is_block_device() {
         Target::open_device(path)?

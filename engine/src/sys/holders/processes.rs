@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use nix::libc;
 
@@ -16,6 +18,10 @@ use crate::sys::mounts::{Mount, parse_mounts};
 
 /// The inode of the machine's first namespace of processes (`PROC_PID_INIT_INO`).
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// How often, and after what time each, it is looked again whether a file is still open.
+const LOOKS: usize = 50;
+const NAP: Duration = Duration::from_millis(20);
 
 /// Everything that is mounted anywhere.
 #[derive(Debug, Default)]
@@ -83,11 +89,36 @@ fn processes() -> Vec<u32> {
 
 /// Other processes that have something open to write that shows the same bytes as what is asked
 /// about; and what could not be looked at.
+///
+/// Some open a device only for a moment, as losetup does when it searches a free one: only who
+/// still has it open a second later counts.
 pub fn writers(storage: &Storage, asked: &Asked<'_>) -> (Vec<Holder>, Vec<String>) {
+    let (mut found, unseen) = writers_among(storage, asked, processes());
+    for _ in 0..LOOKS {
+        if found.is_empty() {
+            break;
+        }
+        thread::sleep(NAP);
+        let process = |holder: &Holder| match holder.kind {
+            Holding::Writer { process, .. } => Some(process),
+            _ => None,
+        };
+        let (still, _) = writers_among(storage, asked, found.iter().filter_map(process).collect());
+        found.retain(|holder| still.contains(holder));
+    }
+    (found, unseen)
+}
+
+/// The same among `processes`, as it is now.
+fn writers_among(
+    storage: &Storage,
+    asked: &Asked<'_>,
+    processes: Vec<u32>,
+) -> (Vec<Holder>, Vec<String>) {
     let extents = storage.extents(asked.place);
     let own = std::process::id();
     let (mut found, mut hidden) = (Vec::new(), 0);
-    for process in processes().into_iter().filter(|process| *process != own) {
+    for process in processes.into_iter().filter(|process| *process != own) {
         let folder = PathBuf::from(format!("/proc/{process}"));
         let Ok(entries) = fs::read_dir(folder.join("fd")) else {
             hidden += u32::from(folder.exists());
