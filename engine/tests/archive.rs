@@ -310,8 +310,12 @@ fn an_extraction_can_be_stopped_within_a_file() {
     let mut plan = Extract::new(&volume);
     let file = resolve(volume.filesystem.as_ref(), b"/large", LastLink::Keep).expect("there");
     plan.add(&file, &Silent).expect("planned");
-    let options =
-        ExtractOptions { overwrite: false, privileged: false, threads: NonZeroUsize::MIN };
+    let options = ExtractOptions {
+        overwrite: false,
+        privileged: false,
+        shorten_names: false,
+        threads: NonZeroUsize::MIN,
+    };
     let observer = After(AtomicU64::new(3));
     let stopped = plan.run(&to, &options, &observer).expect_err("stopped");
     assert_eq!(stopped.kind(), ErrorKind::Cancelled);
