@@ -1,7 +1,7 @@
 //! `extract`: files and folders out of an image, into a folder or a tar archive.
 
 use std::error::Error as _;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal};
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::thread;
