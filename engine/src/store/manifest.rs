@@ -9,6 +9,7 @@ use super::frame::Place;
 use super::node::{Entry, StoredEntry};
 use super::tree::{disk_digest, root_level};
 use crate::base::limits::MAX_DISK_SIZE;
+use crate::base::ranges::joined;
 use crate::base::{
     BlockCount, BlockIndex, BlockSize, ByteCount, ByteRange, Error, ErrorKind, Result,
 };
@@ -106,6 +107,12 @@ pub struct Cost {
 }
 
 impl Cost {
+    /// What was read and is not zero.
+    #[must_use]
+    pub fn of_blocks(&self) -> u64 {
+        self.duplicate.saturating_add(self.fresh).saturating_add(self.unreadable)
+    }
+
     /// This, and what a further round over the same disk took.
     #[must_use]
     pub fn and(&self, round: &Self) -> Self {
@@ -128,6 +135,20 @@ pub struct UnreadableRange {
     pub offset: u64,
     /// How many.
     pub length: u64,
+}
+
+impl UnreadableRange {
+    /// The bytes of the disk.
+    #[must_use]
+    pub fn bytes(&self) -> ByteRange {
+        ByteRange::new(self.offset, self.length)
+    }
+}
+
+impl From<ByteRange> for UnreadableRange {
+    fn from(range: ByteRange) -> Self {
+        Self { offset: range.start, length: range.len() }
+    }
 }
 
 /// A file whose content is not in an image, because nobody needs it after a restart.
@@ -158,6 +179,14 @@ pub struct VolumeUse {
     /// Files whose contents were to be left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<SkippedFile>,
+}
+
+impl VolumeUse {
+    /// Says that nothing was left out of the volume after all, and why.
+    pub fn keep_all(&mut self, doubt: &str) {
+        (self.unallocated, self.doubt) = (0, Some(doubt.to_owned()));
+        self.skipped.clear();
+    }
 }
 
 /// How a disk that was in use was captured as it was at one instant: all of it, or of which volumes
@@ -324,6 +353,12 @@ impl Manifest {
     pub fn bytes_of(&self, first: BlockIndex, count: u64) -> ByteRange {
         let (size, block) = (self.size.0, self.block_size.bytes());
         ByteRange { start: (first.0 * block).min(size), end: ((first.0 + count) * block).min(size) }
+    }
+
+    /// What could not be read, sorted and apart.
+    #[must_use]
+    pub fn unreadable_ranges(&self) -> Vec<ByteRange> {
+        joined(self.unreadable.iter().map(UnreadableRange::bytes).collect())
     }
 
     /// Blocks of the disk.
