@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::{Digest, DigestKeys, ImageId, PackId, RepositoryId};
 use super::frame::Place;
+use super::json;
 use super::node::{Entry, StoredEntry};
 use super::tree::{disk_digest, root_level};
-use crate::base::limits::MAX_DISK_SIZE;
+use crate::base::limits::{MAX_DISK_SIZE, MAX_SWAP_FILES, MAX_UNREADABLE_RANGES, MAX_VOLUME_USES};
 use crate::base::ranges::joined;
 use crate::base::{
     BlockCount, BlockIndex, BlockSize, ByteCount, ByteRange, Error, ErrorKind, Result,
@@ -272,14 +273,17 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracker_doubt: Option<String>,
     /// What the tracker of changes said of itself, as [`crate::track`] describes it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "json::bounded_option")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tracking: Option<serde_json::Value>,
     /// How the disk was brought to one instant, if it was in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Moment>,
     /// The source, as [`crate::block`] describes it.
+    #[serde(deserialize_with = "json::bounded")]
     pub source: serde_json::Value,
     /// What the disk holds, as [`crate::volume`] describes it.
+    #[serde(deserialize_with = "json::bounded")]
     pub layout: serde_json::Value,
     /// What was left out because no filesystem uses it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -334,6 +338,7 @@ impl Manifest {
         if self.size.0 > MAX_DISK_SIZE {
             return Err(Error::new(ErrorKind::Limit, format!("image of {} bytes", self.size)));
         }
+        self.check_counts()?;
         let level = root_level(self.blocks());
         match self.tree {
             TreeRoot::Stored { level: stored, .. } if stored != level => {
@@ -346,6 +351,32 @@ impl Manifest {
             return Err(Error::corrupt("image's content digest", self.content, content));
         }
         Ok(())
+    }
+
+    /// Checks that it tells no more of anything than a capture writes.
+    fn check_counts(&self) -> Result<()> {
+        let skipped = self.allocation.iter().map(|volume| volume.skipped.len()).max();
+        for (what, count, most) in [
+            ("unreadable ranges", self.unreadable.len(), MAX_UNREADABLE_RANGES),
+            ("volumes", self.allocation.len(), MAX_VOLUME_USES),
+            ("files left out", skipped.unwrap_or_default(), MAX_SWAP_FILES),
+        ] {
+            if count > most {
+                let expected = format!("at most {most} {what}");
+                return Err(Error::corrupt("manifest", expected, count));
+            }
+        }
+        Ok(())
+    }
+
+    /// Memory that it takes, about.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        let parts = [Some(&self.source), Some(&self.layout), self.tracking.as_ref()];
+        let parts: usize = parts.into_iter().flatten().map(json::memory).sum();
+        let of_volume = |volume: &VolumeUse| 256 + volume.skipped.len() * 256;
+        let volumes: usize = self.allocation.iter().map(of_volume).sum();
+        parts + volumes + self.unreadable.len() * size_of::<UnreadableRange>()
     }
 
     /// The bytes of the disk that `count` blocks from `first` cover.
