@@ -1,10 +1,12 @@
 //! What can be typed: commands, options, and the words that they take.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use imgx_engine::base::{BlockSize, Granule};
 use imgx_engine::block::IoMode;
@@ -172,18 +174,19 @@ pub struct CaptureArguments {
 #[derive(Debug, Args)]
 pub struct ShowArguments {
     /// The image; or, with a slash in it, the path of a disk or a disk's file
-    pub image: String,
+    #[arg(value_parser = image_word())]
+    pub image: ImageWord,
 }
 
 /// `diff`.
 #[derive(Debug, Args)]
 pub struct DiffArguments {
     /// The image before; with --files, a disk's path will do (with a slash in it)
-    #[arg(value_name = "IMAGE")]
-    pub before: String,
+    #[arg(value_name = "IMAGE", value_parser = image_word())]
+    pub before: ImageWord,
     /// The image after
-    #[arg(value_name = "IMAGE")]
-    pub after: String,
+    #[arg(value_name = "IMAGE", value_parser = image_word())]
+    pub after: ImageWord,
     /// List files instead: A added, D removed, M changed, R renamed. Of two images only metadata
     /// is read, and contents where they may differ
     #[arg(long)]
@@ -276,14 +279,15 @@ pub struct RestoreArguments {
 #[derive(Debug, Args)]
 pub struct LsArguments {
     /// The image, or a disk's path (with a slash in it)
-    pub image: String,
+    #[arg(value_parser = image_word())]
+    pub image: ImageWord,
     /// The folder or file [default: the root of the only filesystem]
     #[arg(value_name = "PATH")]
     pub path: Option<OsString>,
     /// A further disk, on which parts of its filesystems lie (btrfs on several devices, a volume
     /// group); may be given several times
-    #[arg(long, value_name = "IMAGE")]
-    pub with: Vec<String>,
+    #[arg(long, value_name = "IMAGE", value_parser = image_word())]
+    pub with: Vec<ImageWord>,
     /// Everything below it too
     #[arg(short = 'R', long)]
     pub recursive: bool,
@@ -296,29 +300,31 @@ pub struct LsArguments {
 #[derive(Debug, Args)]
 pub struct CatArguments {
     /// The image, or a disk's path (with a slash in it)
-    pub image: String,
+    #[arg(value_parser = image_word())]
+    pub image: ImageWord,
     /// The file; symbolic links are followed within its filesystem
     #[arg(value_name = "PATH")]
     pub path: OsString,
     /// A further disk, on which parts of its filesystems lie (btrfs on several devices, a volume
     /// group); may be given several times
-    #[arg(long, value_name = "IMAGE")]
-    pub with: Vec<String>,
+    #[arg(long, value_name = "IMAGE", value_parser = image_word())]
+    pub with: Vec<ImageWord>,
 }
 
 /// `find`.
 #[derive(Debug, Args)]
 pub struct FindArguments {
     /// The image, or a disk's path (with a slash in it)
-    pub image: String,
+    #[arg(value_parser = image_word())]
+    pub image: ImageWord,
     /// A name with `*`, `?` and `[...]`; with a slash in it, a whole path, where `**` stands for
     /// any folders. VOLUME: before it searches that volume alone
     #[arg(value_name = "PATTERN")]
     pub pattern: OsString,
     /// A further disk, on which parts of its filesystems lie (btrfs on several devices, a volume
     /// group); may be given several times
-    #[arg(long, value_name = "IMAGE")]
-    pub with: Vec<String>,
+    #[arg(long, value_name = "IMAGE", value_parser = image_word())]
+    pub with: Vec<ImageWord>,
     /// Take upper and lower case as the same
     #[arg(short, long)]
     pub ignore_case: bool,
@@ -344,15 +350,16 @@ pub struct FindArguments {
 #[derive(Debug, Args)]
 pub struct ExtractArguments {
     /// The image, or a disk's path (with a slash in it)
-    pub image: String,
+    #[arg(value_parser = image_word())]
+    pub image: ImageWord,
     /// Files and folders, each put into DIR under its own name; a volume's root (p1:/) is spread
     /// out there
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<OsString>,
     /// A further disk, on which parts of its filesystems lie (btrfs on several devices, a volume
     /// group); may be given several times
-    #[arg(long, value_name = "IMAGE")]
-    pub with: Vec<String>,
+    #[arg(long, value_name = "IMAGE", value_parser = image_word())]
+    pub with: Vec<ImageWord>,
     /// Where to put them; it is made if need be
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub to: PathBuf,
@@ -506,6 +513,35 @@ impl From<Unreadable> for OnError {
             Unreadable::Abort => Self::Abort,
         }
     }
+}
+
+/// What stands for an image: a reference, or the path of a disk, which need not be UTF-8.
+#[derive(Debug, Clone)]
+pub struct ImageWord {
+    text: String,
+    path: PathBuf,
+}
+
+impl ImageWord {
+    /// The path, exactly as it was typed.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Deref for ImageWord {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+fn image_word() -> impl TypedValueParser<Value = ImageWord> {
+    OsStringValueParser::new().map(|typed| ImageWord {
+        text: typed.to_string_lossy().into_owned(),
+        path: PathBuf::from(typed),
+    })
 }
 
 /// Whether what stands for an image is the path of a disk instead: it has a slash in it.

@@ -24,14 +24,14 @@ const GATHERED: usize = 64 * 1024;
 /// `NotFound` for an unknown image or path; `Corrupt` or `Io` when one cannot be read at all.
 pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
     let stop = session.stop_on_signals()?;
-    let references = [arguments.before.as_str(), arguments.after.as_str()];
+    let references = [&arguments.before, &arguments.after];
     let mut printer = Printer {
         console: &session.console,
         losses: Losses::default(),
         gathered: String::new(),
         counts: Counts::default(),
     };
-    if references.into_iter().any(is_path) {
+    if references.into_iter().any(|reference| is_path(reference)) {
         let [before, after] = references.map(|one| Files::open(one, &[], "diff", session));
         let (before, after) = (before?, after?);
         let job = DiffFiles::of_disks([before.disk, after.disk]);

@@ -20,7 +20,7 @@ use crate::session::{Outcome, Session};
 /// `NotFound` for an unknown image or path; `Io`.
 pub fn run(arguments: &ShowArguments, session: &Session) -> Result<Outcome> {
     if is_path(&arguments.image) {
-        return show_disk(Path::new(&arguments.image), &session.console);
+        return show_disk(arguments.image.path(), &session.console);
     }
     let image = session.repository()?.resolve(&arguments.image)?;
     show_image(&image, &session.console);

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::refuse_paths;
 use crate::args::MapArguments;
+use crate::listing::put_path;
 use crate::output::{exact_size, local_time, short_id, size};
 use crate::progress::Reporter;
 use crate::session::{Outcome, Session};
@@ -225,7 +226,7 @@ fn describe(picture: &Picture<'_>, svg: Option<&Path>) -> Value {
         "sections": map.sections.iter().map(section).collect::<Vec<_>>(),
     });
     if let Some(path) = svg {
-        document["svg"] = json!(path);
+        put_path(&mut document, "svg", path);
     }
     document
 }

@@ -182,7 +182,7 @@ mod tests {
         let size = ByteCount(12 * block.bytes());
         let granule = Granule::new(block.bytes()).expect("a granule");
         let mut open = ChangeMap::new(size, granule).expect("small");
-        let mut unsaid = Unsaid { block, open: &mut open };
+        let mut unsaid = Unsaid { block, open: &mut open, sums: Sums::new() };
         let mut first = 0;
         for (entry, count) in &entries {
             let run = TreeRun { first: BlockIndex(first), count: *count, entry };
