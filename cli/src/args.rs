@@ -1,10 +1,12 @@
 //! What can be typed: commands, options, and the words that they take.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use imgx_engine::base::{BlockSize, Granule};
 use imgx_engine::block::IoMode;
@@ -173,8 +175,8 @@ pub struct CaptureArguments {
 pub struct ReadingArguments {
     /// A further disk, on which parts of its filesystems lie (btrfs on several devices, a volume
     /// group); may be given several times
-    #[arg(long, value_name = "IMAGE")]
-    pub with: Vec<String>,
+    #[arg(long, value_name = "IMAGE", value_parser = image_word())]
+    pub with: Vec<ImageWord>,
     /// The time zone in which times are meant that say none (FAT's, some of exFAT's, TIMEs that are
     /// typed), and in which they are shown: Europe/Berlin, +02:00, UTC [default: the machine's]
     #[arg(long, value_name = "ZONE", value_parser = Zone::parse, allow_hyphen_values = true)]
@@ -183,7 +185,7 @@ pub struct ReadingArguments {
 
 impl ReadingArguments {
     /// Further disks, where no times are shown.
-    pub fn with(with: &[String]) -> Self {
+    pub fn with(with: &[ImageWord]) -> Self {
         Self { with: with.to_vec(), tz: None }
     }
 
@@ -197,21 +199,22 @@ impl ReadingArguments {
 #[derive(Debug, Args)]
 pub struct ShowArguments {
     /// The image; or, with a slash in it, the path of a disk or a disk's file
-    pub image: String,
+    #[arg(value_parser = image_word())]
+    pub image: ImageWord,
     /// A further disk, on which parts of its volumes lie; may be given several times
-    #[arg(long, value_name = "IMAGE")]
-    pub with: Vec<String>,
+    #[arg(long, value_name = "IMAGE", value_parser = image_word())]
+    pub with: Vec<ImageWord>,
 }
 
 /// `diff`.
 #[derive(Debug, Args)]
 pub struct DiffArguments {
     /// The image before; with --files, a disk's path will do (with a slash in it)
-    #[arg(value_name = "IMAGE")]
-    pub before: String,
+    #[arg(value_name = "IMAGE", value_parser = image_word())]
+    pub before: ImageWord,
     /// The image after
-    #[arg(value_name = "IMAGE")]
-    pub after: String,
+    #[arg(value_name = "IMAGE", value_parser = image_word())]
+    pub after: ImageWord,
     /// List files instead: A added, D removed, M changed, R renamed. Of two images only metadata
     /// is read, and contents where they may differ
     #[arg(long)]
@@ -219,8 +222,8 @@ pub struct DiffArguments {
     /// A further disk, on which parts of their filesystems lie; may be given several times. Of two
     /// states of one disk the first belongs to the image before, the other to the one after; what
     /// is given once belongs to both
-    #[arg(long, value_name = "IMAGE", requires = "files")]
-    pub with: Vec<String>,
+    #[arg(long, value_name = "IMAGE", value_parser = image_word(), requires = "files")]
+    pub with: Vec<ImageWord>,
     /// As `ls --tz`
     #[arg(long, value_name = "ZONE", value_parser = Zone::parse, allow_hyphen_values = true)]
     #[arg(requires = "files")]
@@ -231,14 +234,14 @@ pub struct DiffArguments {
 #[derive(Debug, Args)]
 pub struct MapArguments {
     /// The image; if there are two, the one before
-    #[arg(value_name = "IMAGE")]
-    pub first: String,
+    #[arg(value_name = "IMAGE", value_parser = image_word())]
+    pub first: ImageWord,
     /// The image after
-    #[arg(value_name = "IMAGE")]
-    pub second: Option<String>,
+    #[arg(value_name = "IMAGE", value_parser = image_word())]
+    pub second: Option<ImageWord>,
     /// A further disk, on which parts of the image's volumes lie; may be given several times
-    #[arg(long, value_name = "IMAGE")]
-    pub with: Vec<String>,
+    #[arg(long, value_name = "IMAGE", value_parser = image_word())]
+    pub with: Vec<ImageWord>,
     /// Draw into this new file, as SVG
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
@@ -316,7 +319,8 @@ pub struct RestoreArguments {
 #[derive(Debug, Args)]
 pub struct LsArguments {
     /// The image, or a disk's path (with a slash in it)
-    pub image: String,
+    #[arg(value_parser = image_word())]
+    pub image: ImageWord,
     /// The folder or file [default: the root of the only filesystem]
     #[arg(value_name = "PATH")]
     pub path: Option<OsString>,
@@ -334,7 +338,8 @@ pub struct LsArguments {
 #[derive(Debug, Args)]
 pub struct CatArguments {
     /// The image, or a disk's path (with a slash in it)
-    pub image: String,
+    #[arg(value_parser = image_word())]
+    pub image: ImageWord,
     /// The file; symbolic links are followed within its filesystem
     #[arg(value_name = "PATH")]
     pub path: OsString,
@@ -346,7 +351,8 @@ pub struct CatArguments {
 #[derive(Debug, Args)]
 pub struct FindArguments {
     /// The image, or a disk's path (with a slash in it)
-    pub image: String,
+    #[arg(value_parser = image_word())]
+    pub image: ImageWord,
     /// A name with `*`, `?` and `[...]`; with a slash in it, a whole path, where `**` stands for
     /// any folders. VOLUME: before it searches that volume alone
     #[arg(value_name = "PATTERN")]
@@ -378,7 +384,8 @@ pub struct FindArguments {
 #[derive(Debug, Args)]
 pub struct ExtractArguments {
     /// The image, or a disk's path (with a slash in it)
-    pub image: String,
+    #[arg(value_parser = image_word())]
+    pub image: ImageWord,
     /// Files and folders, each put into DIR under its own name; a volume's root (p1:/) is spread
     /// out there
     #[arg(value_name = "PATH", required = true)]
@@ -553,6 +560,35 @@ impl From<Unreadable> for OnError {
             Unreadable::Abort => Self::Abort,
         }
     }
+}
+
+/// What stands for an image: a reference, or the path of a disk, which need not be UTF-8.
+#[derive(Debug, Clone)]
+pub struct ImageWord {
+    text: String,
+    path: PathBuf,
+}
+
+impl ImageWord {
+    /// The path, exactly as it was typed.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Deref for ImageWord {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+fn image_word() -> impl TypedValueParser<Value = ImageWord> {
+    OsStringValueParser::new().map(|typed| ImageWord {
+        text: typed.to_string_lossy().into_owned(),
+        path: PathBuf::from(typed),
+    })
 }
 
 /// Whether what stands for an image is the path of a disk instead: it has a slash in it.

@@ -1,7 +1,6 @@
 //! What the commands that read files share: opening their disk, and how a run ends that lost some.
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 
 use imgx_engine::base::{Error, ErrorKind, Observer, Result};
@@ -12,7 +11,7 @@ use imgx_engine::store::lock::ReadLock;
 use imgx_engine::store::repository::Image;
 use imgx_engine::store::{ImageReader, Repository};
 
-use crate::args::{ReadingArguments, is_path};
+use crate::args::{ImageWord, ReadingArguments, is_path};
 use crate::output::Console;
 use crate::session::{Outcome, Session};
 
@@ -35,7 +34,7 @@ impl Files {
     /// # Errors
     /// `NotFound` for an unknown image or path; `Io`; `Corrupt`.
     pub fn open(
-        reference: &str,
+        reference: &ImageWord,
         reading: &ReadingArguments,
         what: &'static str,
         session: &Session,
@@ -48,7 +47,7 @@ impl Files {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_for_bulk(
-        reference: &str,
+        reference: &ImageWord,
         reading: &ReadingArguments,
         what: &'static str,
         session: &Session,
@@ -57,7 +56,7 @@ impl Files {
     }
 
     fn open_all(
-        (reference, reading): (&str, &ReadingArguments),
+        (reference, reading): (&ImageWord, &ReadingArguments),
         what: &'static str,
         session: &Session,
         reader: Reader,
@@ -67,28 +66,28 @@ impl Files {
         let mut beside = Vec::new();
         for other in &reading.with {
             let opened = Self::open_one(other, what, session, reader);
-            let opened = opened.map_err(|error| error.within(format!("--with {other}")))?;
-            beside.push((other.clone(), opened.disk));
+            let opened = opened.map_err(|error| error.within(format!("--with {}", &**other)))?;
+            beside.push((other.to_string(), opened.disk));
             exports.extend(opened.exports);
             locks.extend(opened.locks);
         }
         let disk = disk.beside(beside)?.with_options(&reading.zone().read_options());
         for other in disk.unrelated() {
             let message =
-                format!("warning: nothing on {other} is a part of what is on {reference}");
+                format!("warning: nothing on {other} is a part of what is on {}", &**reference);
             session.console.complain(&message);
         }
         Ok(Self { disk, exports, locks })
     }
 
     fn open_one(
-        reference: &str,
+        reference: &ImageWord,
         what: &'static str,
         session: &Session,
         reader: Reader,
     ) -> Result<Self> {
         if is_path(reference) {
-            let disk = Disk::open_to_browse(Path::new(reference))?;
+            let disk = Disk::open_to_browse(reference.path())?;
             for warning in disk.warnings() {
                 session.console.complain(&format!("warning: {warning}"));
             }

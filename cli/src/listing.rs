@@ -1,8 +1,10 @@
 //! How files are listed: a name or a long line for people, a JSON object a line for programs.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use imgx_engine::base::Result;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use imgx_engine::base::{Result, path};
 use imgx_engine::fs::{FileType, Metadata, Protection};
 use serde_json::{Map, Value, json};
 
@@ -121,12 +123,16 @@ pub fn printable(bytes: &[u8]) -> String {
     text
 }
 
+/// A path as a member of a JSON document.
+pub fn put_path(document: &mut Value, key: &str, path: &Path) {
+    if let Value::Object(object) = document {
+        path::put(object, key, path.as_os_str());
+    }
+}
+
 /// Bytes in JSON: as text, and where they are no UTF-8, exactly in base64 beside it.
 pub fn put_bytes(object: &mut Map<String, Value>, key: &str, bytes: &[u8]) {
-    object.insert(key.to_owned(), String::from_utf8_lossy(bytes).into());
-    if std::str::from_utf8(bytes).is_err() {
-        object.insert(format!("{key}_b64"), STANDARD.encode(bytes).into());
-    }
+    path::put(object, key, OsStr::from_bytes(bytes));
 }
 
 fn json_row(row: &Row<'_>) -> Value {

@@ -388,6 +388,35 @@ fn what_was_taken_for_free_and_is_in_use_when_frozen_is_read() {
 }
 
 #[test]
+fn a_damaged_filesystem_that_is_mounted_is_read_whole_and_is_one_instant_if_nothing_wrote() {
+    need!("mke2fs", "debugfs");
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut stage = Stage::new(64 * MIB, &MKE2FS);
+    for number in 0..9 {
+        let content = incompressible(number, MIB);
+        fs::write(stage.point().join(format!("file {number}")), content).expect("written");
+    }
+    stage.mounted = None;
+    // The kernel does not mind as long as nobody asks for the file.
+    let node = stage.device.path().to_str().expect("plain").to_owned();
+    let request = "sif \"file 5\" mode 0170644";
+    tool::run("debugfs", &["-w", "-R", request, &node]).expect("debugfs runs");
+    stage.mounted = Some(Mounted::new(&["-o", "nodiscard", &node], &stage.point()));
+    let report = stage.capture(LiveOptions::default()).expect("captured");
+    instant(&report);
+    let [volume] = report.manifest.allocation.as_slice() else { panic!("{report:?}") };
+    assert!(volume.doubt.is_some() && volume.unallocated == 0, "{volume:?}");
+    assert_eq!(report.manifest.cost.unallocated, 0, "{:?}", report.manifest.cost);
+    let warnings = std::mem::take(&mut *stage.warnings.lock().expect("no panic"));
+    assert!(warnings.iter().any(|line| line.contains("all of it is read")), "{warnings:?}");
+    let disk = fs::read(stage.folder.path().join("disk")).expect("read");
+    let restored = fs::read(stage.restored(&report)).expect("read");
+    // What the kernel writes when it mounts, freezes and thaws lies in front: the superblock.
+    let differing = restored.chunks(4096).zip(disk.chunks(4096)).filter(|(a, b)| a != b).count();
+    assert!(differing < 16, "{differing} blocks differ: all that was free is there");
+}
+
+#[test]
 fn swap_that_is_written_meanwhile_is_copied_in_no_round() {
     need!("mke2fs", "mkswap", "e2fsck");
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

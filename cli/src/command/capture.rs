@@ -120,8 +120,8 @@ fn print(report: &CaptureReport, parent: Option<&str>, seconds: f64, session: &S
         rows.push(row("tree", size(cost.nodes)));
     }
     table(&rows, &[]).iter().for_each(|line| console.say(line));
-    for line in skipped_lines(manifest) {
-        console.say(&line);
+    for line in doubt_lines(manifest).iter().chain(&skipped_lines(manifest)) {
+        console.say(line);
     }
     for line in unreadable_lines(&manifest.unreadable, cost.unreadable) {
         console.say(&line);
@@ -136,6 +136,15 @@ fn unused(manifest: &Manifest) -> String {
         (0, _) => size(0),
         (bytes, volumes) => format!("{} of {}", size(bytes), volumes.join(", ")),
     }
+}
+
+/// Says of which volumes nothing was left out, and why.
+pub fn doubt_lines(manifest: &Manifest) -> Vec<String> {
+    let doubted = manifest.allocation.iter().filter_map(|volume| {
+        let doubt = printable(volume.doubt.as_ref()?.as_bytes());
+        Some(format!("{}: all of it was read: {doubt}", volume.volume))
+    });
+    doubted.collect()
 }
 
 /// Says which files' contents were left out, and of which files they were not though they should.

@@ -18,7 +18,7 @@ pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
     if arguments.files {
         return diff_files::run(arguments, session);
     }
-    refuse_paths([arguments.before.as_str(), arguments.after.as_str()])?;
+    refuse_paths([&*arguments.before, &*arguments.after])?;
     let repository = session.repository()?;
     let _lock = repository.lock_to_read("diff")?;
     let stop = session.stop_on_signals()?;

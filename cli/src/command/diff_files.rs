@@ -9,7 +9,7 @@ use imgx_engine::volume::Volume;
 use serde_json::{Map, Value, json};
 
 use super::ls::place;
-use crate::args::{DiffArguments, ReadingArguments, is_path};
+use crate::args::{DiffArguments, ImageWord, ReadingArguments, is_path};
 use crate::files::{Files, Losses};
 use crate::listing::{printable, put_bytes, type_name};
 use crate::output::{Console, count, harmless, size};
@@ -25,7 +25,7 @@ const GATHERED: usize = 64 * 1024;
 /// `NotFound` for an unknown image or path; `Corrupt` or `Io` when one cannot be read at all.
 pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
     let stop = session.stop_on_signals()?;
-    let references = [arguments.before.as_str(), arguments.after.as_str()];
+    let references = [&arguments.before, &arguments.after];
     let mut printer = Printer {
         console: &session.console,
         losses: Losses::default(),
@@ -33,7 +33,7 @@ pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
         counts: Counts::default(),
     };
     let zone = arguments.tz.clone().unwrap_or_else(Zone::system);
-    if references.into_iter().any(is_path) || !arguments.with.is_empty() {
+    if references.into_iter().any(|reference| is_path(reference)) || !arguments.with.is_empty() {
         let [before, after] = beside(&arguments.with, session)?
             .map(|with| ReadingArguments { with, tz: Some(zone.clone()) });
         let before = Files::open(references[0], &before, "diff", session)?;
@@ -56,7 +56,7 @@ pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
 
 /// Which further disks belong to the first side and which to the second: of two states of one
 /// disk one to each, all else to both.
-fn beside(with: &[String], session: &Session) -> Result<[Vec<String>; 2]> {
+fn beside(with: &[ImageWord], session: &Session) -> Result<[Vec<ImageWord>; 2]> {
     let none = ReadingArguments::default();
     let opened = with.iter().map(|one| Files::open(one, &none, "diff", session));
     let opened = opened.collect::<Result<Vec<_>>>()?;

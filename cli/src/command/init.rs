@@ -5,6 +5,7 @@ use imgx_engine::store::Repository;
 use serde_json::json;
 
 use crate::args::InitArguments;
+use crate::listing::put_path;
 use crate::output::size;
 use crate::session::{Outcome, Session};
 
@@ -24,11 +25,12 @@ pub fn run(arguments: &InitArguments, session: &Session) -> Result<Outcome> {
         size(block_size)
     );
     session.console.say(&line);
-    session.console.document(&json!({
+    let mut document = json!({
         "repository": config.id,
-        "path": path,
         "block_size": block_size,
         "format": config.format,
-    }));
+    });
+    put_path(&mut document, "path", &path);
+    session.console.document(&document);
     Ok(Outcome::Done)
 }

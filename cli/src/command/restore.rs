@@ -1,5 +1,6 @@
 //! `restore`: an image becomes a disk again, as the plan that is printed first says.
 
+use std::path::Path;
 use std::time::Instant;
 
 use imgx_engine::base::{Error, ErrorKind, Result};
@@ -9,6 +10,7 @@ use imgx_engine::volume::Leftover;
 use serde_json::json;
 
 use crate::args::RestoreArguments;
+use crate::listing::put_path;
 use crate::output::{
     Console, duration, exact_size, local_time, rate, short_id, size, speed, table,
 };
@@ -53,7 +55,7 @@ pub fn run(arguments: &RestoreArguments, session: &Session) -> Result<Outcome> {
     let reporter = Reporter::new(console, stop);
     let report = writable.run(&reporter)?;
     drop(reporter);
-    print_report(&report, &arguments.target.display().to_string(), clock, console);
+    print_report(&report, &arguments.target, clock, console);
     Ok(match report {
         RestoreReport { damaged: 1.., .. } => Outcome::Damaged,
         RestoreReport { unreadable: 1.., .. } => Outcome::Unreadable,
@@ -63,13 +65,12 @@ pub fn run(arguments: &RestoreArguments, session: &Session) -> Result<Outcome> {
 
 fn print_plan(plan: &RestorePlan, image: &Image, typed: &RestoreArguments, console: &Console) {
     let manifest = &image.manifest;
-    console.json(&json!({
+    let mut event = json!({
         "event": "plan",
         "command": "restore",
         "image": image.id,
         "name": manifest.name,
         "created": manifest.created,
-        "target": plan.target,
         "target_info": plan.info,
         "target_size": plan.target_size,
         "creates": plan.info.is_none(),
@@ -85,7 +86,9 @@ fn print_plan(plan: &RestorePlan, image: &Image, typed: &RestoreArguments, conso
         "wiped": plan.wiped.iter().map(described).collect::<Vec<_>>(),
         "stays": plan.stays,
         "unseen": plan.unseen,
-    }));
+    });
+    put_path(&mut event, "target", &plan.target);
+    console.json(&event);
     let id = short_id(image.id);
     let created = local_time(&manifest.created);
     let mut rows = vec![
@@ -148,13 +151,12 @@ fn describe_target(plan: &RestorePlan) -> String {
     parts.join(", ")
 }
 
-fn print_report(report: &RestoreReport, target: &str, clock: Instant, console: &Console) {
+fn print_report(report: &RestoreReport, target: &Path, clock: Instant, console: &Console) {
     let seconds = clock.elapsed().as_secs_f64();
     let rate = rate(report.written, seconds);
-    console.json(&json!({
+    let mut event = json!({
         "event": "result",
         "command": "restore",
-        "target": target,
         "written": report.written,
         "zeroed": report.zeroed,
         "unchanged": report.unchanged,
@@ -165,8 +167,10 @@ fn print_report(report: &RestoreReport, target: &str, clock: Instant, console: &
         "verified": report.verified,
         "seconds": seconds,
         "rate": rate,
-    }));
-    console.say(&format!("restored {target}"));
+    });
+    put_path(&mut event, "target", target);
+    console.json(&event);
+    console.say(&format!("restored {}", target.display()));
     let rate = rate.map(|rate| format!(", {} written", speed(rate))).unwrap_or_default();
     let mut rows = vec![row("written", size(report.written)), row("zeroed", size(report.zeroed))];
     let others = [

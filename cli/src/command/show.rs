@@ -9,7 +9,7 @@ use imgx_engine::store::repository::Image;
 use imgx_engine::volume::{DiskLayout, Volume, probe};
 use serde_json::{Value, json};
 
-use super::capture::{instant, skipped_lines, tracker, unreadable_lines};
+use super::capture::{doubt_lines, instant, skipped_lines, tracker, unreadable_lines};
 use crate::args::{ReadingArguments, ShowArguments, is_path};
 use crate::files::Files;
 use crate::output::{Console, duration, exact_size, local_time, ratio, size, table};
@@ -29,7 +29,7 @@ pub fn run(arguments: &ShowArguments, session: &Session) -> Result<Outcome> {
         }
     };
     if is_path(&arguments.image) {
-        return show_disk(Path::new(&arguments.image), layout, &session.console);
+        return show_disk(arguments.image.path(), layout, &session.console);
     }
     let mut image = session.repository()?.resolve(&arguments.image)?;
     if let Some(layout) = layout {
@@ -83,8 +83,8 @@ fn show_image(image: &Image, console: &Console) {
     rows.extend(manifest.tracking.as_ref().map(|evidence| row("evidence", evidence.to_string())));
     rows.extend(cost_rows(image));
     print_rows(&rows, console);
-    for line in skipped_lines(manifest) {
-        console.line(&line);
+    for line in doubt_lines(manifest).iter().chain(&skipped_lines(manifest)) {
+        console.line(line);
     }
     for line in unreadable_lines(&manifest.unreadable, manifest.cost.unreadable) {
         console.line(&line);

@@ -12,6 +12,7 @@ mod interrupt;
 mod json;
 mod mapping;
 mod nbd;
+mod paths;
 mod round_trip;
 mod running_machine;
 mod several_disks;

@@ -12,6 +12,23 @@ pub const MAX_DISK_SIZE: u64 = 1 << 60;
 pub const MAX_IO_SIZE: usize = 1024 * 1024;
 /// Largest manifest, bytes.
 pub const MAX_MANIFEST_SIZE: u64 = 16 * 1024 * 1024;
+/// Memory that one manifest's description of a source, of volumes or of tracking takes at most,
+/// bytes; of more, nothing is known. A thousand partitions take 3 MiB.
+pub const MAX_JSON_MEMORY: usize = 32 * 1024 * 1024;
+/// Memory of all large manifests (of 256 KiB and more) that are held together at most, bytes.
+pub const MAX_LARGE_MANIFESTS: usize = 1024 * 1024 * 1024;
+/// Memory above which a manifest is a large one.
+pub const LARGE_MANIFEST: usize = 256 * 1024;
+/// Volumes that one image tells of what they do not use at most.
+pub const MAX_VOLUME_USES: usize = 65_536;
+/// Subtrees of one level that a walk remembers at most.
+pub const MAX_KNOWN_NODES: usize = 1 << 18;
+/// Nodes that a comparison of two trees goes through again at most, because they repeat and
+/// differ in places.
+pub const MAX_REPEATED_NODES: u64 = 1 << 16;
+/// Stretches of one disk that are told to be lost at most; those behind are told as one, with what
+/// lies between.
+pub const MAX_LOST_RANGES: usize = 65_536;
 /// Largest repository config, bytes.
 pub const MAX_CONFIG_SIZE: u64 = 64 * 1024;
 /// Largest lock record, bytes.

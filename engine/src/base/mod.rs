@@ -6,6 +6,7 @@ pub mod error;
 pub mod event;
 pub mod fields;
 pub mod limits;
+pub mod path;
 pub mod ranges;
 pub mod units;
 

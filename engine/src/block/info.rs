@@ -23,6 +23,7 @@ pub enum SourceKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceInfo {
     /// The path or URI that it was opened by.
+    #[serde(flatten, with = "crate::base::path")]
     pub path: PathBuf,
     /// Device, file or export.
     pub kind: SourceKind,

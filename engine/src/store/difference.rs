@@ -1,11 +1,37 @@
 //! Where two trees differ, found from their nodes alone: subtrees with one digest are not read,
 //! so that it costs what changed, not what the disks hold.
 
+use super::digest::Digest;
+use super::memo::Memo;
 use super::node::Entry;
 use super::reader::ImageReader;
 use super::tree::{child_span, node_at};
-use crate::base::limits::NODE_FANOUT;
+use crate::base::limits::{MAX_REPEATED_NODES, NODE_FANOUT};
 use crate::base::{BlockIndex, ByteCount, ByteRange, Error, ErrorKind, Observer, Result};
+
+/// Takes what differs, in the disk's order.
+pub trait Differences {
+    /// These bytes differ.
+    ///
+    /// # Errors
+    /// Its own; it ends the comparison.
+    fn range(&mut self, range: ByteRange) -> Result<()>;
+
+    /// Somewhere `within` these, `bytes` differ; true if that is all that needs to be known, and
+    /// false to have them shown one by one. It is asked of what repeats, and was shown before.
+    ///
+    /// # Errors
+    /// Its own; it ends the comparison.
+    fn part(&mut self, _within: ByteRange, _bytes: u64) -> Result<bool> {
+        Ok(false)
+    }
+}
+
+impl<F: FnMut(ByteRange) -> Result<()>> Differences for F {
+    fn range(&mut self, range: ByteRange) -> Result<()> {
+        self(range)
+    }
+}
 
 /// Shows `take` the ranges of bytes in which two images of one repository differ, in order, in
 /// whole blocks, neighbours joined. What only the larger disk has counts as different; what was
@@ -13,11 +39,12 @@ use crate::base::{BlockIndex, ByteCount, ByteRange, Error, ErrorKind, Observer, 
 ///
 /// # Errors
 /// `Invalid` for images of different block sizes; `Corrupt` or `Io` for a tree that cannot be
-/// read; `Cancelled`; those of `take`.
+/// read; `Limit` for trees that repeat so much that they differ in more places than can be told;
+/// `Cancelled`; those of `take`.
 pub fn difference(
     images: [&ImageReader; 2],
     observer: &dyn Observer,
-    take: &mut dyn FnMut(ByteRange) -> Result<()>,
+    take: &mut dyn Differences,
 ) -> Result<()> {
     let [before, after] = images.map(ImageReader::manifest);
     if before.block_size != after.block_size {
@@ -30,7 +57,8 @@ pub fn difference(
     let common = block.count(ByteCount(shared)).0;
     let mut ranges = Joined { open: None, take };
     if common > 0 {
-        let mut walk = Walk { images, observer, common, ranges: &mut ranges };
+        let known = Memo::default();
+        let mut walk = Walk { images, observer, common, ranges: &mut ranges, known, repeated: 0 };
         let roots = [before.root(), after.root()];
         let level = roots[0].0.min(roots[1].0);
         let one = walk.first_at(0, &roots[0], level)?;
@@ -48,6 +76,30 @@ struct Walk<'a, 'b> {
     observer: &'a dyn Observer,
     common: u64,
     ranges: &'a mut Joined<'b>,
+    /// In how many blocks two nodes differ.
+    known: Memo<[Side; 2], u64>,
+    /// Nodes that were gone through although that was known.
+    repeated: u64,
+}
+
+/// What stands on one side of a comparison.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Side {
+    Node(Digest),
+    Zero,
+    Unallocated,
+    Unreadable,
+}
+
+impl Side {
+    fn of(entry: &Entry) -> Self {
+        match entry {
+            Entry::Stored(stored) | Entry::Partial(stored, _) => Self::Node(stored.digest),
+            Entry::Zero => Self::Zero,
+            Entry::Unallocated => Self::Unallocated,
+            Entry::Unreadable => Self::Unreadable,
+        }
+    }
 }
 
 impl Walk<'_, '_> {
@@ -60,24 +112,61 @@ impl Walk<'_, '_> {
     }
 
     /// Compares what two entries say of the blocks from `first`; `height` is 0 for a block's.
-    fn compare(&mut self, height: u8, first: u64, entries: [&Entry; 2]) -> Result<()> {
+    /// Returns how many differ.
+    fn compare(&mut self, height: u8, first: u64, entries: [&Entry; 2]) -> Result<u64> {
         if entries[0].same_content(entries[1]) {
-            return Ok(());
+            return Ok(0);
         }
         let Some(level) = height.checked_sub(1) else {
-            return self.ranges.add(self.images[0].manifest().bytes_of(BlockIndex(first), 1));
+            self.ranges.add(self.images[0].manifest().bytes_of(BlockIndex(first), 1))?;
+            return Ok(1);
         };
         if self.observer.cancelled() {
             return Err(Error::cancelled());
+        }
+        let key = entries.map(Side::of);
+        // Before the last block, which may be a part of one, and beyond which one may have more.
+        let is_inside = first.saturating_add(child_span(height)) < self.common;
+        let known = self.known.get(level, &key).filter(|_| is_inside);
+        if let Some(differing) = known
+            && self.show_known(height, first, differing)?
+        {
+            return Ok(differing);
         }
         let one = self.children(0, entries[0], level, first)?;
         let other = self.children(1, entries[1], level, first)?;
         let span = usize::try_from(child_span(level)).unwrap_or(usize::MAX);
         let firsts = (first..self.common).step_by(span);
+        let mut differing = 0;
         for (first, (one, other)) in firsts.zip(one.iter().zip(&other)) {
-            self.compare(level, first, [one, other])?;
+            differing += self.compare(level, first, [one, other])?;
         }
-        Ok(())
+        if is_inside {
+            self.known.keep(level, key, differing);
+        }
+        Ok(differing)
+    }
+
+    /// Shows nodes from block `first` that were compared before, if that can be done at once.
+    fn show_known(&mut self, height: u8, first: u64, differing: u64) -> Result<bool> {
+        let count = child_span(height);
+        let block = self.images[0].manifest().block_size.bytes();
+        let within = self.images[0].manifest().bytes_of(BlockIndex(first), count);
+        if differing == 0 {
+            return Ok(true);
+        }
+        if differing == count {
+            return self.ranges.add(within).map(|()| true);
+        }
+        if self.ranges.part(within, differing * block)? {
+            return Ok(true);
+        }
+        self.repeated += 1;
+        if self.repeated > MAX_REPEATED_NODES {
+            let context = "the images' trees repeat, and differ in more places than can be told";
+            return Err(Error::new(ErrorKind::Limit, context));
+        }
+        Ok(false)
     }
 
     /// What is below `entry`, which stands for a node of `level` that begins at block `first`.
@@ -95,7 +184,7 @@ impl Walk<'_, '_> {
 /// Joins ranges that touch or overlap.
 struct Joined<'a> {
     open: Option<ByteRange>,
-    take: &'a mut dyn FnMut(ByteRange) -> Result<()>,
+    take: &'a mut dyn Differences,
 }
 
 impl Joined<'_> {
@@ -104,14 +193,19 @@ impl Joined<'_> {
             Some(open) if open.end >= range.start => open.end = open.end.max(range.end),
             open => {
                 if let Some(done) = open.replace(range) {
-                    (self.take)(done)?;
+                    self.take.range(done)?;
                 }
             }
         }
         Ok(())
     }
 
+    fn part(&mut self, within: ByteRange, bytes: u64) -> Result<bool> {
+        self.finish()?;
+        self.take.part(within, bytes)
+    }
+
     fn finish(&mut self) -> Result<()> {
-        self.open.take().map_or(Ok(()), |last| (self.take)(last))
+        self.open.take().map_or(Ok(()), |last| self.take.range(last))
     }
 }

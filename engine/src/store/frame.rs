@@ -36,7 +36,7 @@ pub const MEMBER_LENGTH: usize = 36;
 pub const BASE_LENGTH: usize = 57;
 
 const HEADER_FIELD: u32 = 32;
-const MAGIC: [u8; 4] = *b"IMGF";
+pub(super) const MAGIC: [u8; 4] = *b"IMGF";
 
 /// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

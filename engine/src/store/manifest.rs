@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::{Digest, DigestKeys, ImageId, PackId, RepositoryId};
 use super::frame::Place;
+use super::json;
 use super::node::{Entry, StoredEntry};
 use super::tree::{disk_digest, root_level};
-use crate::base::limits::MAX_DISK_SIZE;
+use crate::base::limits::{MAX_DISK_SIZE, MAX_SWAP_FILES, MAX_UNREADABLE_RANGES, MAX_VOLUME_USES};
+use crate::base::ranges::joined;
 use crate::base::{
     BlockCount, BlockIndex, BlockSize, ByteCount, ByteRange, Error, ErrorKind, Result,
 };
@@ -106,6 +108,12 @@ pub struct Cost {
 }
 
 impl Cost {
+    /// What was read and is not zero.
+    #[must_use]
+    pub fn of_blocks(&self) -> u64 {
+        self.duplicate.saturating_add(self.fresh).saturating_add(self.unreadable)
+    }
+
     /// This, and what a further round over the same disk took.
     #[must_use]
     pub fn and(&self, round: &Self) -> Self {
@@ -128,6 +136,20 @@ pub struct UnreadableRange {
     pub offset: u64,
     /// How many.
     pub length: u64,
+}
+
+impl UnreadableRange {
+    /// The bytes of the disk.
+    #[must_use]
+    pub fn bytes(&self) -> ByteRange {
+        ByteRange::new(self.offset, self.length)
+    }
+}
+
+impl From<ByteRange> for UnreadableRange {
+    fn from(range: ByteRange) -> Self {
+        Self { offset: range.start, length: range.len() }
+    }
 }
 
 /// A file whose content is not in an image, because nobody needs it after a restart.
@@ -158,6 +180,14 @@ pub struct VolumeUse {
     /// Files whose contents were to be left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<SkippedFile>,
+}
+
+impl VolumeUse {
+    /// Says that nothing was left out of the volume after all, and why.
+    pub fn keep_all(&mut self, doubt: &str) {
+        (self.unallocated, self.doubt) = (0, Some(doubt.to_owned()));
+        self.skipped.clear();
+    }
 }
 
 /// How a disk that was in use was captured as it was at one instant: all of it, or of which volumes
@@ -243,14 +273,17 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracker_doubt: Option<String>,
     /// What the tracker of changes said of itself, as [`crate::track`] describes it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "json::bounded_option")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tracking: Option<serde_json::Value>,
     /// How the disk was brought to one instant, if it was in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Moment>,
     /// The source, as [`crate::block`] describes it.
+    #[serde(deserialize_with = "json::bounded")]
     pub source: serde_json::Value,
     /// What the disk holds, as [`crate::volume`] describes it.
+    #[serde(deserialize_with = "json::bounded")]
     pub layout: serde_json::Value,
     /// What was left out because no filesystem uses it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -305,6 +338,7 @@ impl Manifest {
         if self.size.0 > MAX_DISK_SIZE {
             return Err(Error::new(ErrorKind::Limit, format!("image of {} bytes", self.size)));
         }
+        self.check_counts()?;
         let level = root_level(self.blocks());
         match self.tree {
             TreeRoot::Stored { level: stored, .. } if stored != level => {
@@ -319,11 +353,43 @@ impl Manifest {
         Ok(())
     }
 
+    /// Checks that it tells no more of anything than a capture writes.
+    fn check_counts(&self) -> Result<()> {
+        let skipped = self.allocation.iter().map(|volume| volume.skipped.len()).max();
+        for (what, count, most) in [
+            ("unreadable ranges", self.unreadable.len(), MAX_UNREADABLE_RANGES),
+            ("volumes", self.allocation.len(), MAX_VOLUME_USES),
+            ("files left out", skipped.unwrap_or_default(), MAX_SWAP_FILES),
+        ] {
+            if count > most {
+                let expected = format!("at most {most} {what}");
+                return Err(Error::corrupt("manifest", expected, count));
+            }
+        }
+        Ok(())
+    }
+
+    /// Memory that it takes, about.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        let parts = [Some(&self.source), Some(&self.layout), self.tracking.as_ref()];
+        let parts: usize = parts.into_iter().flatten().map(json::memory).sum();
+        let of_volume = |volume: &VolumeUse| 256 + volume.skipped.len() * 256;
+        let volumes: usize = self.allocation.iter().map(of_volume).sum();
+        parts + volumes + self.unreadable.len() * size_of::<UnreadableRange>()
+    }
+
     /// The bytes of the disk that `count` blocks from `first` cover.
     #[must_use]
     pub fn bytes_of(&self, first: BlockIndex, count: u64) -> ByteRange {
         let (size, block) = (self.size.0, self.block_size.bytes());
         ByteRange { start: (first.0 * block).min(size), end: ((first.0 + count) * block).min(size) }
+    }
+
+    /// What could not be read, sorted and apart.
+    #[must_use]
+    pub fn unreadable_ranges(&self) -> Vec<ByteRange> {
+        joined(self.unreadable.iter().map(UnreadableRange::bytes).collect())
     }
 
     /// Blocks of the disk.

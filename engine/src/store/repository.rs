@@ -14,7 +14,9 @@ use super::manifest::Manifest;
 use super::pack::{self, PackName};
 use super::reader::{FrameReader, ImageReader};
 use super::storage::{Folder, LocalStorage, ObjectName, Storage};
-use crate::base::limits::{MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, MAX_PACK_SIZE};
+use crate::base::limits::{
+    LARGE_MANIFEST, MAX_CONFIG_SIZE, MAX_LARGE_MANIFESTS, MAX_MANIFEST_SIZE, MAX_PACK_SIZE,
+};
 use crate::base::{BlockSize, Error, ErrorKind, Event, Observer, Phase, Progress, Result};
 
 const CONFIG: &str = "config";
@@ -262,6 +264,7 @@ impl Repository {
     /// `Io` when the folder cannot be listed.
     pub fn images(&self) -> Result<Images> {
         let mut found = Images { place: self.storage.describe(), ..Images::default() };
+        let mut large = 0_usize;
         for object in self.storage.list(Folder::Images)? {
             let Some(digits) = object.name.strip_suffix(MANIFEST_SUFFIX) else { continue };
             let name = ObjectName::new(Folder::Images, object.name.clone());
@@ -269,6 +272,15 @@ impl Repository {
                 Some(id) => self.image(id),
                 None => Err(Error::corrupt("manifest's name", "32 hexadecimal digits", digits)),
             };
+            let outcome = outcome.and_then(|image| {
+                let memory =
+                    Some(image.manifest.memory()).filter(|memory| *memory > LARGE_MANIFEST);
+                large = large.saturating_add(memory.unwrap_or_default());
+                match large > MAX_LARGE_MANIFESTS && memory.is_some() {
+                    true => Err(too_large(&name)),
+                    false => Ok(image),
+                }
+            });
             match outcome {
                 Ok(image) => found.images.push(image),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -365,6 +377,13 @@ impl Repository {
         let entries = pack::read_table(&*object).map_err(|error| error.within(&name))?;
         index.add_pack(id, size, &entries)
     }
+}
+
+fn too_large(name: &ObjectName) -> Error {
+    let context = format!(
+        "{name}: manifests of more than {MAX_LARGE_MANIFESTS} bytes of memory are not held together"
+    );
+    Error::new(ErrorKind::Limit, context)
 }
 
 /// Splits `NAME~N` into name and number.

@@ -3,8 +3,10 @@
 
 use std::collections::HashSet;
 
+use memchr::memmem;
+
 use super::digest::{PackId, RepositoryId};
-use super::frame::{Frame, FrameHeader, HEADER_LENGTH as FRAME_HEADER};
+use super::frame::{Frame, FrameHeader, HEADER_LENGTH as FRAME_HEADER, MAGIC};
 use super::lock::Lock;
 use super::pack::{self, HEADER_LENGTH, TableEntry};
 use super::repository::Repository;
@@ -141,6 +143,7 @@ impl Window<'_> {
     fn find_header(&mut self, from: u64) -> Result<Option<u64>> {
         let mut at = from;
         loop {
+            at = self.find_magic(at)?;
             match self.get(at, FRAME_HEADER) {
                 Ok(None) => return Ok(None),
                 Ok(Some(bytes)) if FrameHeader::decode(bytes).is_ok() => return Ok(Some(at)),
@@ -151,6 +154,27 @@ impl Window<'_> {
                     at = (at / SECTOR + 1) * SECTOR;
                 }
             }
+        }
+    }
+
+    /// The next place that begins as a header does or is damaged, or the end. Holes are passed
+    /// over unread.
+    fn find_magic(&mut self, from: u64) -> Result<u64> {
+        let mut at = from;
+        loop {
+            at = self.object.next_data(at);
+            match self.get(at, MAGIC.len()) {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(self.end),
+                Err(unreadable) => return damage_only(unreadable).map(|_| at),
+            }
+            let held = usize::try_from(at - self.start).ok().and_then(|at| self.bytes.get(at..));
+            let held = held.unwrap_or_default();
+            if let Some(found) = memmem::find(held, &MAGIC) {
+                return Ok(at + found as u64);
+            }
+            // It may begin with the last bytes that are held.
+            at += (held.len() - (MAGIC.len() - 1)) as u64;
         }
     }
 }
@@ -258,7 +282,8 @@ pub fn inspect(
     let table = table.ok();
     let end = match &table {
         Some(table) => table.last().map_or(HEADER_LENGTH as u64, TableEntry::end),
-        None => object.size(),
+        // Places are 32-bit.
+        None => object.size().min(u64::from(u32::MAX)),
     };
     scan(&*object, end, table.as_deref(), &mut |found| {
         let outcome = match found {

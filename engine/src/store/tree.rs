@@ -304,18 +304,45 @@ pub struct TreeRun<'a> {
     pub entry: &'a Entry,
 }
 
+/// A node where a walk meets it, with all below.
+#[derive(Debug, Clone, Copy)]
+pub struct Subtree<'a> {
+    /// The node.
+    pub stored: &'a StoredEntry,
+    /// Its level.
+    pub level: u8,
+    /// Its first block.
+    pub first: BlockIndex,
+    /// Blocks of the disk below it.
+    pub count: u64,
+    /// Whether the disk's last block is among them: elsewhere the same node may stand for more.
+    pub is_last: bool,
+}
+
+/// What a walk does about a subtree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Below {
+    /// It is read and shown.
+    Shown,
+    /// It is passed over, because all is known; with whether no damage is there.
+    Known(bool),
+}
+
 /// Sees a tree in the disk's order.
+///
+/// The same node may be met any number of times, also without its disk being large: whoever sees
+/// a whole tree passes over what is [`Known`](Below::Known).
 pub trait TreeVisitor {
-    /// A node is about to be read; false skips it and all below.
+    /// A node is about to be read.
     ///
     /// # Errors
     /// The visitor's own; it ends the walk.
-    fn enter(&mut self, _stored: &StoredEntry) -> Result<bool> {
-        Ok(true)
+    fn enter(&mut self, _node: &Subtree<'_>) -> Result<Below> {
+        Ok(Below::Shown)
     }
 
-    /// Everything below the node was seen; `whole` if no damage was met there.
-    fn leave(&mut self, _stored: &StoredEntry, _whole: bool) {}
+    /// Everything below a node that was shown was seen; `whole` if no damage was met there.
+    fn leave(&mut self, _node: &Subtree<'_>, _whole: bool) {}
 
     /// A run of blocks.
     ///
@@ -377,17 +404,20 @@ impl<'a> TreeWalk<'a> {
         first: u64,
         visitor: &mut dyn TreeVisitor,
     ) -> Result<bool> {
-        if !visitor.enter(stored)? {
-            return Ok(true);
-        }
         let span = child_span(level);
         let left = self.total.saturating_sub(first);
+        let count = left.min(span.saturating_mul(FANOUT));
+        let is_last = count == left;
+        let subtree = Subtree { stored, level, first: BlockIndex(first), count, is_last };
+        if let Below::Known(whole) = visitor.enter(&subtree)? {
+            return Ok(whole);
+        }
         let node = match node_at(self.source, stored, level, left) {
             Ok(node) => node,
             Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
             Err(error) => {
-                visitor.damaged(BlockIndex(first), left.min(span * FANOUT), error)?;
-                visitor.leave(stored, false);
+                visitor.damaged(BlockIndex(first), count, error)?;
+                visitor.leave(&subtree, false);
                 return Ok(false);
             }
         };
@@ -410,7 +440,7 @@ impl<'a> TreeWalk<'a> {
             }
             at = end;
         }
-        visitor.leave(stored, whole);
+        visitor.leave(&subtree, whole);
         Ok(whole)
     }
 

@@ -291,6 +291,23 @@ impl Draft {
         Ok(Proven { writer, manifest })
     }
 
+    /// Has `proof` look at the image, which may come to doubts.
+    ///
+    /// # Errors
+    /// Those of `proof`; `Io`.
+    pub fn judged<D>(
+        mut self,
+        proof: impl FnOnce(ImageReader) -> Result<Vec<D>>,
+    ) -> Result<Judged<D>> {
+        let frames = self.writer.reader()?;
+        let doubts = proof(ImageReader::new(self.manifest.clone(), frames))?;
+        if !doubts.is_empty() {
+            return Ok(Judged::Doubted(self, doubts));
+        }
+        let Self { writer, manifest } = self;
+        Ok(Judged::Proven(Proven { writer, manifest }))
+    }
+
     /// Makes its blocks last, without an image of them.
     ///
     /// # Errors
@@ -298,6 +315,14 @@ impl Draft {
     pub fn abandon(self) -> Result<()> {
         self.writer.end()
     }
+}
+
+/// What a proof made of a draft.
+pub enum Judged<D> {
+    /// It holds what it has to.
+    Proven(Proven),
+    /// It may not, for these reasons: there are some.
+    Doubted(Draft, Vec<D>),
 }
 
 /// An image that was read and found to hold what it has to, and of which only the manifest is

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::refuse_paths;
 use crate::args::{MapArguments, ReadingArguments};
 use crate::files::Files;
+use crate::listing::put_path;
 use crate::output::{exact_size, local_time, short_id, size};
 use crate::progress::Reporter;
 use crate::session::{Outcome, Session};
@@ -31,8 +32,8 @@ const LONGEST_WORD: usize = 40;
 /// when a tree cannot be read.
 pub fn run(arguments: &MapArguments, session: &Session) -> Result<Outcome> {
     let (before, after) = match &arguments.second {
-        Some(second) => (Some(arguments.first.as_str()), second.as_str()),
-        None => (None, arguments.first.as_str()),
+        Some(second) => (Some(&*arguments.first), &**second),
+        None => (None, &*arguments.first),
     };
     refuse_paths(before.into_iter().chain([after]))?;
     let repository = session.repository()?;
@@ -235,7 +236,7 @@ fn describe(picture: &Picture<'_>, svg: Option<&Path>) -> Value {
         "sections": map.sections.iter().map(section).collect::<Vec<_>>(),
     });
     if let Some(path) = svg {
-        document["svg"] = json!(path);
+        put_path(&mut document, "svg", path);
     }
     document
 }

@@ -23,8 +23,8 @@ pub struct Assembly {
     back: Lane<LeafBuilder>,
     /// What holds whatever is not read.
     unchanged: Option<Parent>,
-    /// What no filesystem uses of what is not read: whole blocks, sorted and apart.
-    left_out: Vec<ByteRange>,
+    /// What is known of what is not read: whole blocks, sorted and apart.
+    known: Vec<(ByteRange, Entry)>,
     cost: Cost,
     unreadable: Vec<ByteRange>,
 }
@@ -51,8 +51,8 @@ impl Assembly {
         let tree = LeafBuilder::new(BlockIndex(split / block));
         let back = Lane { block, next: split, tree };
         let (cost, unreadable) = (Cost::default(), Vec::new());
-        let left_out = Vec::new();
-        Self { size, split, on_error, front, back, unchanged: None, left_out, cost, unreadable }
+        let known = Vec::new();
+        Self { size, split, on_error, front, back, unchanged: None, known, cost, unreadable }
     }
 
     /// The same, of a disk in one lane on which all that is not read is as in `parent`.
@@ -62,11 +62,13 @@ impl Assembly {
         self
     }
 
-    /// The same, of a disk on which these whole blocks are not read because no filesystem uses
-    /// them.
+    /// The same, of a disk on which whole blocks are not read because no filesystem uses them, and
+    /// others because they are `holes`.
     #[must_use]
-    pub fn leaving_out(mut self, ranges: Vec<ByteRange>) -> Self {
-        self.left_out = ranges;
+    pub fn leaving_out(mut self, unused: &[ByteRange], holes: &[ByteRange]) -> Self {
+        let unused = unused.iter().map(|range| (*range, Entry::Unallocated));
+        self.known = unused.chain(holes.iter().map(|range| (*range, Entry::Zero))).collect();
+        self.known.sort_by_key(|(range, _)| range.start);
         self
     }
 
@@ -103,14 +105,14 @@ impl Assembly {
             *shared += range.bytes;
             parent.share(tree, range.count, writer)
         };
-        let skipped = self.front.skip(end, &self.left_out, writer, &mut fill)?;
+        let skipped = self.front.skip(end, &self.known, writer, &mut fill)?;
         self.cost.unallocated += skipped;
         Ok(())
     }
 
     /// Goes on behind what was not read of the second lane.
     fn skip_back(&mut self, end: u64, writer: &mut StoreWriter) -> Result<()> {
-        self.cost.unallocated += self.back.skip(end, &self.left_out, writer, &mut push_hole)?;
+        self.cost.unallocated += self.back.skip(end, &self.known, writer, &mut push_hole)?;
         Ok(())
     }
 
@@ -207,23 +209,25 @@ impl<T: TakeEntries> Lane<T> {
         Ok(())
     }
 
-    /// Goes on to `end`: what is in `left_out` is unallocated, all else is up to `fill`. Returns
-    /// how many bytes are unallocated.
+    /// Goes on to `end`: what is not `known` is up to `fill`. Returns how many bytes are
+    /// unallocated.
     fn skip(
         &mut self,
         end: u64,
-        left_out: &[ByteRange],
+        known: &[(ByteRange, Entry)],
         writer: &mut StoreWriter,
         fill: &mut dyn FnMut(&mut T, Blocks, &mut StoreWriter) -> Result<()>,
     ) -> Result<u64> {
         let mut unallocated = 0;
-        let from = left_out.partition_point(|range| range.end <= self.next);
-        for range in left_out[from..].iter().take_while(|range| range.start < end) {
+        let from = known.partition_point(|(range, _)| range.end <= self.next);
+        for (range, entry) in known[from..].iter().take_while(|(range, _)| range.start < end) {
             let before = self.take_to(range.start.max(self.next));
             fill(&mut self.tree, before, writer)?;
-            let free = self.take_to(range.end.min(end));
-            self.tree.push(&Entry::Unallocated, free.count, writer)?;
-            unallocated += free.bytes;
+            let blocks = self.take_to(range.end.min(end));
+            self.tree.push(entry, blocks.count, writer)?;
+            if *entry == Entry::Unallocated {
+                unallocated += blocks.bytes;
+            }
         }
         let rest = self.take_to(end);
         fill(&mut self.tree, rest, writer)?;

@@ -87,6 +87,8 @@ pub struct Reading {
     pub ranges: Vec<ByteRange>,
     /// What no filesystem uses of all else, though the parent may hold something there.
     pub left_out: Vec<ByteRange>,
+    /// What is a hole of the disk of all else, though the parent has something else there.
+    pub holes: Vec<ByteRange>,
     /// Volumes that were looked at for what they do not use.
     pub volumes: Vec<VolumeUse>,
     /// The blocks of swap files among what is left out, whether or not anything is there.
@@ -122,6 +124,7 @@ impl Reading {
         Self {
             ranges,
             left_out: Vec::new(),
+            holes: Vec::new(),
             volumes: Vec::new(),
             swap: Vec::new(),
             is_incremental: false,
@@ -147,9 +150,7 @@ pub fn usable(
         let (now, before) = (changes.size(), manifest.size);
         return Err(Some(format!("its map is of {now} bytes, the parent of {before}")));
     }
-    let unreadable = manifest.unreadable.iter();
-    let unreadable = unreadable.map(|range| ByteRange::new(range.offset, range.length));
-    let ranges = changes.runs().chain(unreadable).collect();
+    let ranges = changes.runs().chain(manifest.unreadable_ranges()).collect();
     Ok(whole_blocks(ranges, manifest.block_size, changes.size()))
 }
 

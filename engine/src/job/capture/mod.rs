@@ -9,6 +9,7 @@ mod audit;
 mod changes;
 mod checkpoint;
 mod delta;
+mod doubted;
 mod effort;
 mod history;
 mod holes;
@@ -53,9 +54,8 @@ use crate::store::lock::host_name;
 use crate::store::manifest::{Moment, MountedFilesystem, TreeRoot, VolumeUse};
 use crate::store::repository::Image;
 use crate::store::tree::disk_digest;
-use crate::store::{
-    ImageId, ImageReader, LockKind, Manifest, Parent, Repository, StoreWriter, salvage,
-};
+use crate::store::writer::Judged;
+use crate::store::{ImageId, LockKind, Manifest, Parent, Repository, StoreWriter, salvage};
 use crate::sys::holders::Holders;
 use crate::sys::threads;
 use crate::volume::{DiskLayout, Volume, probe};
@@ -381,7 +381,16 @@ impl<'a> Capture<'a> {
         }
         manifest.tracking = copied.as_ref().map(|copied| copied.evidence().clone());
         let draft = writer.draft(manifest.clone());
-        let proven = draft.proven(|image| self.prove(image, &reading, observer))?;
+        let proven = match draft.judged(|image| self.prove(image, &reading, observer))? {
+            Judged::Proven(proven) => proven,
+            Judged::Doubted(draft, unproven) => {
+                draft.abandon()?;
+                manifest = self.read_whole(&unproven, (manifest, &reading), (&index, observer))?;
+                // Of the volumes in doubt nothing is left out any more.
+                let rest = self.writer(&index, None)?.draft(manifest.clone());
+                rest.proven(|_all_is_there| Ok(()))?
+            }
+        };
         let id = proven.publish()?;
         if let (Some(tracker), Some(copied)) = (&mut self.tracker, &copied)
             && let Err(error) = tracker.commit(copied, id)
@@ -434,12 +443,17 @@ impl<'a> Capture<'a> {
         Parent::new(self.repository.reader(image))
     }
 
-    /// All data of the disk, widened to whole blocks, but what no filesystem uses.
-    fn everything(&self) -> Result<Reading> {
+    /// All data of the disk, widened to whole blocks.
+    fn data(&self) -> Result<Vec<ByteRange>> {
         let data = self.disk.extents()?.into_iter();
         let data = data.filter(|extent| extent.kind != ExtentKind::Hole);
         let (block, size) = (self.repository.config().block_size, self.disk.info().size);
-        let data = whole_blocks(data.map(|extent| extent.range).collect(), block, size);
+        Ok(whole_blocks(data.map(|extent| extent.range).collect(), block, size))
+    }
+
+    /// All data of the disk, but what no filesystem uses.
+    fn everything(&self) -> Result<Reading> {
+        let data = self.data()?;
         let unused = self.unused(|_all| true);
         let ranges = ranges::without(&data, &unused.ranges);
         let Unused { ranges: left_out, volumes, swap, .. } = unused;
@@ -559,14 +573,6 @@ impl<'a> Capture<'a> {
         Ok(Reading { is_incremental: true, ..reading })
     }
 
-    /// Proves that nothing was left out that is used.
-    fn prove(&self, image: ImageReader, reading: &Reading, observer: &dyn Observer) -> Result<()> {
-        let looked_at = reading.volumes.iter().filter(|volume| volume.doubt.is_none());
-        let names: Vec<&str> = looked_at.map(|volume| volume.volume.as_str()).collect();
-        let what = (names.as_slice(), self.options.skip_swap);
-        unused::proof::check(image, &self.layout, what, observer)
-    }
-
     /// Reads what is to be read, while the tracker that says so is audited; or says why that
     /// will not do.
     fn read_changes(
@@ -652,7 +658,7 @@ impl<'a> Capture<'a> {
             None => Lanes::divide(reading.ranges.clone(), size.0, leaf),
         };
         let mut assembly = Assembly::new(block_size, size, lanes.split, self.options.on_error);
-        assembly = assembly.leaving_out(reading.left_out.clone());
+        assembly = assembly.leaving_out(&reading.left_out, &reading.holes);
         if let Some(parent) = shared {
             assembly = assembly.after(parent);
         }

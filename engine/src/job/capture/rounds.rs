@@ -8,12 +8,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::Capture;
 use super::changes::{ChangeTracker, Reading, Since};
 use super::checkpoint::{Copied, Pending, Told};
+use super::doubted::Late;
 use super::live::{Live, Outcome, Rounds, Settled};
 use super::moment;
 use super::unused::{Search, places, proof};
-use super::{Capture, From};
 use crate::base::ranges::{common, joined, touches, without};
 use crate::base::{ByteRange, Error, ErrorKind, Observer, Result};
 use crate::block::{Cached, Disk, ReadAt};
@@ -85,8 +86,7 @@ impl Capture<'_> {
         manifest.allocation = self.allocation(reading);
         if let Some(doubt) = &moment.doubt {
             for volume in &mut manifest.allocation {
-                (volume.unallocated, volume.doubt) = (0, Some(doubt.clone()));
-                volume.skipped.clear();
+                volume.keep_all(doubt);
             }
             reading.volumes.clear();
         }
@@ -130,15 +130,8 @@ impl Copying<'_, '_> {
     fn read(&mut self, source: &dyn ChunkSource, ranges: Vec<ByteRange>) -> Result<()> {
         self.seen.extend_from_slice(&ranges);
         let Self { capture, before, index, observer, .. } = self;
-        let reading = Reading { ranges, is_incremental: true, ..Reading::all(Vec::new()) };
-        let mut writer = capture.writer(index, Some(before))?;
-        let from = From { source, before: Some(before) };
-        let assembled = capture.read(from, &reading, index, &mut writer, *observer)?;
-        writer.end()?;
-        let earlier = &before.manifest;
-        let manifest = capture.manifest(&earlier.created, Instant::now(), &assembled, &reading);
-        let cost = earlier.cost.and(&manifest.cost);
-        self.before.manifest = Manifest { cost, ..manifest };
+        let late = Late { ranges, holes: Vec::new() };
+        self.before.manifest = capture.read_again(source, before, late, (index, *observer))?;
         Ok(())
     }
 

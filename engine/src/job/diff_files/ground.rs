@@ -7,6 +7,7 @@ use crate::base::ranges::{common, joined, touches};
 use crate::base::{ByteCount, ByteOffset, ByteRange, Observer, Result};
 use crate::block::ReadAt;
 use crate::job::files::each_place;
+use crate::store::difference::Differences;
 use crate::store::{ImageReader, difference};
 use crate::volume::Volume;
 
@@ -28,10 +29,7 @@ impl Ground {
     /// Those of [`difference`].
     pub fn of_images(images: [&ImageReader; 2], observer: &dyn Observer) -> Result<Self> {
         let mut doubtful = Vec::new();
-        difference(images, observer, &mut |range| {
-            doubtful.push(range);
-            Ok(())
-        })?;
+        difference(images, observer, &mut Doubtful(&mut doubtful))?;
         let lost = images.into_iter().flat_map(|image| &image.manifest().unreadable);
         doubtful.extend(lost.map(|range| ByteRange::new(range.offset, range.length)));
         Ok(Self { doubtful: Some(joined(doubtful)) })
@@ -73,6 +71,21 @@ impl Ground {
             Some(doubtful) => Arc::new(Shared { before, after, doubtful }),
             None => after,
         }
+    }
+}
+
+/// Gathers what differs; of what repeats and differs in places, all.
+struct Doubtful<'a>(&'a mut Vec<ByteRange>);
+
+impl Differences for Doubtful<'_> {
+    fn range(&mut self, range: ByteRange) -> Result<()> {
+        self.0.push(range);
+        Ok(())
+    }
+
+    fn part(&mut self, within: ByteRange, _bytes: u64) -> Result<bool> {
+        self.0.push(within);
+        Ok(true)
     }
 }
 

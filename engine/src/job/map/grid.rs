@@ -1,5 +1,7 @@
 //! The cells of a map, and how ranges of a disk are entered into them.
 
+use std::ops::AddAssign;
+
 use serde::Serialize;
 
 use crate::base::{ByteCount, ByteRange};
@@ -26,16 +28,7 @@ impl Holding {
         self.stored + self.zero + self.unallocated + self.unreadable
     }
 
-    /// Adds what a stretch that follows holds.
-    pub(super) fn join(&mut self, other: &Self) {
-        self.stored += other.stored;
-        self.zero += other.zero;
-        self.unallocated += other.unallocated;
-        self.unreadable += other.unreadable;
-        self.changed += other.changed;
-    }
-
-    fn add(&mut self, state: State, bytes: u64) {
+    pub(super) fn add(&mut self, state: State, bytes: u64) {
         let count = match state {
             State::Stored => &mut self.stored,
             State::Zero => &mut self.zero,
@@ -44,6 +37,16 @@ impl Holding {
             State::Changed => &mut self.changed,
         };
         *count += bytes;
+    }
+}
+
+impl AddAssign for Holding {
+    fn add_assign(&mut self, other: Self) {
+        self.stored += other.stored;
+        self.zero += other.zero;
+        self.unallocated += other.unallocated;
+        self.unreadable += other.unreadable;
+        self.changed += other.changed;
     }
 }
 
@@ -113,6 +116,22 @@ impl Grid {
             let Some(part) = section.range.intersection(&range) else { break };
             section.add(part, state, self.cell_length);
         }
+    }
+
+    /// Enters what is held `within` one cell; false where that lies in several.
+    pub(super) fn add_part(&mut self, within: ByteRange, holding: Holding) -> bool {
+        let first = self.sections.partition_point(|section| section.range.end <= within.start);
+        let Some(section) = self.sections.get_mut(first) else { return false };
+        if within.start < section.range.start || within.end > section.range.end {
+            return false;
+        }
+        let start = (within.start - section.range.start) / self.cell_length;
+        let last = (within.end - 1 - section.range.start) / self.cell_length;
+        let cell = usize::try_from(start).ok().and_then(|number| section.cells.get_mut(number));
+        let Some(cell) = cell.filter(|_| start == last) else { return false };
+        *cell += holding;
+        section.total += holding;
+        true
     }
 
     pub(super) fn into_sections(self) -> Vec<MapSection> {

@@ -11,9 +11,11 @@ use self::grid::{Grid, State};
 use crate::base::{BlockIndex, limits};
 use crate::base::{BlockSize, ByteCount, ByteRange, Error, Observer, Result};
 use crate::block::ReadAt;
+use crate::store::difference::Differences;
+use crate::store::memo::Sums;
 use crate::store::node::{BadSectors, SECTOR};
-use crate::store::tree::TreeVisitor;
-use crate::store::{Entry, ImageReader, StoredEntry, TreeRun, difference};
+use crate::store::tree::{Below, Subtree, TreeVisitor};
+use crate::store::{Entry, ImageReader, TreeRun, difference};
 use crate::volume::DiskLayout;
 
 pub use grid::{Holding, MapSection};
@@ -67,20 +69,18 @@ impl DiskMap {
         let cell_length = cell_length(size, manifest.block_size, cells);
         let volumes = layout.as_ref().map(|layout| layout.volumes.as_slice()).unwrap_or_default();
         let mut grid = Grid::new(cell_length, regions::regions(size, volumes));
-        let mut painter = Painter { image, observer, open: None, grid: &mut grid };
+        let sums = Sums::new();
+        let mut painter = Painter { image, observer, open: None, grid: &mut grid, sums };
         image.walk(None, &mut painter)?;
         painter.flush();
         let mut gone = ByteCount(0);
         if let Some(before) = before {
             gone.0 = before.size().0.saturating_sub(size.0);
-            difference([before, image], observer, &mut |range| {
-                grid.add(range, State::Changed);
-                Ok(())
-            })?;
+            difference([before, image], observer, &mut Changes(&mut grid))?;
         }
         let sections = grid.into_sections();
         let mut total = Holding::default();
-        sections.iter().for_each(|section| total.join(&section.total));
+        sections.iter().for_each(|section| total += section.total);
         Ok(Self { size, cell_length, layout, sections, total, gone })
     }
 
@@ -99,16 +99,36 @@ fn cell_length(size: ByteCount, block: BlockSize, cells: u64) -> ByteCount {
     ByteCount(size.0.div_ceil(cells).max(block.bytes()).next_power_of_two())
 }
 
-/// Enters what a walk shows into a grid, neighbours of one state together.
+/// Enters what differs into a grid.
+struct Changes<'a>(&'a mut Grid);
+
+impl Differences for Changes<'_> {
+    fn range(&mut self, range: ByteRange) -> Result<()> {
+        self.0.add(range, State::Changed);
+        Ok(())
+    }
+
+    fn part(&mut self, within: ByteRange, bytes: u64) -> Result<bool> {
+        let holding = Holding { changed: bytes, ..Holding::default() };
+        Ok(self.0.add_part(within, holding))
+    }
+}
+
+/// Enters what a walk shows into a grid, neighbours of one state together. A subtree that was met
+/// before and lies within one cell is added to that at once.
 struct Painter<'a> {
     image: &'a ImageReader,
     observer: &'a dyn Observer,
     open: Option<(ByteRange, State)>,
     grid: &'a mut Grid,
+    sums: Sums<Holding>,
 }
 
 impl Painter<'_> {
     fn add(&mut self, range: ByteRange, state: State) {
+        let mut holding = Holding::default();
+        holding.add(state, range.len());
+        self.sums.add(holding);
         match &mut self.open {
             Some((open, same)) if *same == state && open.end == range.start => open.end = range.end,
             _ => {
@@ -142,8 +162,23 @@ impl Painter<'_> {
 }
 
 impl TreeVisitor for Painter<'_> {
-    fn enter(&mut self, _stored: &StoredEntry) -> Result<bool> {
-        if self.observer.cancelled() { Err(Error::cancelled()) } else { Ok(true) }
+    fn enter(&mut self, node: &Subtree<'_>) -> Result<Below> {
+        if self.observer.cancelled() {
+            return Err(Error::cancelled());
+        }
+        if let Some((holding, whole)) = self.sums.known(node) {
+            let within = self.image.manifest().bytes_of(node.first, node.count);
+            if self.grid.add_part(within, holding) {
+                self.sums.add(holding);
+                return Ok(Below::Known(whole));
+            }
+        }
+        self.sums.enter();
+        Ok(Below::Shown)
+    }
+
+    fn leave(&mut self, node: &Subtree<'_>, whole: bool) {
+        self.sums.leave(node, whole);
     }
 
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {

@@ -9,11 +9,13 @@ use std::collections::BTreeSet;
 
 use super::runs::Runs;
 use crate::base::limits::KNOWN_SAMPLES;
-use crate::base::{BlockSize, ByteRange, ChangeMap, Granule, Result, Silent};
+use crate::base::{BlockIndex, BlockSize, ByteRange, ChangeMap, Granule, Result, Silent};
 use crate::block::ReadAt;
+use crate::store::difference::Differences;
 use crate::store::digest::random_bytes;
+use crate::store::memo::Sums;
 use crate::store::repository::Image;
-use crate::store::tree::TreeVisitor;
+use crate::store::tree::{Below, Subtree, TreeVisitor};
 use crate::store::{Entry, ImageReader, TreeRun, difference};
 
 /// Draws of a random block before a sample is left smaller than it should be.
@@ -48,11 +50,9 @@ impl Doubt {
         let (size, block) = (image.size(), image.manifest().block_size);
         let granule = Granule::new(block.bytes())?.max(Granule::for_disk(size));
         let mut open = ChangeMap::new(size, granule)?;
-        difference([known, image], &Silent, &mut |range| {
-            open.set(range);
-            Ok(())
-        })?;
-        known.walk(None, &mut Unsaid { block, open: &mut open })?;
+        difference([known, image], &Silent, &mut InDoubt(&mut open))?;
+        let within = Some((BlockIndex(0), block.count(size).0));
+        known.walk(within, &mut Unsaid { block, open: &mut open, sums: Sums::new() })?;
         changes.runs().for_each(|range| open.set(range));
         if changes.size() < size {
             open.set(ByteRange { start: changes.size().0, end: size.0 });
@@ -87,17 +87,53 @@ fn sample(open: &Runs, blocks: u64) -> Result<Runs> {
     Ok(runs)
 }
 
+/// Marks what differs; what does so in places, all of it.
+struct InDoubt<'a>(&'a mut ChangeMap);
+
+impl Differences for InDoubt<'_> {
+    fn range(&mut self, range: ByteRange) -> Result<()> {
+        self.0.set(range);
+        Ok(())
+    }
+
+    fn part(&mut self, within: ByteRange, _bytes: u64) -> Result<bool> {
+        self.0.set(within);
+        Ok(true)
+    }
+}
+
 /// Marks what an image says nothing of: the disk may hold anything there.
 struct Unsaid<'a> {
     block: BlockSize,
     open: &'a mut ChangeMap,
+    /// Blocks of which nothing is said.
+    sums: Sums<u64>,
 }
 
 impl TreeVisitor for Unsaid<'_> {
+    fn enter(&mut self, node: &Subtree<'_>) -> Result<Below> {
+        // A node that repeats and says nothing of some blocks is in doubt altogether.
+        let Some((unsaid, whole)) = self.sums.known(node) else {
+            self.sums.enter();
+            return Ok(Below::Shown);
+        };
+        if unsaid > 0 {
+            let block = self.block.bytes();
+            self.open.set(ByteRange::new(node.first.0 * block, node.count * block));
+        }
+        self.sums.add(unsaid);
+        Ok(Below::Known(whole))
+    }
+
+    fn leave(&mut self, node: &Subtree<'_>, whole: bool) {
+        self.sums.leave(node, whole);
+    }
+
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
         if let Entry::Unallocated | Entry::Unreadable | Entry::Partial(..) = run.entry {
             let block = self.block.bytes();
             self.open.set(ByteRange::new(run.first.0 * block, run.count * block));
+            self.sums.add(run.count);
         }
         Ok(())
     }
@@ -146,7 +182,7 @@ mod tests {
         let size = ByteCount(12 * block.bytes());
         let granule = Granule::new(block.bytes()).expect("a granule");
         let mut open = ChangeMap::new(size, granule).expect("small");
-        let mut unsaid = Unsaid { block, open: &mut open };
+        let mut unsaid = Unsaid { block, open: &mut open, sums: Sums::new() };
         let mut first = 0;
         for (entry, count) in &entries {
             let run = TreeRun { first: BlockIndex(first), count: *count, entry };

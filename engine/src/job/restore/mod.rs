@@ -12,6 +12,7 @@ mod runs;
 mod target;
 mod write;
 
+use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 
 use self::behind::Behind;
@@ -22,9 +23,10 @@ use crate::base::{BlockIndex, ByteCount, ByteOffset, Error, ErrorKind, Event};
 use crate::base::{Observer, Phase, Result};
 use crate::block::{Disk, IoMode, OpenOptions, ReadAt, SourceInfo, Target, WriteAt};
 use crate::store::lock::ReadLock;
+use crate::store::memo::Sums;
 use crate::store::node::SECTOR;
 use crate::store::repository::Image;
-use crate::store::tree::TreeVisitor;
+use crate::store::tree::{Below, Subtree, TreeVisitor};
 use crate::store::{Entry, ImageReader, Repository, TreeRun};
 use crate::sys::threads;
 use crate::volume::{GptMove, Leftover, plan_gpt_move};
@@ -187,8 +189,10 @@ impl Restore {
         }
         let behind = behind.without_table(gpt.as_ref());
         (plan.cut, plan.wiped, plan.stays) = (behind.cut, behind.wiped.clone(), behind.stays);
-        let mut measure = Measure { image: &reader, plan: &mut plan };
+        let mut measure = Measure { image: &reader, sums: Sums::new() };
         reader.walk(None, &mut measure)?;
+        let Amounts { zero, unreadable, content } = measure.sums.total();
+        (plan.zero, plan.unreadable, plan.content) = (zero, unreadable, content);
         plan.gpt_grows = gpt.as_ref().map(|gpt| gpt.gained);
         let path = path.to_path_buf();
         let (mut doubt, mut warning) = (None, None);
@@ -383,26 +387,55 @@ fn plan_gpt(image: &ImageReader, target_size: ByteCount) -> Result<Option<GptMov
     if target_size <= image.size() { Ok(None) } else { plan_gpt_move(image, sector, target_size) }
 }
 
+/// Bytes of an image, by what they are.
+#[derive(Debug, Clone, Copy, Default)]
+struct Amounts {
+    zero: u64,
+    unreadable: u64,
+    content: u64,
+}
+
+impl AddAssign for Amounts {
+    fn add_assign(&mut self, more: Self) {
+        self.zero += more.zero;
+        self.unreadable += more.unreadable;
+        self.content += more.content;
+    }
+}
+
 /// Adds up what an image holds.
 struct Measure<'a> {
     image: &'a ImageReader,
-    plan: &'a mut RestorePlan,
+    sums: Sums<Amounts>,
 }
 
 impl TreeVisitor for Measure<'_> {
+    fn enter(&mut self, node: &Subtree<'_>) -> Result<Below> {
+        if let Some((amounts, whole)) = self.sums.known(node) {
+            self.sums.add(amounts);
+            return Ok(Below::Known(whole));
+        }
+        self.sums.enter();
+        Ok(Below::Shown)
+    }
+
+    fn leave(&mut self, node: &Subtree<'_>, whole: bool) {
+        self.sums.leave(node, whole);
+    }
+
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
         let length = self.image.manifest().bytes_of(run.first, run.count).len();
-        match run.entry {
-            Entry::Zero | Entry::Unallocated => self.plan.zero += length,
-            Entry::Unreadable => self.plan.unreadable += length,
-            Entry::Stored(_) => self.plan.content += length,
+        let none = Amounts::default();
+        self.sums.add(match run.entry {
+            Entry::Zero | Entry::Unallocated => Amounts { zero: length, ..none },
+            Entry::Unreadable => Amounts { unreadable: length, ..none },
+            Entry::Stored(_) => Amounts { content: length, ..none },
             Entry::Partial(_, bad) => {
                 let sectors: u64 = bad.iter().map(|bad| u64::from(bad.count)).sum();
-                let bad = (sectors * SECTOR).min(length);
-                self.plan.unreadable += bad;
-                self.plan.content += length - bad;
+                let unreadable = (sectors * SECTOR * run.count).min(length);
+                Amounts { zero: 0, unreadable, content: length - unreadable }
             }
-        }
+        });
         Ok(())
     }
 

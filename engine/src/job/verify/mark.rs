@@ -9,7 +9,7 @@ use crate::store::frame::FrameKind;
 use crate::store::pack::{TableEntry, read_table};
 use crate::store::reader::FrameReader;
 use crate::store::repository::Image;
-use crate::store::tree::TreeVisitor;
+use crate::store::tree::{Below, Subtree, TreeVisitor};
 use crate::store::{PackId, Repository, StoredEntry, TreeRun};
 
 /// The frames that images need, by pack and first byte.
@@ -68,6 +68,7 @@ pub fn mark(
         frames: FrameReader::new(Arc::clone(repository.storage()), repository.keys()),
         marks: Marks::default(),
         whole_nodes: HashSet::new(),
+        told_nodes: HashSet::new(),
         room,
         places: Vec::new(),
         observer,
@@ -75,6 +76,7 @@ pub fn mark(
     };
     for image in images {
         marker.name = format!("image {} {}", image.manifest.name, image.id);
+        marker.told_nodes.clear();
         repository.reader(image).walk(None, &mut marker)?;
     }
     marker.sort_places();
@@ -87,6 +89,8 @@ struct Marker<'a> {
     marks: Marks,
     /// With their places: nodes of one digest may lead to different places.
     whole_nodes: HashSet<StoredEntry>,
+    /// Nodes of this image below which damage was met and told.
+    told_nodes: HashSet<StoredEntry>,
     room: Room,
     /// What was not compared with the packs' tables yet: images that differ a little lead to the
     /// same places again and again, and each to those of many packs.
@@ -155,18 +159,22 @@ fn is_listed(table: &[TableEntry], kind: FrameKind, stored: &StoredEntry) -> boo
 }
 
 impl TreeVisitor for Marker<'_> {
-    fn enter(&mut self, stored: &StoredEntry) -> Result<bool> {
+    fn enter(&mut self, node: &Subtree<'_>) -> Result<Below> {
+        let stored = node.stored;
         if self.observer.cancelled() {
             return Err(Error::cancelled());
         }
         self.add(FrameKind::Node, stored)?;
-        Ok(!self.whole_nodes.contains(stored))
+        Ok(match (self.whole_nodes.contains(stored), self.told_nodes.contains(stored)) {
+            (true, _) => Below::Known(true),
+            (false, true) => Below::Known(false),
+            (false, false) => Below::Shown,
+        })
     }
 
-    fn leave(&mut self, stored: &StoredEntry, whole: bool) {
-        if whole {
-            self.whole_nodes.insert(*stored);
-        }
+    fn leave(&mut self, node: &Subtree<'_>, whole: bool) {
+        let nodes = if whole { &mut self.whole_nodes } else { &mut self.told_nodes };
+        nodes.insert(*node.stored);
     }
 
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {

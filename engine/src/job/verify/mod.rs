@@ -18,11 +18,14 @@ use std::collections::{HashMap, HashSet};
 
 use self::files::damaged_files;
 use self::mark::{Marks, mark};
-use crate::base::limits::{WAITING_DELTA_BYTES, WAITING_DELTAS, WAITING_PLACES};
+use crate::base::limits::{
+    MAX_LOST_RANGES, MAX_PARTITIONS, WAITING_DELTA_BYTES, WAITING_DELTAS, WAITING_PLACES,
+};
 use crate::base::{BlockIndex, ErrorKind};
 use crate::base::{ByteRange, Error, Event, Observer, Result};
+use crate::store::memo::Sums;
 use crate::store::repository::Image;
-use crate::store::tree::TreeVisitor;
+use crate::store::tree::{Below, Subtree, TreeVisitor};
 use crate::store::{ImageReader, PackId, Repository, StoredEntry, TreeRun};
 use crate::volume::DiskLayout;
 
@@ -182,11 +185,13 @@ fn attribute(
     observer: &dyn Observer,
 ) -> Result<Vec<DamagedRange>> {
     let reader = repository.reader(image);
-    let mut lost = Lost { image: &reader, bad, marks, ranges: Vec::new() };
+    let mut lost = Lost { image: &reader, bad, marks, ranges: Vec::new(), sums: Sums::new() };
     reader.walk(None, &mut lost)?;
     // A layout that a later version wrote differently only costs the volumes' names.
     let layout: Option<DiskLayout> = serde_json::from_value(image.manifest.layout.clone()).ok();
-    let known_volumes = layout.map(|layout| layout.volumes).unwrap_or_default();
+    let mut known_volumes = layout.map(|layout| layout.volumes).unwrap_or_default();
+    // A manifest may list more than any table that was probed.
+    known_volumes.truncate(MAX_PARTITIONS);
     let mut damaged = Vec::new();
     for range in lost.ranges {
         let touched = known_volumes.iter().filter(|volume| volume.lies_in(&range));
@@ -206,6 +211,8 @@ struct Lost<'a> {
     bad: &'a BadFrames,
     marks: &'a Marks,
     ranges: Vec<ByteRange>,
+    /// Blocks that are lost.
+    sums: Sums<u64>,
 }
 
 impl Lost<'_> {
@@ -217,17 +224,41 @@ impl Lost<'_> {
 
     fn add(&mut self, first: BlockIndex, count: u64) {
         let range = self.image.manifest().bytes_of(first, count);
+        let is_full = self.is_full();
         match self.ranges.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
+            Some(last) if last.end == range.start || is_full => last.end = range.end,
             _ => self.ranges.push(range),
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.ranges.len() >= MAX_LOST_RANGES
     }
 }
 
 impl TreeVisitor for Lost<'_> {
+    fn enter(&mut self, node: &Subtree<'_>) -> Result<Below> {
+        match self.sums.known(node) {
+            Some((0, whole)) => return Ok(Below::Known(whole)),
+            Some((lost, whole)) if lost == node.count || self.is_full() => {
+                self.add(node.first, node.count);
+                self.sums.add(lost);
+                return Ok(Below::Known(whole));
+            }
+            _ => {}
+        }
+        self.sums.enter();
+        Ok(Below::Shown)
+    }
+
+    fn leave(&mut self, node: &Subtree<'_>, whole: bool) {
+        self.sums.leave(node, whole);
+    }
+
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
         if run.entry.stored().is_some_and(|stored| self.is_bad(stored)) {
             self.add(run.first, run.count);
+            self.sums.add(run.count);
         }
         Ok(())
     }
@@ -237,6 +268,7 @@ impl TreeVisitor for Lost<'_> {
             return Err(error);
         }
         self.add(first, count);
+        self.sums.add(count);
         Ok(())
     }
 }

@@ -2,11 +2,13 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::ops::AddAssign;
 
 use crate::base::{BlockIndex, Error, ErrorKind, Event, Observer, Phase, Progress, Result};
+use crate::store::memo::Sums;
 use crate::store::repository::Image;
 use crate::store::salvage::{PackState, inspect};
-use crate::store::tree::TreeVisitor;
+use crate::store::tree::{Below, Subtree, TreeVisitor};
 use crate::store::writer::restore_manifest;
 use crate::store::{
     Decoder, Entry, FrameKind, ImageId, ImageReader, LockKind, Manifest, PackId, Place, Repository,
@@ -120,10 +122,9 @@ impl<'a> Salvage<'a> {
 
     fn measure(&self, image: Image, bytes: Vec<u8>) -> Result<SalvagedImage> {
         let reader = self.repository.reader(&image);
-        let mut reach =
-            Reach { image: &reader, frame: Vec::new(), last: None, reachable: 0, lost: 0 };
+        let mut reach = Reach { image: &reader, frame: Vec::new(), last: None, sums: Sums::new() };
         reader.walk(None, &mut reach)?;
-        let Reach { reachable, lost, .. } = reach;
+        let Reached { reachable, lost } = reach.sums.total();
         let Image { id, manifest } = image;
         let is_listed = self.repository.image(id).is_ok();
         Ok(SalvagedImage { id, manifest, is_listed, bytes, reachable, lost })
@@ -153,8 +154,7 @@ struct Reach<'a> {
     frame: Vec<u8>,
     /// The frame that was read last, and whether it could be: its other blocks follow.
     last: Option<((PackId, u32), bool)>,
-    reachable: u64,
-    lost: u64,
+    sums: Sums<Reached>,
 }
 
 impl Reach<'_> {
@@ -172,15 +172,40 @@ impl Reach<'_> {
     }
 }
 
+/// Bytes of a disk: those that are there, and those that are not.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reached {
+    reachable: u64,
+    lost: u64,
+}
+
+impl AddAssign for Reached {
+    fn add_assign(&mut self, more: Self) {
+        self.reachable += more.reachable;
+        self.lost += more.lost;
+    }
+}
+
 impl TreeVisitor for Reach<'_> {
+    fn enter(&mut self, node: &Subtree<'_>) -> Result<Below> {
+        if let Some((reached, whole)) = self.sums.known(node) {
+            self.sums.add(reached);
+            return Ok(Below::Known(whole));
+        }
+        self.sums.enter();
+        Ok(Below::Shown)
+    }
+
+    fn leave(&mut self, node: &Subtree<'_>, whole: bool) {
+        self.sums.leave(node, whole);
+    }
+
     fn run(&mut self, run: TreeRun<'_>) -> Result<()> {
         let length = self.image.manifest().bytes_of(run.first, run.count).len();
         let found = run.entry.stored().is_none_or(|stored| self.reaches(&stored.place));
-        if found && !matches!(run.entry, Entry::Unreadable) {
-            self.reachable += length;
-        } else {
-            self.lost += length;
-        }
+        let is_there = found && !matches!(run.entry, Entry::Unreadable);
+        let (reachable, lost) = if is_there { (length, 0) } else { (0, length) };
+        self.sums.add(Reached { reachable, lost });
         Ok(())
     }
 
@@ -188,7 +213,8 @@ impl TreeVisitor for Reach<'_> {
         if error.kind() == ErrorKind::Io {
             return Err(error);
         }
-        self.lost += self.image.manifest().bytes_of(first, count).len();
+        let lost = self.image.manifest().bytes_of(first, count).len();
+        self.sums.add(Reached { reachable: 0, lost });
         Ok(())
     }
 }

@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::digest::{Digest, PackId, RepositoryId, random_bytes};
 use super::super::frame::Place;
+use super::super::storage::regular;
 use crate::base::bytes::{FieldReader, to_hex};
 use crate::base::{Error, ErrorContext, Result};
 use crate::sys::threads;
@@ -86,7 +87,7 @@ impl Segment {
     /// `Corrupt` or `Io`; the file is of no use then.
     pub fn open(path: &Path, repository: RepositoryId) -> Result<Self> {
         let describe = || format!("index segment {}", path.display());
-        let file = File::open(path).context(describe)?;
+        let file = regular::open(path).context(describe)?;
         let size = file.metadata().context(describe)?.len();
         let mut page = vec![0; PAGE];
         file.read_exact_at(&mut page, 0).context(describe)?;

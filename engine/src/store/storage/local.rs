@@ -9,6 +9,7 @@ use nix::sys::statfs::statfs;
 
 use super::local_reader::{LocalReader, damage_or_failure, is_of_medium};
 use super::local_writer::LocalWriter;
+use super::regular;
 use super::{Folder, ObjectInfo, ObjectName, ObjectReader, ObjectWriter, Storage};
 use crate::base::{Error, ErrorContext, ErrorKind, Result};
 
@@ -128,9 +129,7 @@ impl Storage for LocalStorage {
     fn reopen(&self, object: &ObjectName, length: u64) -> Result<Box<dyn ObjectWriter>> {
         let path = self.path(object);
         let describe = || format!("reopen {}", path.display());
-        let file = OpenOptions::new()
-            .write(true)
-            .open(&path)
+        let file = regular::open_with(OpenOptions::new().write(true), &path)
             .map_err(|error| not_found(error, describe()))?;
         file.set_len(length).context(describe)?;
         Ok(Box::new(LocalWriter::new(file, path, length)?))
@@ -138,13 +137,13 @@ impl Storage for LocalStorage {
 
     fn open(&self, object: &ObjectName) -> Result<Box<dyn ObjectReader>> {
         let path = self.path(object);
-        let file = File::open(&path).map_err(|error| not_opened(error, &path))?;
+        let file = regular::open(&path).map_err(|error| not_opened(error, &path))?;
         Ok(Box::new(LocalReader::new(file, path)?))
     }
 
     fn open_for_bulk(&self, object: &ObjectName) -> Result<Box<dyn ObjectReader>> {
         let path = self.path(object);
-        let file = File::open(&path).map_err(|error| not_opened(error, &path))?;
+        let file = regular::open(&path).map_err(|error| not_opened(error, &path))?;
         Ok(Box::new(LocalReader::new(file, path)?.past_the_cache()))
     }
 
@@ -204,7 +203,7 @@ impl Storage for LocalStorage {
     fn is_held(&self, object: &ObjectName) -> Result<bool> {
         let path = self.path(object);
         let describe = || format!("lock {}", path.display());
-        let file = File::open(&path).map_err(|error| not_found(error, describe()))?;
+        let file = regular::open(&path).map_err(|error| not_found(error, describe()))?;
         match Flock::lock(file, FlockArg::LockSharedNonblock) {
             Ok(_unlocked_again_on_drop) => Ok(false),
             Err((_, nix::Error::EWOULDBLOCK)) => Ok(true),

@@ -4,11 +4,14 @@
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use nix::errno::Errno;
 use nix::libc::{EBADMSG, EILSEQ, EIO, ENODATA, EREMOTEIO, EUCLEAN, O_DIRECT};
+use nix::unistd::{Whence, lseek};
 
 use super::ObjectReader;
 use crate::base::{Error, ErrorContext, Result};
@@ -52,7 +55,9 @@ impl LocalReader {
     /// Reads past the page cache, where the filesystem can.
     #[must_use]
     pub fn past_the_cache(mut self) -> Self {
-        self.direct = OpenOptions::new().read(true).custom_flags(O_DIRECT).open(&self.path).ok();
+        // The very file, whatever its name stands for by now.
+        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        self.direct = OpenOptions::new().read(true).custom_flags(O_DIRECT).open(own).ok();
         self
     }
 
@@ -106,6 +111,16 @@ impl LocalReader {
 impl ObjectReader for LocalReader {
     fn size(&self) -> u64 {
         self.size
+    }
+
+    fn next_data(&self, offset: u64) -> u64 {
+        let Ok(start) = i64::try_from(offset) else { return offset };
+        match lseek(&self.file, start, Whence::SeekData) {
+            Ok(data) => u64::try_from(data).unwrap_or(offset),
+            Err(Errno::ENXIO) => self.size.max(offset),
+            // No filesystem has to know.
+            Err(_) => offset,
+        }
     }
 
     fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {

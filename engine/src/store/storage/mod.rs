@@ -6,6 +6,7 @@
 mod local;
 mod local_reader;
 mod local_writer;
+pub(super) mod regular;
 #[cfg(any(test, feature = "fault-injection"))]
 pub mod simulated;
 
@@ -205,6 +206,12 @@ pub trait ObjectWriter: Send {
 pub trait ObjectReader: Send + Sync {
     /// Its size in bytes.
     fn size(&self) -> u64;
+
+    /// Where the next bytes from `offset` on are that may be no zeros; its end where there are
+    /// none. Whoever looks through much of it need not read holes.
+    fn next_data(&self, offset: u64) -> u64 {
+        offset
+    }
 
     /// Fills `buffer` from `offset`.
     ///

@@ -40,6 +40,14 @@ pub struct Unused {
     pub swap: Vec<ByteRange>,
 }
 
+impl Unused {
+    /// Why nothing of `volume` is known to be unused.
+    fn doubt_of(&self, volume: &Volume) -> &str {
+        let own = self.volumes.iter().find(|found| found.volume == volume.name);
+        own.and_then(|found| found.doubt.as_deref()).unwrap_or("so its own allocation maps say")
+    }
+}
+
 /// What was found on one volume.
 #[derive(Default)]
 struct Found {

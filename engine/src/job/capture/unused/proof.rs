@@ -1,20 +1,23 @@
 //! The proof that an image left nothing out that its filesystems use: their metadata is read
 //! from the image, and every file's extents are looked up, before the image is committed. Where a
 //! filesystem shows all of its files by number, folders need not be walked for it, unless
-//! something is found to be missing or damaged, which the walk then names.
+//! something is found to be missing, which the walk then names.
+//!
+//! A filesystem that is damaged cannot show all that it uses, so what is damaged on the way leaves
+//! its volume [`Unproven`], as does anything that is missing.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Search, holds_volumes, places};
-use crate::base::ranges::{joined, touches, without};
+use crate::base::ranges::{common, joined, touches, without};
 use crate::base::{
     BlockIndex, ByteCount, ByteOffset, ByteRange, Error, ErrorKind, Observer, Result,
 };
 use crate::block::{Cached, ReadAt};
-use crate::fs::{self, FileId, FileType, Filesystem, InUse, Part, Place};
-use crate::job::files::{Descend, LastLink, Visited, Walk, resolve};
+use crate::fs::{self, FileId, FileType, Filesystem, Part, Place};
+use crate::job::files::{Descend, Found, LastLink, Visited, Walk, list_sorted, resolve};
 use crate::store::tree::TreeVisitor;
 use crate::store::{Entry, ImageReader, TreeRun};
 use crate::sys::threads;
@@ -23,39 +26,66 @@ use crate::volume::{self, DiskLayout, Volume};
 /// Files that are looked up at once, by all threads.
 const LOOKED_UP: usize = 32_768;
 
-/// Walks the volumes called `names` of `image`, which is not committed yet. With `skip_swap` it
-/// may lack the contents of swap files, and of those only.
+/// A volume of which it is not certain that an image left nothing out that it uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unproven {
+    /// Its name.
+    pub volume: String,
+    /// Why it is not.
+    pub why: String,
+}
+
+/// Walks the volumes called `names` of `image`, which is not committed yet, and says which of them
+/// may use what was left out. With `skip_swap` it may lack the contents of swap files, and of those
+/// only.
 ///
 /// # Errors
-/// `Corrupt`, naming volume and file, when something that is used was left out; `Io`;
-/// `Cancelled`.
+/// `Corrupt` or `Io` when the image cannot be read back from the repository; `Cancelled`.
 pub fn check(
     image: ImageReader,
     layout: &DiskLayout,
     (names, skip_swap): (&[&str], bool),
     observer: &dyn Observer,
-) -> Result<()> {
+) -> Result<Vec<Unproven>> {
     let block = image.manifest().block_size;
     let volumes: Vec<&Volume> =
         layout.volumes.iter().filter(|volume| names.contains(&volume.name.as_str())).collect();
     let wanted = joined(volumes.iter().flat_map(|volume| places(volume)).collect());
     let left_out = unallocated(&image, &wanted)?;
     if left_out.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let guard = Guard::new(image, left_out);
     let disk: Arc<dyn ReadAt> = Arc::clone(&guard) as Arc<dyn ReadAt>;
     let search = Search { disk: &disk, layout, block, is_in_use: false, skip_swap };
     let unused = search.run(|volume| names.contains(&volume.name.as_str()));
-    if let Some(range) = without(&guard.left_out, &unused.ranges).first() {
-        let doubt = unused.volumes.iter().find_map(|volume| volume.doubt.as_deref());
-        return Err(lacking(*range, doubt.unwrap_or("the image's own allocation maps differ")));
+    guard.check_readable()?;
+    let unexplained = without(&guard.left_out, &unused.ranges);
+    let mut unproven = Vec::new();
+    for volume in volumes {
+        let places = places(volume);
+        if common(&guard.left_out, &places).is_empty() {
+            continue;
+        }
+        let outcome = match common(&unexplained, &places).first() {
+            Some(range) => Err(in_use(*range, unused.doubt_of(volume))),
+            None => {
+                let skipped = unused.skipped.iter().filter(|(of, _)| *of == volume.name);
+                let skipped: Vec<FileId> = skipped.map(|(_, file)| *file).collect();
+                look_through((&guard, &skipped), volume, observer)
+            }
+        };
+        guard.check_readable()?;
+        match outcome {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+            Err(error) => {
+                let (volume, why) = (volume.name.clone(), error.to_string());
+                unproven.push(Unproven { volume, why });
+            }
+        }
     }
-    volumes.iter().try_for_each(|volume| {
-        let skipped = unused.skipped.iter().filter(|(of, _)| *of == volume.name);
-        let skipped: Vec<FileId> = skipped.map(|(_, file)| *file).collect();
-        look_through((&guard, &skipped), volume, observer)
-    })
+    Ok(unproven)
 }
 
 /// Whether a filesystem of `image` keeps anything in `ranges`, besides room for what was never
@@ -86,6 +116,9 @@ pub fn is_reached(
 }
 
 /// Walks a volume of the guarded image, past the contents of the files `skipped`.
+///
+/// # Errors
+/// What it reaches and is missing; what is damaged, so that it may reach more; `Cancelled`.
 fn look_through(
     (guard, skipped): (&Arc<Guard>, &[FileId]),
     volume: &Volume,
@@ -98,12 +131,27 @@ fn look_through(
     let bytes = volume::open(&disk, volume)?;
     let filesystem = fs::open(&bytes)?;
     // Until here others' signatures were looked for anywhere.
+    guard.forget();
     guard.is_armed.store(true, Ordering::Relaxed);
-    if !holds_all((guard, skipped), volume, filesystem.as_ref(), observer)? {
-        walk((guard, skipped), volume, filesystem.as_ref(), observer)?;
-    }
+    let outcome = check_root(filesystem.as_ref()).and_then(|start| {
+        if holds_all((guard, skipped), volume, filesystem.as_ref(), observer)? {
+            return Ok(());
+        }
+        walk((guard, skipped), (volume, &start), filesystem.as_ref(), observer)
+    });
     guard.is_armed.store(false, Ordering::Relaxed);
-    Ok(())
+    outcome
+}
+
+/// The root folder, which can be listed: a filesystem that lost it is damaged, whatever its tables
+/// of files say.
+fn check_root(filesystem: &dyn Filesystem) -> Result<Found> {
+    let root = resolve(filesystem, b"/", LastLink::Keep)?;
+    if root.metadata.file_type != FileType::Directory {
+        return Err(Error::corrupt("root", "a folder", "another file"));
+    }
+    let (_entries, errors) = list_sorted(filesystem, root.file)?;
+    errors.into_iter().next().map_or(Ok(root), Err)
 }
 
 /// What an image says is unallocated of some ranges of its disk: sorted and apart.
@@ -139,16 +187,16 @@ fn is_swap(volume: &Volume) -> bool {
     volume.content.as_ref().is_some_and(|content| content.kind == "swap")
 }
 
-fn lacking(range: ByteRange, why: &str) -> Error {
-    let context = format!(
-        "the image would lack {range}, which a filesystem uses though it says they are free \
-         ({why}); nothing was stored: check the filesystem, or capture with --all-blocks"
-    );
+fn in_use(range: ByteRange, why: &str) -> Error {
+    let context = format!("{range} are said to be free, and are in use ({why})");
     Error::new(ErrorKind::Corrupt, context)
 }
 
 /// Whether it is certain, without a walk, that nothing was left out of what a filesystem's files
 /// consist of, but for the contents of the files `skipped`.
+///
+/// # Errors
+/// What is damaged of the files; `Cancelled`.
 fn holds_all(
     (guard, skipped): (&Guard, &[FileId]),
     volume: &Volume,
@@ -158,28 +206,43 @@ fn holds_all(
     let Some(numbered) = filesystem.numbered().filter(|numbered| numbered.shows_all()) else {
         return Ok(false);
     };
-    let mut after = None;
-    loop {
-        let Ok(files) = numbered.next_files(after, LOOKED_UP) else {
-            guard.forget();
-            return Ok(false);
-        };
-        let are_there = threads::all(&files, |InUse { file, .. }| {
-            let looked_up = numbered.parts(*file, &mut |part| {
-                let is_skipped = matches!(part, Part::Content(_)) && skipped.contains(file);
-                if !is_skipped {
-                    volume.each_place(part.range(), &mut |place| guard.note(place));
-                }
-                ControlFlow::Continue(())
-            });
-            looked_up.is_ok() && !observer.cancelled()
-        });
+    let look_up = |file: FileId| {
         if observer.cancelled() {
             return Err(Error::cancelled());
         }
-        if guard.forget() || !are_there {
-            return Ok(false);
-        }
+        numbered.parts(file, &mut |part| {
+            let is_skipped = matches!(part, Part::Content(_)) && skipped.contains(&file);
+            if !is_skipped {
+                volume.each_place(part.range(), &mut |place| guard.note(place));
+            }
+            ControlFlow::Continue(())
+        })
+    };
+    let mut after = None;
+    loop {
+        let looked_up = numbered.next_files(after, LOOKED_UP).and_then(|files| {
+            let damage = Mutex::new(None);
+            let is_sound = threads::all(&files, |in_use| match look_up(in_use.file) {
+                Ok(()) => true,
+                Err(error) => {
+                    damage.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    false
+                }
+            });
+            let damage = damage.into_inner().unwrap_or_else(PoisonError::into_inner);
+            damage.filter(|_| !is_sound).map_or(Ok(files), Err)
+        });
+        let files = match looked_up {
+            Ok(files) if !guard.forget() => files,
+            // The walk says which file it is.
+            Ok(_missing) => return Ok(false),
+            // Folders may lead to it in a way that can be read.
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                guard.forget();
+                return Ok(false);
+            }
+            Err(damaged) => return Err(damaged),
+        };
         after = files.last().map(|last| last.file);
         if files.len() < LOOKED_UP {
             return Ok(true);
@@ -189,35 +252,58 @@ fn holds_all(
 
 /// Looks at everything that a filesystem reaches, but for the contents of the files `skipped`, of
 /// which was found to be left out what may be.
+///
+/// # Errors
+/// The first that is missing; the first that is damaged; `Cancelled`.
 fn walk(
     (guard, skipped): (&Guard, &[FileId]),
-    volume: &Volume,
+    (volume, start): (&Volume, &Found),
     filesystem: &dyn Filesystem,
     observer: &dyn Observer,
 ) -> Result<()> {
-    let start = resolve(filesystem, b"/", LastLink::Keep)?;
-    Walk::new(filesystem).run(&start, &mut |visited| {
+    let mut damage = Damage(None);
+    Walk::new(filesystem).run(start, &mut |visited| {
         if observer.cancelled() {
             return Err(Error::cancelled());
         }
-        // What is damaged on the disk itself is no fault of the image's.
-        let Visited::File { path, file, metadata, .. } = visited else {
-            return guard.check(volume, b"").map(|()| Descend::Past);
-        };
-        let _damaged = filesystem.xattrs(file);
-        match metadata.file_type {
-            FileType::Symlink => drop(filesystem.link_target(file)),
-            FileType::Regular if skipped.contains(&file) => {}
-            FileType::Regular => look_up_extents(guard, volume, filesystem.open(file).ok()),
-            _ => {}
+        match visited {
+            Visited::Lost { path, error } => {
+                damage.note::<()>(path, Err(error));
+                guard.check(volume, b"").map(|()| Descend::Past)
+            }
+            Visited::File { path, file, metadata, .. } => {
+                damage.note(path, filesystem.xattrs(file));
+                match metadata.file_type {
+                    FileType::Symlink => damage.note(path, filesystem.link_target(file)),
+                    FileType::Regular if skipped.contains(&file) => {}
+                    FileType::Regular => {
+                        let content = filesystem.open(file);
+                        damage.note(path, content.and_then(|file| look_up(guard, volume, file)));
+                    }
+                    _ => {}
+                }
+                guard.check(volume, path).map(|()| Descend::Into)
+            }
         }
-        guard.check(volume, path).map(|()| Descend::Into)
-    })
+    })?;
+    damage.0.map_or(Ok(()), Err)
 }
 
-fn look_up_extents(guard: &Guard, volume: &Volume, content: Option<Box<dyn fs::FileContent + '_>>) {
-    let Some(mut content) = content else { return };
-    let _damaged = content.extents(&mut |extent| {
+/// The first that a walk found damaged.
+struct Damage(Option<Error>);
+
+impl Damage {
+    fn note<T>(&mut self, path: &[u8], outcome: Result<T>) {
+        if let Err(error) = outcome
+            && error.kind() != ErrorKind::Unsupported
+        {
+            self.0.get_or_insert_with(|| error.within(String::from_utf8_lossy(path)));
+        }
+    }
+}
+
+fn look_up(guard: &Guard, volume: &Volume, mut file: Box<dyn fs::FileContent + '_>) -> Result<()> {
+    file.extents(&mut |extent| {
         let range = match extent.place {
             Place::At(start) => ByteRange::new(start, extent.length),
             Place::Encoded(start, length) => ByteRange::new(start, length),
@@ -226,7 +312,7 @@ fn look_up_extents(guard: &Guard, volume: &Volume, content: Option<Box<dyn fs::F
         };
         volume.each_place(range, &mut |place| guard.note(place));
         ControlFlow::Continue(())
-    });
+    })
 }
 
 /// An image that notes when what it lacks is read.
@@ -235,13 +321,25 @@ struct Guard {
     left_out: Vec<ByteRange>,
     is_armed: AtomicBool,
     missing: Mutex<Option<ByteRange>>,
+    /// What could not be read on the disk itself.
+    unreadable: Vec<ByteRange>,
+    /// Why something else of the image cannot be read.
+    fault: Mutex<Option<Error>>,
 }
 
 impl Guard {
     fn new(image: ImageReader, left_out: Vec<ByteRange>) -> Arc<Self> {
+        let unreadable = image.manifest().unreadable_ranges();
         let image = Cached::new(Arc::new(image));
-        let (is_armed, missing) = (AtomicBool::new(false), Mutex::default());
-        Arc::new(Self { image, left_out, is_armed, missing })
+        let (is_armed, missing, fault) =
+            (AtomicBool::new(false), Mutex::default(), Mutex::default());
+        Arc::new(Self { image, left_out, is_armed, missing, unreadable, fault })
+    }
+
+    /// Fails if what the disk had there could not be read back: that is no fault of the disk's.
+    fn check_readable(&self) -> Result<()> {
+        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+        fault.map_or(Ok(()), |fault| Err(fault.within("the image, read back")))
     }
 
     fn note(&self, range: ByteRange) {
@@ -260,7 +358,7 @@ impl Guard {
         let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         missing.map_or(Ok(()), |range| {
             let path = String::from_utf8_lossy(path);
-            Err(lacking(range, &format!("{}:{path}", volume.name)))
+            Err(in_use(range, &format!("{}:{path}", volume.name)))
         })
     }
 }
@@ -271,9 +369,18 @@ impl ReadAt for Guard {
     }
 
     fn read_exact_at(&self, offset: ByteOffset, buffer: &mut [u8]) -> Result<()> {
+        let range = ByteRange::new(offset.0, buffer.len() as u64);
         if self.is_armed.load(Ordering::Relaxed) {
-            self.note(ByteRange::new(offset.0, buffer.len() as u64));
+            self.note(range);
         }
-        self.image.read_exact_at(offset, buffer)
+        self.image.read_exact_at(offset, buffer).inspect_err(|error| {
+            // A filesystem that leads beyond its disk is damaged, and no more.
+            let is_of_disk =
+                error.kind() == ErrorKind::Invalid || touches(&self.unreadable, &range);
+            if !is_of_disk {
+                let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+                fault.get_or_insert_with(|| Error::new(error.kind(), error.to_string()));
+            }
+        })
     }
 }
