@@ -17,7 +17,7 @@ use imgx_engine::store::manifest::{Manifest, TreeRoot, VolumeUse};
 use imgx_engine::store::node::Node;
 use imgx_engine::store::repository::Image;
 use imgx_engine::store::tree::{NodeSink, disk_digest};
-use imgx_engine::store::writer::publish_manifest;
+use imgx_engine::store::writer::restore_manifest;
 use imgx_engine::store::{
     Compression, Encoder, Entry, FrameKind, Repository, StoreWriter, difference,
 };
@@ -99,7 +99,7 @@ impl Stage {
         let mut writer = StoreWriter::new(&self.repository, index.into()).expect("a writer");
         writer.put(&frame).expect("put");
         writer.end().expect("stored");
-        publish_manifest(&**self.repository.storage(), id, &bytes).expect("published");
+        restore_manifest(&**self.repository.storage(), id, &bytes).expect("published");
         self.repository.image(id).expect("it is one")
     }
 
