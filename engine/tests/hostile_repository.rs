@@ -17,7 +17,6 @@ use imgx_engine::store::manifest::{Manifest, TreeRoot, VolumeUse};
 use imgx_engine::store::node::Node;
 use imgx_engine::store::repository::Image;
 use imgx_engine::store::tree::{NodeSink, disk_digest};
-use imgx_engine::store::writer::restore_manifest;
 use imgx_engine::store::{
     Compression, Encoder, Entry, FrameKind, Repository, StoreWriter, difference,
 };
@@ -99,7 +98,7 @@ impl Stage {
         let mut writer = StoreWriter::new(&self.repository, index.into()).expect("a writer");
         writer.put(&frame).expect("put");
         writer.end().expect("stored");
-        restore_manifest(&**self.repository.storage(), id, &bytes).expect("published");
+        fs::write(self.root().join(format!("images/{id}.json")), &bytes).expect("published");
         self.repository.image(id).expect("it is one")
     }
 
@@ -109,7 +108,8 @@ impl Stage {
 
     fn packs(&self) -> Vec<std::path::PathBuf> {
         let listed = fs::read_dir(self.root().join("packs")).expect("listed");
-        listed.map(|entry| entry.expect("listed").path()).collect()
+        let paths = listed.map(|entry| entry.expect("listed").path());
+        paths.filter(|path| path.extension().is_some_and(|end| end == "pack")).collect()
     }
 
     fn verify(&self) -> VerifyReport {

@@ -5,19 +5,21 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::changes::Reading;
+use super::changes::{Reading, whole_blocks};
 use super::unused::places;
 use super::unused::proof::{self, Unproven};
 use super::{Capture, From};
 use crate::base::limits::MAX_UNREADABLE_RANGES;
 use crate::base::ranges::{common, joined, without};
 use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Result};
+use crate::block::ExtentKind;
 use crate::job::pipeline::ChunkSource;
 use crate::store::index::Index;
 use crate::store::manifest::{TreeRoot, UnreadableRange};
 use crate::store::repository::Image;
 use crate::store::tree::disk_digest;
-use crate::store::{ImageReader, Manifest};
+use crate::store::writer::Judged;
+use crate::store::{ImageId, ImageReader, Manifest, StoreWriter};
 
 /// What is read of a disk once an image of it is there.
 pub(super) struct Late {
@@ -28,6 +30,37 @@ pub(super) struct Late {
 }
 
 impl Capture<'_> {
+    /// All data of the disk, widened to whole blocks.
+    pub(super) fn data(&self) -> Result<Vec<ByteRange>> {
+        let data = self.disk.extents()?.into_iter();
+        let data = data.filter(|extent| extent.kind != ExtentKind::Hole);
+        let (block, size) = (self.repository.config().block_size, self.disk.info().size);
+        Ok(whole_blocks(data.map(|extent| extent.range).collect(), block, size))
+    }
+
+    /// Makes what was written an image, once it is proven; volumes of which it cannot be are read
+    /// whole before.
+    ///
+    /// # Errors
+    /// Those of [`prove`](Self::prove) and [`read_whole`](Self::read_whole); `Io`.
+    pub(super) fn publish(
+        &self,
+        writer: StoreWriter,
+        (manifest, reading): (&mut Manifest, &Reading),
+        (index, observer): (&Arc<Index>, &dyn Observer),
+    ) -> Result<ImageId> {
+        let draft = writer.draft(manifest.clone());
+        let (draft, unproven) = match draft.judged(|image| self.prove(image, reading, observer))? {
+            Judged::Proven(proven) => return proven.publish(),
+            Judged::Doubted(draft, unproven) => (draft, unproven),
+        };
+        draft.abandon()?;
+        *manifest = self.read_whole(&unproven, (manifest.clone(), reading), (index, observer))?;
+        // Of the volumes in doubt nothing is left out any more.
+        let rest = self.writer(index, None)?.draft(manifest.clone());
+        rest.proven(|_all_is_there| Ok(()))?.publish()
+    }
+
     /// The volumes of which it cannot be proven that `image`, which is not published yet, left
     /// nothing out that they use; and those of which it left nothing out because of the parent's
     /// doubt.

@@ -30,7 +30,7 @@ use std::time::Instant;
 
 use self::assembly::{Assembled, Assembly};
 use self::audit::{Audit, Objection};
-use self::changes::{Reading, whole_blocks};
+use self::changes::Reading;
 use self::checkpoint::Told;
 use self::delta::{Bases, Deltas};
 use self::effort::Governor;
@@ -48,13 +48,12 @@ use super::tracked::Ebpf;
 use crate::base::limits::{MAX_DISK_SIZE, NODE_FANOUT};
 use crate::base::ranges::{self, touches};
 use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Phase, Result};
-use crate::block::{Cached, Chunk, Disk, ExtentKind, IoMode, OpenOptions, ReadAt, SourceInfo};
+use crate::block::{Cached, Chunk, Disk, IoMode, OpenOptions, ReadAt, SourceInfo};
 use crate::store::index::Index;
 use crate::store::lock::host_name;
 use crate::store::manifest::{Moment, MountedFilesystem, TreeRoot, VolumeUse};
 use crate::store::repository::Image;
 use crate::store::tree::disk_digest;
-use crate::store::writer::Judged;
 use crate::store::{ImageId, LockKind, Manifest, Parent, Repository, StoreWriter, salvage};
 use crate::sys::holders::Holders;
 use crate::sys::threads;
@@ -380,18 +379,7 @@ impl<'a> Capture<'a> {
             observer.event(&Event::Warning { message: &message });
         }
         manifest.tracking = copied.as_ref().map(|copied| copied.evidence().clone());
-        let draft = writer.draft(manifest.clone());
-        let proven = match draft.judged(|image| self.prove(image, &reading, observer))? {
-            Judged::Proven(proven) => proven,
-            Judged::Doubted(draft, unproven) => {
-                draft.abandon()?;
-                manifest = self.read_whole(&unproven, (manifest, &reading), (&index, observer))?;
-                // Of the volumes in doubt nothing is left out any more.
-                let rest = self.writer(&index, None)?.draft(manifest.clone());
-                rest.proven(|_all_is_there| Ok(()))?
-            }
-        };
-        let id = proven.publish()?;
+        let id = self.publish(writer, (&mut manifest, &reading), (&index, observer))?;
         if let (Some(tracker), Some(copied)) = (&mut self.tracker, &copied)
             && let Err(error) = tracker.commit(copied, id)
         {
@@ -441,14 +429,6 @@ impl<'a> Capture<'a> {
     /// An image to start from, with a reader of its own.
     fn as_parent(&self, image: &Image) -> Parent {
         Parent::new(self.repository.reader(image))
-    }
-
-    /// All data of the disk, widened to whole blocks.
-    fn data(&self) -> Result<Vec<ByteRange>> {
-        let data = self.disk.extents()?.into_iter();
-        let data = data.filter(|extent| extent.kind != ExtentKind::Hole);
-        let (block, size) = (self.repository.config().block_size, self.disk.info().size);
-        Ok(whole_blocks(data.map(|extent| extent.range).collect(), block, size))
     }
 
     /// All data of the disk, but what no filesystem uses.
