@@ -38,7 +38,7 @@ fn told(shell: &Shell, line: &str) -> Vec<(u64, u64)> {
 fn changes_growth_and_shrinking_are_told_as_the_bytes_say() {
     let shell = Shell::with_repository();
     // More than 512 blocks, so that its tree has a level more than the small disks'.
-    let sizes = [90_000_001, 90_000_001, 30_000_000, 131_073, 131_072, 0, 70_000_000];
+    let sizes = [90_000_001, 90_000_001, 30_000_000, 131_073, 131_072, 1, 70_000_000];
     let mut disks: Vec<Vec<u8>> = Vec::new();
     for (number, size) in sizes.into_iter().enumerate() {
         let disk = shell.mixed_disk("disk.raw", size);

@@ -69,12 +69,23 @@ impl Stage {
         let _earlier = fs::remove_file(&started);
         let _earlier = fs::remove_file(self.shell.path("log"));
         let pre = format!("{pre} echo $$ > started.new; mv started.new started; {FOREVER}");
-        let mut child = self.capture(&pre, "echo post >> log").spawn().expect("started");
+        // A hang-up that the tests themselves ignore would be ignored by all that they start.
+        let inner = self.capture(&pre, "echo post >> log");
+        let mut child = self.run_by(&["env", "--default-signal=HUP"], &inner);
         while !started.exists() {
             assert!(child.try_wait().expect("asked").is_none(), "it ended: {:?}", end(child));
             std::thread::sleep(Duration::from_millis(10));
         }
         child
+    }
+
+    /// Starts `inner` by way of `program`, which becomes it.
+    fn run_by(&self, program: &[&str], inner: &Command) -> Child {
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(inner.get_program()).args(inner.get_args());
+        command.current_dir(self.shell.path("")).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.spawn().expect("started")
     }
 
     /// Waits until the hook after has run and no watchdog is left, and returns what it did.
@@ -174,11 +185,7 @@ fn a_killed_capture_has_its_hooks_ended_and_run_by_another_process() {
 fn a_hangup_that_was_ignored_from_the_start_ends_nothing() {
     let Some(stage) = Stage::new() else { return };
     let inner = stage.capture("touch started; while [ ! -e go ]; do sleep 0.02; done", "true");
-    let mut command = Command::new("nohup");
-    command.arg(inner.get_program()).args(inner.get_args());
-    command.current_dir(stage.shell.path("")).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let child = command.spawn().expect("started");
+    let child = stage.run_by(&["nohup"], &inner);
     while !stage.shell.path("started").exists() {
         std::thread::sleep(Duration::from_millis(10));
     }
