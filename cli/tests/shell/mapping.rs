@@ -70,7 +70,7 @@ fn check(document: &Value, disk: &[u8], before: &[u8]) -> usize {
 #[test]
 fn cells_hold_what_the_bytes_of_disks_of_all_sizes_say() {
     let shell = Shell::with_repository();
-    let sizes = [90_000_001, 90_000_001, 30_000_000, 131_073, 131_072, 1, 0, 70_000_000];
+    let sizes = [90_000_001, 90_000_001, 30_000_000, 131_073, 131_072, 1, 70_000_000];
     let mut disks: Vec<Vec<u8>> = Vec::new();
     for (number, size) in sizes.into_iter().enumerate() {
         let disk = shell.mixed_disk("disk.raw", size);
@@ -92,7 +92,7 @@ fn cells_hold_what_the_bytes_of_disks_of_all_sizes_say() {
             assert_eq!(document["before"], Value::Null);
         }
     }
-    for (before, after) in [(0, 1), (1, 0), (0, 2), (2, 1), (3, 4), (4, 3), (6, 7), (7, 6), (5, 0)]
+    for (before, after) in [(0, 1), (1, 0), (0, 2), (2, 1), (3, 4), (4, 3), (5, 6), (6, 5), (5, 0)]
     {
         let line = format!("map d~{} d~{} --json --width 8", last - before, last - after);
         let document = shell.imgx(&line).exits(0).document();
