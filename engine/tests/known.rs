@@ -223,7 +223,7 @@ fn what_lies_beyond_the_known_image_or_the_map_is_compared() {
         (9 * MIB + 100, 20 * MIB + 5),
         (9 * MIB, 8 * MIB),
         (26 * MIB, 26 * MIB),
-        (0, 0),
+        (1, 0),
     ] {
         let mut before = after.clone();
         before.resize(known_size, 7);
@@ -233,10 +233,10 @@ fn what_lies_beyond_the_known_image_or_the_map_is_compared() {
         target[known_size.min(map_size)..].fill(8);
         let (report, _, path) = scene.restore(&new, &target, known, &Silent);
         assert_holds(&path, &after);
-        let is_all = known_size == 0;
+        let is_all = map_size == 0;
         assert_eq!(report.trusted == 0, is_all, "{known_size} {map_size} {report:?}");
-        let restored = fs::read(&path).expect("read");
-        assert!(restored[after.len()..] == target[after.len()..], "more was written");
+        // What was behind it is cut off.
+        assert_eq!(fs::read(&path).expect("read").len(), after.len());
     }
 }
 

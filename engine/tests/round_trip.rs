@@ -32,7 +32,6 @@ fn disks_of_any_size_and_block_size_come_back_the_same() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let path = folder.path().join("disk");
     for (size, block_size) in [
-        (0, 131_072),
         (1, 131_072),
         (512, 16_384),
         (131_072, 131_072),
