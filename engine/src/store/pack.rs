@@ -21,6 +21,9 @@ pub const HEADER_LENGTH: usize = 48;
 pub const TRAILER_LENGTH: usize = 48;
 /// Bytes of a table's entry.
 pub const ENTRY_LENGTH: usize = 48;
+/// Bytes of the longest pack.
+pub const LONGEST: usize =
+    MAX_PACK_SIZE as usize + MAX_PACK_ENTRIES * ENTRY_LENGTH + TRAILER_LENGTH;
 
 const VERSION: u16 = 1;
 const MAGIC: [u8; 8] = *b"IMGXPACK";
