@@ -330,8 +330,8 @@ impl<'a> Repair<'a> {
             object => object?,
         };
         // What is longer is not mended: it may be as long as its holes.
-        let length = usize::try_from(object.size()).ok().filter(|length| *length <= pack::LONGEST);
-        let mut bytes = vec![0; length.unwrap_or(0)];
+        let length = Some(object.size()).filter(|length| *length <= pack::LONGEST);
+        let mut bytes = vec![0; usize::try_from(length.unwrap_or(0)).unwrap_or(0)];
         let mut at = 0;
         for piece in bytes.chunks_mut(256 * PIECE) {
             if damage_only(object.read_exact_at(at, piece))?.is_some() {
