@@ -1,21 +1,26 @@
 //! Repositories that somebody made to harm, or that fell into disorder: whatever lies there, every
 //! job ends, in memory and work that follow from what is really there.
 
+#[path = "support/faulty.rs"]
+mod faulty;
 mod support;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
+use std::sync::Arc;
 
+use faulty::FaultyStorage;
 use imgx_engine::base::{BlockIndex, BlockSize, ByteCount, ByteRange, ErrorKind, Silent};
 use imgx_engine::job::{
-    DiskMap, Restore, RestoreOptions, Salvage, VerifyOptions, VerifyReport, verify,
+    DiskMap, Repair, Restore, RestoreOptions, Salvage, VerifyOptions, VerifyReport, verify,
 };
 use imgx_engine::store::frame::Member;
 use imgx_engine::store::index::Index;
 use imgx_engine::store::manifest::{Manifest, TreeRoot, VolumeUse};
 use imgx_engine::store::node::Node;
 use imgx_engine::store::repository::Image;
+use imgx_engine::store::storage::LocalStorage;
 use imgx_engine::store::tree::{NodeSink, disk_digest};
 use imgx_engine::store::{
     Compression, Encoder, Entry, FrameKind, Repository, StoreWriter, difference,
@@ -23,6 +28,7 @@ use imgx_engine::store::{
 use imgx_fixtures::pattern::incompressible;
 use serde_json::json;
 use support::{captured, file, image_named, unsound};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// What every tree here claims to be.
 const EXBIBYTE: u64 = 1 << 60;
@@ -35,7 +41,10 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self::within(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    fn within(folder: tempfile::TempDir) -> Self {
         let root = folder.path().join("repository");
         let repository = Repository::create(&root, BlockSize::DEFAULT).expect("a repository");
         // Its block, of noise, is what all trees are made of.
@@ -228,6 +237,93 @@ fn a_sparse_pack_of_a_tebibyte_and_garbage_are_looked_through() {
     // A capture goes by them.
     let disk = file(stage.folder.path(), "other", &incompressible(9, 300_000));
     captured(&stage.repository, &disk, "other");
+}
+
+#[test]
+fn packs_that_claim_more_bytes_together_than_can_be_counted_are_damaged_and_no_more() {
+    // Few other filesystems have files of that length.
+    let Ok(folder) = tempfile::tempdir_in("/dev/shm") else {
+        println!("skipped: no filesystem in memory");
+        return;
+    };
+    let stage = Stage::within(folder);
+    let longest = i64::MAX as u64;
+    for digit in ["a", "b", "c"] {
+        let name = stage.root().join(format!("packs/{}.pack", digit.repeat(32)));
+        let pack = File::create(name).expect("made");
+        pack.set_len(longest).expect("as long as files are");
+    }
+    let report = stage.verify();
+    assert_eq!((report.read, report.packs), (u64::MAX, stage.packs().len()));
+    assert!(report.damage >= 3, "{report:?}");
+    assert_eq!(report.lost, []);
+    let salvage = Salvage::new(&stage.repository, &Silent).look().expect("it ends");
+    assert_eq!(salvage.images.len(), 1);
+    let disk = file(stage.folder.path(), "other", &incompressible(9, 300_000));
+    captured(&stage.repository, &disk, "other");
+    let repair = Repair::plan(&stage.repository, &disk, None, &Silent).expect("it ends");
+    let report = repair.run(&Silent).expect("it ends");
+    assert_eq!((report.read, report.repaired), (u64::MAX, 0), "{report:?}");
+    assert_eq!(report.left.len(), 3, "{report:?}");
+}
+
+/// Has a segment of the index claim so many records, and words of its filter, and be as long as
+/// that takes, in holes.
+fn claim(segment: &Path, records: u64, words: u64) {
+    const PAGE: usize = 4096;
+    let file = OpenOptions::new().read(true).write(true).open(segment).expect("opened");
+    let mut page = [0; PAGE];
+    file.read_exact_at(&mut page, 0).expect("read");
+    page[16..24].copy_from_slice(&records.to_le_bytes());
+    page[24..32].copy_from_slice(&words.to_le_bytes());
+    let checksum = xxh3_64(&page[..PAGE - 8]);
+    page[PAGE - 8..].copy_from_slice(&checksum.to_le_bytes());
+    file.write_all_at(&page, 0).expect("written");
+    let packs = u64::from(u32::from_le_bytes(page[12..16].try_into().expect("four bytes")));
+    let pages = records.div_ceil(85);
+    file.set_len((pages + 1) * PAGE as u64 + (pages + words) * 8 + packs * 24 + 8).expect("cut");
+}
+
+#[test]
+fn a_segment_of_the_index_that_claims_what_is_a_hole_is_not_read() {
+    let stage = Stage::new();
+    let caches = stage.folder.path().join("caches");
+    let repository = Repository::open(&stage.root()).expect("opened").with_cache(&caches);
+    let id = repository.config().id;
+    let folder = caches.join(id.to_string());
+    let segments = || {
+        let listed = fs::read_dir(&folder).expect("listed").map(|entry| entry.expect("listed"));
+        listed.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    for (round, (records, words)) in [(1, 1 << 40), (85 << 30, 8), (1, 1 << 10)].iter().enumerate()
+    {
+        let disk = file(stage.folder.path(), "other", &incompressible(9, 300_000));
+        captured(&repository, &disk, &format!("round-{round}"));
+        assert!(!Index::open(id, Some(&folder)).is_empty());
+        segments().iter().for_each(|segment| claim(segment, *records, *words));
+        assert!(Index::open(id, Some(&folder)).is_empty(), "{records} {words}");
+        assert_eq!(segments(), Vec::<std::path::PathBuf>::new());
+    }
+    assert_eq!(unsound(&repository), None);
+}
+
+#[test]
+fn names_that_are_foreign_are_not_held() {
+    const FOREIGN: usize = 3000;
+    let stage = Stage::new();
+    for (folder, ends) in [("images", ""), ("packs", ".pack"), ("locks", ".lock")] {
+        for number in 0..FOREIGN {
+            let name = format!("{folder}/foreign-{number}{ends}");
+            File::create(stage.root().join(name)).expect("made");
+        }
+    }
+    let storage = LocalStorage::open(&stage.root()).expect("opened");
+    let storage = FaultyStorage::new(Arc::new(storage));
+    let repository = Repository::open_in(Arc::new(storage.clone())).expect("opened");
+    let disk = file(stage.folder.path(), "other", &incompressible(9, 300_000));
+    captured(&repository, &disk, "other");
+    assert_eq!(unsound(&repository), None);
+    assert!((1..1000).contains(&storage.listed()), "{} were held", storage.listed());
 }
 
 #[test]

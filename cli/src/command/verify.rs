@@ -1,6 +1,6 @@
 //! `verify`: reads everything back; with `--packs`, says what can still be had.
 
-use imgx_engine::base::Result;
+use imgx_engine::base::{ByteCount, Result};
 use imgx_engine::job::verify::SalvagedImage;
 use imgx_engine::job::{Salvage, SalvageReport, VerifyOptions, VerifyReport, verify};
 use imgx_engine::store::Repository;
@@ -75,7 +75,7 @@ fn print(report: &VerifyReport, quick: bool, console: &Console) {
         console.say(&format!("no damage: everything matches its {against}"));
         return;
     }
-    let bytes: u64 = report.lost.iter().map(|lost| lost.range.len()).sum();
+    let bytes = ByteCount::total(report.lost.iter().map(|lost| lost.range.len())).0;
     let damage = count(report.damage, "damage");
     let places = count(report.lost.len() as u64, "place");
     let files = count(report.files.len() as u64, "file");

@@ -56,6 +56,15 @@ pub struct Progress {
     pub stored: u64,
 }
 
+impl Progress {
+    /// Goes on by `bytes` that were moved. Sizes that a repository claims may be anything: what is
+    /// beyond 64 bits is not counted.
+    pub fn advance(&mut self, bytes: u64) {
+        self.done = self.done.saturating_add(bytes);
+        self.moved = self.done;
+    }
+}
+
 /// Something that the user may want to know while a job runs.
 #[derive(Debug)]
 pub enum Event<'a> {

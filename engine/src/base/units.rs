@@ -51,6 +51,13 @@ impl ByteOffset {
 }
 
 impl ByteCount {
+    /// All of `sizes` together. Those that a repository claims may be anything: what is beyond 64
+    /// bits is not counted.
+    #[must_use]
+    pub fn total(sizes: impl IntoIterator<Item = u64>) -> Self {
+        Self(sizes.into_iter().fold(0, u64::saturating_add))
+    }
+
     /// The amount of a buffer in memory.
     #[must_use]
     pub fn of(buffer: &[u8]) -> Self {
@@ -196,5 +203,7 @@ mod tests {
         );
         assert_eq!(a.intersection(&ByteRange::new(20, 1)), None);
         assert_eq!(ByteRange::new(u64::MAX, 5).len(), 0);
+        assert_eq!(ByteCount::total([1, 2, u64::MAX - 4]), ByteCount(u64::MAX - 1));
+        assert_eq!(ByteCount::total([1 << 63; 3]), ByteCount(u64::MAX));
     }
 }

@@ -165,7 +165,7 @@ mod tests {
 
     fn found(storage: &SimulatedStorage) -> BadPlaces {
         let mut found = BadPlaces::default();
-        for object in storage.list(Folder::Packs).expect("listed") {
+        for object in storage.list(Folder::Packs, &|_| true).expect("listed") {
             let (pack, offset) = parse_mark(&object.name).expect("a mark");
             found.add(pack, offset);
         }
@@ -191,7 +191,9 @@ mod tests {
         let storage = SimulatedStorage::new();
         let mut bad = BadPlaces::default();
         (0..1000).for_each(|offset| bad.mark(&storage, place(0).pack, offset));
-        assert!(storage.list(Folder::Packs).expect("listed").len() <= MOST_OF_A_PACK + 1);
+        assert!(
+            storage.list(Folder::Packs, &|_| true).expect("listed").len() <= MOST_OF_A_PACK + 1
+        );
         assert!(found(&storage).holds(&place(5000)));
         bad.clear(&storage, place(0).pack, true, |_| true);
         assert!(found(&storage).is_empty());

@@ -148,13 +148,10 @@ impl ReadLock {
 }
 
 fn find_conflict(storage: &dyn Storage, own: &ObjectName, mine: &Record) -> Result<Option<Error>> {
-    for object in storage.list(Folder::Locks)? {
+    // Foreign names are ignored; `from_hex` takes capitals too.
+    let is_lock = |name: &str| from_hex::<8>(name).is_some_and(|id| to_hex(&id) == name);
+    for object in storage.list(Folder::Locks, &|name| is_lock(name) && name != own.name)? {
         let name = ObjectName::new(Folder::Locks, object.name);
-        // Foreign names are ignored; `from_hex` takes capitals too.
-        let is_lock = from_hex::<8>(&name.name).is_some_and(|id| to_hex(&id) == name.name);
-        if name == *own || !is_lock {
-            continue;
-        }
         if let Some(conflict) = check(storage, &name, mine)? {
             return Ok(Some(conflict));
         }
@@ -287,7 +284,7 @@ mod tests {
         Lock::acquire(&storage, LockKind::Shared, "capture").expect("owner is dead");
         leave_behind(&storage, |record| record.boot_id = "an earlier boot".to_owned());
         Lock::acquire(&storage, LockKind::Shared, "capture").expect("machine was rebooted");
-        assert!(storage.list(Folder::Locks).expect("listed").is_empty());
+        assert!(storage.list(Folder::Locks, &|_| true).expect("listed").is_empty());
     }
 
     #[test]
@@ -311,7 +308,7 @@ mod tests {
         let held = storage.hold(&name, &bytes).expect("free");
         let error = Lock::acquire(&storage, LockKind::Shared, "capture").err().expect("in use");
         assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
-        assert_eq!(storage.list(Folder::Locks).expect("listed").len(), 1);
+        assert_eq!(storage.list(Folder::Locks, &|_| true).expect("listed").len(), 1);
         drop(held);
     }
 

@@ -21,6 +21,8 @@ pub const HEADER_LENGTH: usize = 48;
 pub const TRAILER_LENGTH: usize = 48;
 /// Bytes of a table's entry.
 pub const ENTRY_LENGTH: usize = 48;
+/// Bytes of the longest pack.
+pub const LONGEST: u64 = MAX_PACK_SIZE + (MAX_PACK_ENTRIES * ENTRY_LENGTH + TRAILER_LENGTH) as u64;
 
 const VERSION: u16 = 1;
 const MAGIC: [u8; 8] = *b"IMGXPACK";

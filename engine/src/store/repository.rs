@@ -17,7 +17,9 @@ use super::storage::{Folder, LocalStorage, ObjectName, Storage};
 use crate::base::limits::{
     LARGE_MANIFEST, MAX_CONFIG_SIZE, MAX_LARGE_MANIFESTS, MAX_MANIFEST_SIZE, MAX_PACK_SIZE,
 };
-use crate::base::{BlockSize, Error, ErrorKind, Event, Observer, Phase, Progress, Result};
+use crate::base::{
+    BlockSize, ByteCount, Error, ErrorKind, Event, Observer, Phase, Progress, Result,
+};
 
 const CONFIG: &str = "config";
 const MANIFEST_SUFFIX: &str = ".json";
@@ -265,7 +267,7 @@ impl Repository {
     pub fn images(&self) -> Result<Images> {
         let mut found = Images { place: self.storage.describe(), ..Images::default() };
         let mut large = 0_usize;
-        for object in self.storage.list(Folder::Images)? {
+        for object in self.storage.list(Folder::Images, &|name| name.ends_with(MANIFEST_SUFFIX))? {
             let Some(digits) = object.name.strip_suffix(MANIFEST_SUFFIX) else { continue };
             let name = ObjectName::new(Folder::Images, object.name.clone());
             let outcome = match ImageId::from_hex(digits) {
@@ -324,7 +326,8 @@ impl Repository {
     /// `Io`.
     pub fn packs(&self) -> Result<Packs> {
         let mut packs = Packs::default();
-        for object in self.storage.list(Folder::Packs)? {
+        let is_known = |name: &str| PackName::parse(name).is_some() || parse_mark(name).is_some();
+        for object in self.storage.list(Folder::Packs, &is_known)? {
             match PackName::parse(&object.name) {
                 Some(PackName::Finished(id)) => {
                     packs.finished.insert(id, object.size);
@@ -351,11 +354,12 @@ impl Repository {
         let Packs { finished: packs, bad, .. } = self.packs()?;
         index.distrust_all(bad);
         let unknown = index.reconcile(&packs);
-        let total = unknown.iter().filter_map(|id| packs.get(id)).sum();
+        let sizes = unknown.iter().filter_map(|id| packs.get(id)).copied();
+        let total = ByteCount::total(sizes).0;
         if !unknown.is_empty() {
             observer.event(&Event::Started { phase: Phase::Index, total });
         }
-        let mut done = 0;
+        let mut done = 0_u64;
         for id in unknown {
             if observer.cancelled() {
                 return Err(Error::cancelled());
@@ -365,7 +369,7 @@ impl Repository {
                 let message = format!("{error}; its blocks are not used for deduplication");
                 observer.event(&Event::Warning { message: &message });
             }
-            done += size;
+            done = done.saturating_add(size);
             observer.event(&Event::Progress(Progress { done, total, ..Progress::default() }));
         }
         Ok(index)

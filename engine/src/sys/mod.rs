@@ -14,7 +14,6 @@ pub mod mounts;
 mod output;
 pub mod ring;
 pub mod sparse;
-pub mod storage;
 pub mod threads;
 pub mod watchdog;
 

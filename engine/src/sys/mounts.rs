@@ -34,6 +34,14 @@ impl Mount {
         self.within(&self.point)
     }
 
+    /// The path that the filesystem's option `name` gives, as it is called where this is mounted.
+    #[must_use]
+    pub fn option(&self, name: &str) -> Option<PathBuf> {
+        let mut options = self.options.split(',');
+        let value = options.find_map(|option| option.strip_prefix(name)?.strip_prefix('='))?;
+        Some(unescape(value.as_bytes()))
+    }
+
     /// The path by which this process reaches what is called `path` where this is mounted.
     #[must_use]
     pub fn within(&self, path: &Path) -> PathBuf {
@@ -136,6 +144,10 @@ mod tests {
             }
         );
         assert_eq!(mounts[1].source, Path::new("/dev/sda2"));
+        let options = "rw,lowerdir=/l,upperdir=/a\\040b\\054c,workdir=/w".to_owned();
+        let overlay = Mount { options, ..mounts[1].clone() };
+        assert_eq!(overlay.option("upperdir"), Some("/a b,c".into()));
+        assert_eq!(overlay.option("upper"), None);
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use imgx_engine::base::{BlockSize, ErrorKind, Silent};
+use imgx_engine::base::{BlockSize, Error, ErrorKind, Silent};
 use imgx_engine::job::{Capture, CaptureOptions, Restore, RestoreOptions};
 use imgx_engine::store::Repository;
 use imgx_engine::sys::Holders;
@@ -138,6 +138,70 @@ fn track_refuses_what_is_written_past_the_disk_and_nothing_else() {
             }
         }
     });
+}
+
+/// Creates a repository in `folder`, and has `disk` be captured into it.
+fn captured_into(folder: &Path, disk: &Path) -> Result<(), Error> {
+    let repository = Repository::create(&folder.join("repository"), BlockSize::DEFAULT);
+    let repository = repository.expect("a repository");
+    let options = CaptureOptions { name: Some("held".to_owned()), ..CaptureOptions::default() };
+    Capture::plan(&repository, disk, options, &Silent).map(|_planned| ())
+}
+
+fn is_refused(outcome: Result<(), Error>, name: &str) {
+    let error = outcome.expect_err(name);
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{name}: {error}");
+    assert!(error.to_string().contains("lies on"), "{name}: {error}");
+}
+
+#[test]
+fn capture_refuses_a_repository_in_a_filesystem_that_holds_the_disk() {
+    need!();
+    with_each(|case| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        captured_into(folder.path(), &case.disk).expect("it lies beside the disk");
+        for mount in Holders::of(&case.disk).expect("looked at").mounts() {
+            is_refused(captured_into(&mount.path(), &case.disk), case.name);
+        }
+    });
+}
+
+#[test]
+fn capture_refuses_a_repository_that_reaches_the_disk_through_another_filesystem() {
+    need!();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut stage = Stage::new();
+    let disk = stage.attach(&stage.file("disk"), 0, None);
+    let other = stage.attach(&stage.file("other"), 0, None);
+    let point = stage.mount_ext4(&disk);
+    // In a file within, attached twice over.
+    let inner = point.join("inner");
+    File::create(&inner).and_then(|file| file.set_len(64 << 20)).expect("made");
+    let inner = stage.attach(&inner, 0, None);
+    let inner = stage.attach(&inner, 1 << 20, None);
+    Stage::format(&inner);
+    let within = stage.mount(&[text(&inner)], "within");
+    is_refused(captured_into(&within, &disk), "file within");
+    captured_into(&point, &inner).expect("what it lies in is not what it holds");
+    captured_into(&within.join("beside"), &other).expect("another disk");
+    // What an overlay writes to, and what lies below only.
+    let folders = ["upper one", "work"].map(|name| point.join(name));
+    folders.iter().for_each(|folder| std::fs::create_dir(folder).expect("made"));
+    let lower = stage.folder("lower");
+    let [upper, work] = folders.each_ref().map(|folder| text(folder));
+    let options = format!("lowerdir={},upperdir={upper},workdir={work}", text(&lower));
+    if tool::run("modprobe", &["overlay"]).is_err() && !has_overlay() {
+        println!("skipped: no overlay");
+        return;
+    }
+    let merged = stage.mount(&["-t", "overlay", "-o", &options, "overlay"], "merged");
+    is_refused(captured_into(&merged, &disk), "overlay");
+    captured_into(&merged.join("beside"), &other).expect("another disk");
+}
+
+fn has_overlay() -> bool {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    known.lines().any(|line| line.ends_with("\toverlay"))
 }
 
 /// Stretches that do not overlap, and what nobody uses, are nobody's.

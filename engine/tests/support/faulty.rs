@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use imgx_engine::base::{Error, Result};
@@ -25,11 +26,12 @@ struct Plan {
 pub struct FaultyStorage {
     inner: Arc<dyn Storage>,
     plan: Arc<Mutex<Plan>>,
+    listed: Arc<AtomicUsize>,
 }
 
 impl FaultyStorage {
     pub fn new(inner: Arc<dyn Storage>) -> Self {
-        Self { inner, plan: Arc::default() }
+        Self { inner, plan: Arc::default(), listed: Arc::default() }
     }
 
     /// Fails the operation behind the next `number`.
@@ -42,6 +44,11 @@ impl FaultyStorage {
     pub fn operations(&self) -> u64 {
         let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut plan.count)
+    }
+
+    /// Objects that listings gave so far.
+    pub fn listed(&self) -> usize {
+        self.listed.load(Ordering::Relaxed)
     }
 
     /// The operation and object that failed, if it came to that.
@@ -73,9 +80,11 @@ impl Storage for FaultyStorage {
         "faulty storage".to_owned()
     }
 
-    fn list(&self, folder: Folder) -> Result<Vec<ObjectInfo>> {
+    fn list(&self, folder: Folder, is_wanted: &dyn Fn(&str) -> bool) -> Result<Vec<ObjectInfo>> {
         self.step("list", folder.path())?;
-        self.inner.list(folder)
+        let objects = self.inner.list(folder, is_wanted)?;
+        self.listed.fetch_add(objects.len(), Ordering::Relaxed);
+        Ok(objects)
     }
 
     fn create(&self, object: &ObjectName) -> Result<Box<dyn ObjectWriter>> {

@@ -206,15 +206,15 @@ impl<'a> Capture<'a> {
             ));
         }
         check_has_bytes(&disk, source)?;
-        check_apart(repository, &disk)?;
-        for message in disk.warnings() {
-            observer.event(&Event::Warning { message });
-        }
         let holders = match disk.export() {
             // What holds an export is for its server to know.
             Some(_) => Holders::default(),
             None => Holders::of(source)?,
         };
+        check_apart(repository, &disk, &holders)?;
+        for message in disk.warnings() {
+            observer.event(&Event::Warning { message });
+        }
         let name = match &options.name {
             Some(name) => history::checked_name(name)?,
             None => history::default_name(info),

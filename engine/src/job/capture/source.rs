@@ -6,7 +6,7 @@ use crate::base::{Error, ErrorKind, Result};
 use crate::block::Disk;
 use crate::store::Repository;
 use crate::store::storage::Folder;
-use crate::sys::storage;
+use crate::sys::Holders;
 
 /// Refuses a disk without a single sector: its image would be the newest of its name, and of
 /// nothing.
@@ -25,18 +25,18 @@ pub(super) fn check_has_bytes(disk: &Disk, source: &Path) -> Result<()> {
 
 /// Refuses a disk that holds the repository: what is stored would be captured again in each round,
 /// and an image within the disk that it shows is lost together with it.
-pub(super) fn check_apart(repository: &Repository, disk: &Disk) -> Result<()> {
-    let (Some(facts), Some(folder)) = (disk.facts(), repository.storage().local_folder()) else {
-        return Ok(());
-    };
+pub(super) fn check_apart(repository: &Repository, disk: &Disk, holders: &Holders) -> Result<()> {
+    let Some(folder) = repository.storage().local_folder() else { return Ok(()) };
     let packs = folder.join(Folder::Packs.path());
-    let held = [&folder, &packs].into_iter().find_map(|path| storage::lies_on(path, facts));
-    let Some(point) = held else { return Ok(()) };
-    let (folder, source) = (folder.display(), disk.info().path.display());
-    let context = format!(
-        "the repository {folder} lies on {source} itself, by the filesystem mounted on {}; images \
-         of a disk belong on another one",
-        point.display()
-    );
-    Err(Error::new(ErrorKind::Conflict, context))
+    for path in [&folder, &packs] {
+        let Some(mount) = holders.filesystem_of(path)? else { continue };
+        let (folder, source) = (folder.display(), disk.info().path.display());
+        let context = format!(
+            "the repository {folder} lies on {source} itself, by the filesystem mounted on {}; \
+             images of a disk belong on another one",
+            mount.point.display()
+        );
+        return Err(Error::new(ErrorKind::Conflict, context));
+    }
+    Ok(())
 }

@@ -55,10 +55,11 @@ impl Ground {
         if !is_placed_alike(before, after) || before.length != after.length {
             return None;
         }
-        let mut bytes = 0;
+        let mut bytes = 0_u64;
         let whole = ByteRange { start: 0, end: after.length };
         after.each_place(whole, &mut |place| {
-            bytes += common(&[place], ranges).iter().map(ByteRange::len).sum::<u64>();
+            let parts = common(&[place], ranges);
+            bytes = bytes.saturating_add(ByteCount::total(parts.iter().map(ByteRange::len)).0);
         });
         Some(bytes)
     }
@@ -192,7 +193,7 @@ impl<'a> VolumeGround<'a> {
         if !self.is_placed_alike && self.places(0, range) != self.places(1, range) {
             return vec![range];
         }
-        let length = |parts: &&[Volume]| parts.iter().map(|part| part.length).sum::<u64>();
+        let length = |parts: &&[Volume]| ByteCount::total(parts.iter().map(|part| part.length)).0;
         let shared = self.parts.iter().map(length).min().unwrap_or_default();
         let within = ByteRange { start: range.start, end: range.end.min(shared) };
         let (mut at, mut found) = (range.start, Vec::new());

@@ -16,7 +16,7 @@ use self::source::{Contents, Source};
 use super::verify::needed_packs;
 use crate::base::bytes::to_hex;
 use crate::base::limits::{MAX_GATHERED, MAX_GUESSES};
-use crate::base::{Error, ErrorKind, Event, Observer, Phase, Progress, Result};
+use crate::base::{ByteCount, Error, ErrorKind, Event, Observer, Phase, Progress, Result};
 use crate::store::digest::random_bytes;
 use crate::store::frame::Frame;
 use crate::store::index::Index;
@@ -98,8 +98,9 @@ impl<'a> Repair<'a> {
         let lock = repository.lock(LockKind::Shared, "repair")?;
         let packs: BTreeMap<PackId, u64> = repository.packs()?.finished.into_iter().collect();
         let mut report = RepairReport { packs: packs.len(), ..RepairReport::default() };
-        let total = packs.values().sum();
+        let total = ByteCount::total(packs.values().copied()).0;
         observer.event(&Event::Started { phase: Phase::Scrub, total });
+        let mut progress = Progress { total, ..Progress::default() };
         let mut damaged = Vec::new();
         for (id, size) in &packs {
             let state =
@@ -113,9 +114,8 @@ impl<'a> Repair<'a> {
                 Err(error) if error.kind() == ErrorKind::Corrupt => damaged.push(*id),
                 Err(error) => return Err(error),
             }
-            report.read += size;
-            let done = report.read;
-            let progress = Progress { done, total, moved: done, ..Progress::default() };
+            progress.advance(*size);
+            report.read = progress.done;
             observer.event(&Event::Progress(progress));
         }
         let images = repository.images()?;
@@ -329,7 +329,9 @@ impl<'a> Repair<'a> {
             Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Bytes(Vec::new())),
             object => object?,
         };
-        let mut bytes = vec![0; usize::try_from(object.size()).unwrap_or(usize::MAX)];
+        // What is longer is not mended: it may be as long as its holes.
+        let length = Some(object.size()).filter(|length| *length <= pack::LONGEST);
+        let mut bytes = vec![0; usize::try_from(length.unwrap_or(0)).unwrap_or(0)];
         let mut at = 0;
         for piece in bytes.chunks_mut(256 * PIECE) {
             if damage_only(object.read_exact_at(at, piece))?.is_some() {

@@ -105,7 +105,7 @@ impl Source {
         let state = salvage::inspect(copy, id, &Silent, &mut |_, _| Ok(())).ok()?;
         let is_sound = state.damage == 0;
         let object = copy.storage().open(&pack::object_name(id)).ok().filter(|_| is_sound)?;
-        object.read_all(state.size).ok()
+        object.read_all(pack::LONGEST).ok()
     }
 
     /// An image as a copy has it.

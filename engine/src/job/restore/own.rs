@@ -22,9 +22,9 @@ type Identity = (u64, u64);
 /// `Conflict`; `Io`.
 pub fn check_existing(path: &Path, repository: &Repository) -> Result<()> {
     let Some(root) = repository.storage().local_folder() else { return Ok(()) };
-    let own = Own::of(&root)?;
     let files = holders::files_of(path)?;
-    if files.iter().any(|file| own.files.contains(file)) {
+    let own = Own::of(&root, &files)?;
+    if own.is_met {
         return Err(refused(path, "belongs to the repository itself"));
     }
     // What appeared since is known by where it is.
@@ -40,22 +40,24 @@ pub fn check_new(path: &Path, repository: &Repository) -> Result<()> {
     let Some(root) = repository.storage().local_folder() else { return Ok(()) };
     let absolute = std::path::absolute(path).context(|| format!("target {}", path.display()))?;
     let parent = absolute.parent().and_then(|parent| fs::canonicalize(parent).ok());
-    Own::of(&root)?.check_folder(path, parent.as_deref())
+    Own::of(&root, &[])?.check_folder(path, parent.as_deref())
 }
 
 fn refused(path: &Path, why: &str) -> Error {
     Error::new(ErrorKind::Conflict, format!("target {} {why}", path.display()))
 }
 
-/// All that a repository consists of.
+/// What a repository consists of. Its files are not held: there may be any number of them.
 #[derive(Default)]
 struct Own {
-    files: HashSet<Identity>,
+    /// Whether one of the wanted files is among them.
+    is_met: bool,
     folders: HashSet<Identity>,
 }
 
 impl Own {
-    fn of(root: &Path) -> Result<Self> {
+    /// The repository in `root`, of whose files those are `wanted`.
+    fn of(root: &Path, wanted: &[Identity]) -> Result<Self> {
         let describe = || format!("look at repository {}", root.display());
         let found = fs::metadata(root).context(describe)?;
         let mut this = Self::default();
@@ -67,7 +69,7 @@ impl Own {
                 let Ok(found) = entry.metadata() else { continue };
                 let identity = (found.dev(), found.ino());
                 if found.is_file() {
-                    this.files.insert(identity);
+                    this.is_met |= wanted.contains(&identity);
                 } else if found.is_dir() && depth > 0 && this.folders.insert(identity) {
                     left.push((entry.path(), depth - 1));
                 }

@@ -4,7 +4,9 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::AddAssign;
 
-use crate::base::{BlockIndex, Error, ErrorKind, Event, Observer, Phase, Progress, Result};
+use crate::base::{
+    BlockIndex, ByteCount, Error, ErrorKind, Event, Observer, Phase, Progress, Result,
+};
 use crate::store::memo::Sums;
 use crate::store::repository::Image;
 use crate::store::salvage::{PackState, inspect};
@@ -66,7 +68,7 @@ impl<'a> Salvage<'a> {
         let lock = self.repository.lock_to_read("salvage")?;
         lock.warn(self.observer);
         let packs = self.repository.packs()?.finished;
-        let total = packs.values().sum();
+        let total = ByteCount::total(packs.values().copied()).0;
         self.observer.event(&Event::Started { phase: Phase::Scrub, total });
         let mut progress = Progress { total, ..Progress::default() };
         let mut report = SalvageReport { packs: packs.len(), ..SalvageReport::default() };
@@ -103,8 +105,7 @@ impl<'a> Salvage<'a> {
                     Err(error) => self.report(&error),
                 }
             }
-            progress.done += size;
-            progress.moved = progress.done;
+            progress.advance(size);
             self.observer.event(&Event::Progress(progress));
         }
         let image = |(id, (manifest, bytes))| (Image { id, manifest }, bytes);
@@ -181,8 +182,8 @@ struct Reached {
 
 impl AddAssign for Reached {
     fn add_assign(&mut self, more: Self) {
-        self.reachable += more.reachable;
-        self.lost += more.lost;
+        self.reachable = self.reachable.saturating_add(more.reachable);
+        self.lost = self.lost.saturating_add(more.lost);
     }
 }
 

@@ -9,7 +9,7 @@ use std::thread;
 use super::deltas::{Delta, Waiting, by_base};
 use super::mark::Marks;
 use super::{BadFrames, Room, VerifyOptions, VerifyReport};
-use crate::base::{Error, ErrorKind, Event, Observer, Phase, Progress, Result};
+use crate::base::{ByteCount, Error, ErrorKind, Event, Observer, Phase, Progress, Result};
 use crate::job::pipeline::reading_threads;
 use crate::store::codec::check_digest;
 use crate::store::damage::BadPlaces;
@@ -75,7 +75,8 @@ impl Scrub<'_> {
         };
         packs.sort_unstable();
         packs.dedup();
-        let total = packs.iter().filter_map(|id| sizes.get(id)).sum();
+        let sizes = packs.iter().filter_map(|id| sizes.get(id)).copied();
+        let total = ByteCount::total(sizes).0;
         let phase = if self.options.quick { Phase::Scrub } else { Phase::Verify };
         self.observer.event(&Event::Started { phase, total });
         let shared = Mutex::new(Shared {
@@ -99,7 +100,7 @@ impl Scrub<'_> {
         }
         let shared = work.shared.into_inner().unwrap_or_else(PoisonError::into_inner);
         report.packs += shared.packs;
-        report.read += shared.progress.done;
+        report.read = report.read.saturating_add(shared.progress.done);
         report.damage += shared.damage;
         Ok(shared.bad)
     }
@@ -193,7 +194,7 @@ impl Work<'_> {
         shared.note(&**repository.storage(), id, &state, !options.quick && needs_all);
         shared.packs += 1;
         shared.damage += state.damage;
-        shared.progress.done += state.size.saturating_sub(told);
+        shared.progress.advance(state.size.saturating_sub(told));
         if !bad.is_empty() {
             shared.damage = shared.damage.max(1);
             shared.bad.entry(id).or_default().extend(bad);
@@ -232,8 +233,7 @@ impl Work<'_> {
 
     /// Says that `done` more bytes are checked.
     fn tell(&self, done: u64, mut shared: MutexGuard<'_, Shared>) {
-        shared.progress.done += done;
-        shared.progress.moved = shared.progress.done;
+        shared.progress.advance(done);
         let progress = shared.progress;
         drop(shared);
         self.scrub.observer.event(&Event::Progress(progress));

@@ -62,7 +62,7 @@ pub fn merge(
         }
         cursors.push(Cursor { segment, numbers, next_page: 0, page: Vec::new().into_iter() });
     }
-    let most = segments.iter().map(|segment| segment.records()).sum();
+    let most = segments.iter().map(|segment| segment.records()).fold(0, u64::saturating_add);
     let mut writer = SegmentWriter::create(folder, most)?;
     let mut heap = BinaryHeap::new();
     for (number, cursor) in cursors.iter_mut().enumerate() {

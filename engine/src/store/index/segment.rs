@@ -6,11 +6,12 @@
 //! size), and the XXH3 of all that. Derived data of one machine: no part of the normative format.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::unistd::{Whence, lseek};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::digest::{Digest, PackId, RepositoryId, random_bytes};
@@ -109,8 +110,7 @@ impl Segment {
         if tail_at.checked_add(tail_length) != Some(size) {
             return Err(Error::corrupt(describe(), "its own length", size));
         }
-        let mut tail = vec![0; usize::try_from(tail_length).unwrap_or(usize::MAX)];
-        file.read_exact_at(&mut tail, tail_at).context(describe)?;
+        let tail = read_tail(&file, tail_at, tail_length).context(describe)?;
         let body = tail.len() - 8;
         let mut fields = FieldReader::new("index tail", &tail);
         let fences = words_of(fields.take(usize::try_from(pages).unwrap_or(0) * 8)?);
@@ -334,6 +334,26 @@ impl Drop for SegmentWriter {
     }
 }
 
+/// Reads the tail, of `length` bytes from `at` to the end. What is written has no holes, so one
+/// that has some is not read: it would take more memory than the file takes room.
+fn read_tail(file: &File, at: u64, length: u64) -> io::Result<Vec<u8>> {
+    let start = i64::try_from(at).map_err(io::Error::other)?;
+    let has_hole = match lseek(file, start, Whence::SeekHole) {
+        Ok(hole) => u64::try_from(hole).ok() != at.checked_add(length),
+        // No filesystem has to know.
+        Err(_) => false,
+    };
+    if has_hole {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it has holes"));
+    }
+    let length = usize::try_from(length).map_err(io::Error::other)?;
+    let mut tail = Vec::new();
+    tail.try_reserve_exact(length).map_err(io::Error::other)?;
+    tail.resize(length, 0);
+    file.read_exact_at(&mut tail, at)?;
+    Ok(tail)
+}
+
 fn seal_page(page: &mut [u8]) {
     let checksum = xxh3_64(&page[..PAGE - 8]);
     page[PAGE - 8..].copy_from_slice(&checksum.to_le_bytes());
@@ -368,7 +388,7 @@ struct Filter(Vec<u64>);
 
 impl Filter {
     fn for_records(records: u64) -> Self {
-        let lines = (records * FILTER_BITS).div_ceil(512).max(1);
+        let lines = records.saturating_mul(FILTER_BITS).div_ceil(512).max(1);
         Self(vec![0; usize::try_from(lines * 8).unwrap_or(8)])
     }
 
@@ -391,5 +411,26 @@ impl Filter {
 
     fn may_hold(&self, digest: &Digest) -> bool {
         self.0.len() >= 8 && self.probes(digest).all(|(word, bit)| self.0[word] & bit != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_is_read_if_all_of_it_was_written() {
+        let file = tempfile::tempfile().expect("a temporary file");
+        let bytes = vec![7; 1 << 20];
+        file.write_all_at(&bytes, 3 * PAGE as u64).expect("written");
+        let read = |at: u64, length: u64| {
+            let read = read_tail(&file, at, length);
+            read.map_err(|error| error.kind())
+        };
+        assert_eq!(read(3 * PAGE as u64, 1 << 20), Ok(bytes.clone()), "a hole before is not its");
+        file.set_len(1 << 40).expect("made longer");
+        let rest = (1 << 40) - 3 * PAGE as u64;
+        assert_eq!(read(3 * PAGE as u64, rest), Err(io::ErrorKind::InvalidData));
+        assert_eq!(read(1 << 30, (1 << 40) - (1 << 30)), Err(io::ErrorKind::InvalidData));
     }
 }

@@ -91,13 +91,14 @@ impl Storage for LocalStorage {
         Some(self.root.clone())
     }
 
-    fn list(&self, folder: Folder) -> Result<Vec<ObjectInfo>> {
+    fn list(&self, folder: Folder, is_wanted: &dyn Fn(&str) -> bool) -> Result<Vec<ObjectInfo>> {
         let path = self.folder(folder);
         let describe = || format!("list {}", path.display());
         let mut objects = Vec::new();
         for entry in fs::read_dir(&path).map_err(|error| not_found(error, describe()))? {
             let entry = entry.context(describe)?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
+            let name = entry.file_name().into_string().ok().filter(|name| is_wanted(name));
+            let Some(name) = name else { continue };
             let metadata = match entry.metadata() {
                 Ok(metadata) => metadata,
                 Err(error) if error.kind() == IoErrorKind::NotFound => continue,

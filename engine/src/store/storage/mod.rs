@@ -105,11 +105,12 @@ pub trait Storage: Send + Sync {
         None
     }
 
-    /// Everything in `folder`, in no order.
+    /// The objects in `folder` whose names are wanted, in no order. Others are neither looked at
+    /// nor held: there may be any number of them.
     ///
     /// # Errors
     /// `Io`, or `NotFound` when the folder is missing.
-    fn list(&self, folder: Folder) -> Result<Vec<ObjectInfo>>;
+    fn list(&self, folder: Folder, is_wanted: &dyn Fn(&str) -> bool) -> Result<Vec<ObjectInfo>>;
 
     /// Creates an object, which must not exist.
     ///

@@ -181,9 +181,10 @@ impl Storage for SimulatedStorage {
         "simulated storage".to_owned()
     }
 
-    fn list(&self, folder: Folder) -> Result<Vec<ObjectInfo>> {
+    fn list(&self, folder: Folder, is_wanted: &dyn Fn(&str) -> bool) -> Result<Vec<ObjectInfo>> {
         let state = self.lock();
-        let inside = state.names.iter().filter(|(name, _)| name.folder == folder);
+        let is_inside = |name: &ObjectName| name.folder == folder && is_wanted(&name.name);
+        let inside = state.names.iter().filter(|(name, _)| is_inside(name));
         Ok(inside
             .map(|(name, content)| ObjectInfo {
                 name: name.name.clone(),

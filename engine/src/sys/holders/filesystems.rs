@@ -50,10 +50,9 @@ impl Filesystems<'_> {
                 }
             }
             // xfs(5): an external log, and a real-time section.
-            for (option, kind) in [("logdev=", Part::Journal), ("rtdev=", Part::RealTime)] {
-                let mut options = mount.options.split(',').filter(|_| mount.kind == "xfs");
-                let path = options.find_map(|given| given.strip_prefix(option));
-                let place = path.and_then(|path| self.device(mount, Path::new(path)));
+            for (option, kind) in [("logdev", Part::Journal), ("rtdev", Part::RealTime)] {
+                let path = mount.option(option).filter(|_| mount.kind == "xfs");
+                let place = path.and_then(|path| self.device(mount, &path));
                 further.extend(place.map(|place| part(kind, place)));
             }
         }

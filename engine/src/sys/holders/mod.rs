@@ -19,6 +19,7 @@
 //! the kernel refuses exclusive access then; a process outside that writes without a claim is not.
 
 mod filesystems;
+mod paths;
 mod processes;
 mod storage;
 mod system;
@@ -218,6 +219,22 @@ impl Holders {
             }
         }
         mounts
+    }
+
+    /// The filesystem that the file or folder `path` lies in, if what is written there changes the
+    /// disk: it is mounted from it, or from a file within a filesystem that is.
+    ///
+    /// # Errors
+    /// `Io` if `path` cannot be looked at.
+    pub fn filesystem_of(&self, path: &Path) -> Result<Option<Mount>> {
+        let mounted = self.mounts();
+        if mounted.is_empty() {
+            return Ok(None);
+        }
+        let below = paths::filesystems_of(path)?;
+        let is_on_disk = |mount: &Mount| mounted.iter().any(|on| on.number == mount.number);
+        let is_on_disk = below.iter().any(is_on_disk);
+        Ok(below.into_iter().next().filter(|_| is_on_disk))
     }
 
     /// What could not be looked at, in words: what uses the disk there is not known.

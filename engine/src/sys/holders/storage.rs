@@ -240,6 +240,12 @@ impl Storage {
         chain
     }
 
+    /// What the loop devices show that a write to `place` passes.
+    pub fn backings(&self, place: Place) -> impl Iterator<Item = &Backing> {
+        let passed = self.chain(place).into_iter();
+        passed.filter_map(|disk| self.blocks.get(&disk)?.backing.as_ref())
+    }
+
     /// `place`, if it is a device, and the devices that loop devices make it show, down to the
     /// first that another driver is asked for.
     pub fn devices_below(&self, place: Place) -> Vec<u64> {
