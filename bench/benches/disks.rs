@@ -90,7 +90,7 @@ fn jobs(c: &mut Criterion) {
     group.bench_function("capture of stored blocks", |b| {
         b.iter(|| capture(&repository, &path, Effort::Auto));
     });
-    let image = repository.resolve("latest").expect("captured");
+    let image = repository.resolve("latest", &Silent).expect("captured");
     group.bench_function("restore", |b| {
         b.iter_batched(
             || TempDir::new().expect("temporary folder"),

@@ -96,7 +96,7 @@ impl Files {
         }
         let repository = session.repository()?;
         let locks = vec![repository.lock_to_read(what)?];
-        let image = repository.resolve(reference)?;
+        let image = repository.resolve(reference, session)?;
         let disk = FileDisk::of_image(reader(&repository, &image))?;
         Ok(Self { disk, exports: Vec::new(), locks })
     }

@@ -122,11 +122,13 @@ impl Observer for Reporter<'_> {
                 self.console.json(&json!({"event": "damage", "report": report}));
             }
             Event::Damage { report } => self.complain(&format!("damage: {report}")),
-            Event::Warning { message } if self.console.is_json() => {
+            Event::Doubt { message } | Event::Warning { message } if self.console.is_json() => {
                 self.console.json(&json!({"event": "warning", "message": message}));
             }
             Event::Warning { .. } if self.console.is_quiet() => {}
-            Event::Warning { message } => self.complain(&format!("warning: {message}")),
+            Event::Doubt { message } | Event::Warning { message } => {
+                self.complain(&format!("warning: {message}"));
+            }
         }
     }
 

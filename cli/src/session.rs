@@ -1,16 +1,18 @@
 //! What every command shares: the console, the repository, and the wish to stop.
 
+use std::collections::HashSet;
 use std::env;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{fs, process, thread};
 
 use imgx_engine::base::{Error, ErrorKind, Event, Observer, Result};
 use imgx_engine::store::Repository;
 use imgx_engine::sys::watchdog;
+use serde_json::json;
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::consts::{SIGXCPU, SIGXFSZ};
 use signal_hook::flag;
@@ -50,6 +52,9 @@ pub struct Session {
     repo: Option<PathBuf>,
     stop: Stop,
     is_target_touched: AtomicBool,
+    prints_events: AtomicBool,
+    /// What of the repository is in doubt, and was told.
+    doubts: Mutex<HashSet<String>>,
 }
 
 impl Session {
@@ -60,6 +65,8 @@ impl Session {
             repo: common.repo.clone(),
             stop: Stop::default(),
             is_target_touched: AtomicBool::new(false),
+            prints_events: AtomicBool::new(false),
+            doubts: Mutex::default(),
         }
     }
 
@@ -81,6 +88,11 @@ impl Session {
     /// Whether the target of a restore may have been written.
     pub fn is_target_touched(&self) -> bool {
         self.is_target_touched.load(Ordering::Relaxed)
+    }
+
+    /// From now on what is printed as JSON is events, a line each, and no document.
+    pub fn prints_events(&self) {
+        self.prints_events.store(true, Ordering::Relaxed);
     }
 
     /// Opens the repository.
@@ -128,6 +140,22 @@ impl Session {
             }
         }
         Ok(())
+    }
+}
+
+/// Tells what makes it doubtful which images are meant, each once; jobs have a
+/// [`Reporter`](crate::progress::Reporter) for all that they tell.
+impl Observer for Session {
+    fn event(&self, event: &Event<'_>) {
+        let Event::Doubt { message } = event else { return };
+        let mut told = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+        if !told.insert((*message).to_owned()) {
+            return;
+        }
+        match self.console.is_json() && self.prints_events.load(Ordering::Relaxed) {
+            true => self.console.json(&json!({"event": "warning", "message": message})),
+            false => self.console.complain(&format!("warning: {message}")),
+        }
     }
 }
 

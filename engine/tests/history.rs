@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::path::PathBuf;
 
-use imgx_engine::base::{BlockSize, Silent};
+use imgx_engine::base::{BlockSize, ErrorKind, Silent};
 use imgx_engine::job::{Capture, CaptureOptions, ParentChoice};
 use imgx_engine::store::repository::manifest_name;
 use imgx_engine::store::writer::restore_manifest;
@@ -64,7 +64,32 @@ impl Scene {
 
     #[track_caller]
     fn means(&self, reference: &str, id: ImageId) {
-        assert_eq!(self.repository.resolve(reference).expect("there").id, id, "{reference}");
+        let told = Warnings::default();
+        let image = self.repository.resolve(reference, &told).expect("there");
+        assert_eq!(image.id, id, "{reference}");
+    }
+
+    /// What `resolve` says of a reference, and what it tells besides.
+    fn resolved(&self, reference: &str) -> (imgx_engine::base::Result<ImageId>, Vec<String>) {
+        let told = Warnings::default();
+        let found = self.repository.resolve(reference, &told).map(|image| image.id);
+        (found, told.0.into_inner().expect("no panic"))
+    }
+
+    fn damage(&self, id: ImageId) {
+        let manifest = fs::read(self.path(id)).expect("read");
+        fs::write(self.path(id), &manifest[..manifest.len() / 2]).expect("written");
+    }
+
+    /// What a plan to capture as `name` tells, and the parent that it has.
+    fn planned(&self, name: &str, parent: ParentChoice) -> (Option<ImageId>, String) {
+        let told = Warnings::default();
+        let name = Some(name.to_owned());
+        let options = CaptureOptions { name, parent, ..CaptureOptions::default() };
+        let plan = Capture::plan(&self.repository, &self.disk, options, &told).expect("planned");
+        let parent = plan.parent().map(|image| image.id);
+        drop(plan);
+        (parent, told.0.into_inner().expect("no panic").join("\n"))
     }
 }
 
@@ -148,12 +173,7 @@ fn what_is_missing_or_damaged_in_the_middle_hides_nothing() {
 #[test]
 fn a_clock_behind_the_history_is_told() {
     let scene = Scene::new();
-    let warned = || {
-        let warnings = Warnings::default();
-        let options = CaptureOptions { name: Some("a".to_owned()), ..CaptureOptions::default() };
-        Capture::plan(&scene.repository, &scene.disk, options, &warnings).expect("planned");
-        warnings.0.into_inner().expect("no panic").join("\n")
-    };
+    let warned = || scene.planned("a", ParentChoice::Auto).1;
     scene.capture("a");
     assert_eq!(warned(), "");
     scene.capture_at("a", FUTURE);
@@ -161,4 +181,61 @@ fn a_clock_behind_the_history_is_told() {
     assert!(told.contains("clock") && told.contains("2093-01-01"), "{told}");
     scene.capture_at("a", PAST);
     assert_eq!(warned(), "");
+}
+
+#[test]
+fn whoever_counts_by_order_is_told_of_damaged_manifests_and_whoever_names_an_id_is_not() {
+    let scene = Scene::new();
+    let images: Vec<ImageId> = ["a", "a", "b", "a", "b"].map(|name| scene.capture(name)).into();
+    for reference in ["latest", "latest~1", "a", "a~1", "b"] {
+        assert_eq!(scene.resolved(reference).1, Vec::<String>::new(), "{reference}");
+    }
+    scene.damage(images[3]);
+    scene.damage(images[4]);
+    let is_told = |told: &str| {
+        let ids = [3, 4].map(|number| images[number].to_string());
+        told.contains("2 manifests are damaged") && ids.iter().all(|id| told.contains(id))
+    };
+    for (reference, number) in [("latest", 2), ("latest~1", 1), ("a", 1), ("a~1", 0), ("b", 2)] {
+        let (found, told) = scene.resolved(reference);
+        assert_eq!(found.expect("there"), images[number], "{reference}");
+        assert!(told.len() == 1 && is_told(&told[0]), "{reference}: {told:?}");
+    }
+    for reference in ["a~2", "latest~3", "c"] {
+        let (found, told) = scene.resolved(reference);
+        assert_eq!(found.expect_err("none").kind(), ErrorKind::NotFound, "{reference}");
+        assert!(is_told(&told.concat()), "{reference}: {told:?}");
+    }
+    // An id means one image, whatever else is damaged, and a damaged one is not passed over.
+    let id = images[1].to_string();
+    for digits in [&id[..12], &id] {
+        let (found, told) = scene.resolved(digits);
+        assert_eq!((found.expect("there"), told), (images[1], Vec::new()), "{digits}");
+    }
+    let (found, _) = scene.resolved(&images[3].to_string()[..12]);
+    assert_eq!(found.expect_err("damaged").kind(), ErrorKind::Corrupt);
+
+    let (parent, told) = scene.planned("a", ParentChoice::Auto);
+    assert!(parent == Some(images[1]) && is_told(&told), "{told}");
+    let (parent, told) = scene.planned("a", ParentChoice::Image("a~1".to_owned()));
+    assert!(parent == Some(images[0]) && is_told(&told), "{told}");
+    let (parent, told) = scene.planned("c", ParentChoice::Auto);
+    assert!(parent.is_none() && is_told(&told), "{told}");
+    for (choice, expected) in
+        [(ParentChoice::Image(id), Some(images[1])), (ParentChoice::None, None)]
+    {
+        assert_eq!(scene.planned("a", choice), (expected, String::new()));
+    }
+}
+
+#[test]
+fn digits_that_a_damaged_image_shares_with_a_sound_one_mean_neither() {
+    let scene = Scene::new();
+    let id = scene.capture("a");
+    let digits = &id.to_string()[..8];
+    let other = format!("images/{digits}{}.json", "0".repeat(24));
+    fs::write(scene.folder.path().join("repository").join(other), b"{").expect("written");
+    let error = scene.resolved(digits).0.expect_err("two are meant");
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert_eq!(scene.resolved(&id.to_string()).0.expect("one is meant"), id);
 }

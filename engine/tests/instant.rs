@@ -46,8 +46,6 @@ struct PartitionedDisk(LoopDevice);
 impl Drop for PartitionedDisk {
     fn drop(&mut self) {
         let _not_tracked = Tracking::default().stop(self.0.path());
-        let path = self.0.path().to_str().expect("plain");
-        tool::run("partx", &["--delete", path]).expect("removed");
     }
 }
 
@@ -70,8 +68,7 @@ impl Stage {
         let script = format!("label: gpt\n{}", PARTS.map(part).concat());
         mkfs::sfdisk(&file, &script).expect("made");
         let disk = PartitionedDisk(LoopDevice::attach(&file).expect("attached"));
-        let node = disk.0.path().to_str().expect("plain");
-        let _warned = tool::run("partx", &["--add", node]);
+        disk.0.add_partitions().expect("added");
         let first = disk.0.partition(1).to_str().expect("plain").to_owned();
         tool::run("mke2fs", &["-q", "-F", "-t", "ext4", &first]).expect("made");
         let point = folder.path().join("mounted");

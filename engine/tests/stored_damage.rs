@@ -157,7 +157,7 @@ const FINDERS: [(&str, Find); 5] = [
     }),
     ("restore", |scene| {
         let repository = scene.open();
-        let image = repository.resolve("disk").expect("there");
+        let image = repository.resolve("disk", &Silent).expect("there");
         let target = scene.folder.path().join("restored");
         let _earlier = fs::remove_file(&target);
         let options = RestoreOptions::default();
@@ -166,7 +166,7 @@ const FINDERS: [(&str, Find); 5] = [
     }),
     ("a reader", |scene| {
         let repository = scene.open();
-        let image = repository.resolve("disk").expect("there");
+        let image = repository.resolve("disk", &Silent).expect("there");
         let pieces = read_pieces(&repository.reader(&image), MIB);
         assert!(pieces.iter().any(|(_, piece)| piece.is_err()));
     }),
@@ -250,7 +250,7 @@ fn a_pack_that_is_gone_is_not_referred_to() {
     scene.capture(CaptureOptions::default());
     fs::remove_file(scene.packs().remove(0)).expect("removed");
     let repository = scene.open();
-    let image = repository.resolve("disk").expect("listed");
+    let image = repository.resolve("disk", &Silent).expect("listed");
     assert!(read_pieces(&repository.reader(&image), MIB).iter().all(|(_, piece)| piece.is_err()));
     let changed = scene.change(0, &incompressible(6, 4096));
     let report = scene.capture_changed(vec![changed]);

@@ -42,7 +42,12 @@ impl Stage {
 
     fn plan(&self, target: &Path, options: RestoreOptions) -> imgx_engine::base::Result<Restore> {
         let images = self.repository.images().expect("listed");
-        Restore::plan(&self.repository, images.resolve("disk").expect("there"), target, options)
+        Restore::plan(
+            &self.repository,
+            images.resolve("disk", &Silent).expect("there"),
+            target,
+            options,
+        )
     }
 
     fn restore(&self, target: &Path, options: RestoreOptions) -> RestorePlan {

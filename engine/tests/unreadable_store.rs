@@ -167,7 +167,7 @@ fn a_medium_that_is_gone_is_no_damage() {
     drop(scene.mounted.take());
     scene.mount();
     let repository = Repository::open(&scene.root()).expect("opens");
-    let image = repository.resolve("disk").expect("listed");
+    let image = repository.resolve("disk", &Silent).expect("listed");
     // Its folders are in memory, and nothing else is there any more.
     scene.packs();
     let medium = OpenOptions::new().write(true).open(scene.folder.path().join("medium"));

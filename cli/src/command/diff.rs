@@ -23,8 +23,8 @@ pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
     let _lock = repository.lock_to_read("diff")?;
     let stop = session.stop_on_signals()?;
     let images = repository.images()?;
-    let before = images.resolve(&arguments.before)?;
-    let after = images.resolve(&arguments.after)?;
+    let before = images.resolve(&arguments.before, session)?;
+    let after = images.resolve(&arguments.after, session)?;
     let readers = [repository.reader(before), repository.reader(after)];
     let console = &session.console;
     let reporter = Reporter::new(console, stop);

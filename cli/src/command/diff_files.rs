@@ -45,8 +45,8 @@ pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
         let _lock = repository.lock_to_read("diff")?;
         let images = repository.images()?;
         let readers = [
-            repository.reader(images.resolve(references[0])?),
-            repository.reader(images.resolve(references[1])?),
+            repository.reader(images.resolve(references[0], session)?),
+            repository.reader(images.resolve(references[1], session)?),
         ];
         let job = DiffFiles::of_images(readers, &stop)?.with_options(&zone.read_options());
         printer.run(&job, &stop)?;

@@ -37,6 +37,9 @@ pub fn run(arguments: &ExtractArguments, session: &Session) -> Result<Outcome> {
         let context = "--tar writes the archive to standard output: send that to a file or pipe";
         return Err(Error::new(ErrorKind::Invalid, context));
     }
+    if !arguments.tar {
+        session.prints_events();
+    }
     let mut disk = Files::open_for_bulk(&arguments.image, &arguments.reading, "extract", session)?;
     let wanted = find_all(arguments, &mut disk)?;
     let stop = session.stop_on_signals()?;

@@ -23,9 +23,10 @@ use crate::session::{Outcome, Session};
 /// Those of the engine's restore; damage in the repository is none.
 pub fn run(arguments: &RestoreArguments, session: &Session) -> Result<Outcome> {
     let console = &session.console;
+    session.prints_events();
     let repository = session.repository()?;
     let images = repository.images()?;
-    let image = images.resolve(&arguments.image)?.clone();
+    let image = images.resolve(&arguments.image, session)?.clone();
     let known = match arguments.only_changed {
         // A tracker that cannot be asked only means that all is compared.
         true => known_content(&images, &arguments.target).unwrap_or_default(),

@@ -31,7 +31,7 @@ pub fn run(arguments: &ShowArguments, session: &Session) -> Result<Outcome> {
     if is_path(&arguments.image) {
         return show_disk(arguments.image.path(), layout, &session.console);
     }
-    let mut image = session.repository()?.resolve(&arguments.image)?;
+    let mut image = session.repository()?.resolve(&arguments.image, session)?;
     if let Some(layout) = layout {
         image.manifest.layout = json!(layout);
     }

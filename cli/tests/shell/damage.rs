@@ -140,3 +140,58 @@ fn what_is_no_lock_stops_nothing() {
     shell.imgx("restore web out.raw").exits(0);
     assert!(shell.path("repo/locks/garbage").exists());
 }
+
+#[test]
+fn a_damaged_newest_manifest_is_told_by_whatever_goes_by_order() {
+    let shell = Shell::with_repository();
+    shell.mixed_disk("disk.raw", 3_000_000);
+    shell.imgx("capture disk.raw --name web").exits(0);
+    let sound = shell.objects("images").remove(0);
+    shell.imgx("capture disk.raw --name web").exits(0);
+    let newest = shell.objects("images").into_iter().find(|path| *path != sound).expect("two");
+    let stem = |path: &std::path::Path| path.file_stem().expect("a name").display().to_string();
+    let (sound, damaged) = (stem(&sound), stem(&newest));
+    flip(&newest, 100);
+    let told = ["warning: 1 manifest is damaged", damaged.as_str(), "newest image may be"];
+    let lines = [
+        ("show latest", 0),
+        ("show web", 0),
+        ("show web --json", 0),
+        ("show web~1", 1),
+        ("map web", 0),
+        ("diff latest web", 0),
+        ("diff latest web --json", 0),
+        ("diff --files web latest", 0),
+        ("ls web", 1),
+        ("find latest *", 1),
+        ("cat web /file", 1),
+        ("extract web / --to out", 1),
+        ("extract web / --tar", 1),
+        ("restore latest out.raw", 0),
+        ("restore web quiet.raw --quiet", 0),
+        ("verify latest", 0),
+        ("capture disk.raw --name other --parent web", 0),
+        ("capture disk.raw --name web --quiet", 0),
+    ];
+    for (line, code) in lines {
+        let ended = shell.imgx(line).exits(code).complains(&told);
+        assert_eq!(ended.err.matches(&damaged).count(), 1, "{line}: {}", ended.err);
+    }
+    let events = [
+        ("restore web again.raw --json", 0),
+        ("capture disk.raw --name web --json", 0),
+        ("verify web --json", 0),
+        ("extract web / --to out --json", 1),
+    ];
+    for (line, code) in events {
+        let events = shell.imgx(line).exits(code).events();
+        let warnings = events.iter().filter(|event| event["event"] == "warning");
+        let words: Vec<&str> = warnings.filter_map(|event| event["message"].as_str()).collect();
+        assert!(words.len() == 1 && words[0].contains(&damaged), "{line}: {events:?}");
+    }
+    for line in [format!("show {sound}"), format!("restore {sound} exact.raw")] {
+        let ended = shell.imgx(&line).exits(0);
+        assert_eq!(ended.err, "", "{line}");
+    }
+    shell.imgx(&format!("show {damaged}")).exits(3).complains(&["error: ", &damaged]);
+}

@@ -89,6 +89,11 @@ pub enum Event<'a> {
         /// The object, the place, what was expected and found, and what it costs.
         report: &'a str,
     },
+    /// Damage in the repository may have what was asked for mean something else; told like damage.
+    Doubt {
+        /// In a line.
+        message: &'a str,
+    },
     /// Something unexpected that costs nothing yet.
     Warning {
         /// In a line.

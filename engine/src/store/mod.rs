@@ -28,6 +28,7 @@ pub mod node;
 pub mod pack;
 pub mod parent;
 pub mod reader;
+mod reference;
 pub mod repository;
 pub mod salvage;
 pub mod storage;

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::config::Config;
 use super::damage::{BadPlaces, parse_mark};
@@ -22,8 +23,7 @@ use crate::base::{
 };
 
 const CONFIG: &str = "config";
-const MANIFEST_SUFFIX: &str = ".json";
-const SHORTEST_PREFIX: usize = 4;
+pub(super) const MANIFEST_SUFFIX: &str = ".json";
 
 /// The name of an image's manifest.
 #[must_use]
@@ -58,6 +58,8 @@ pub struct Images {
     pub damaged: Vec<(ObjectName, Error)>,
     /// Where they are, for messages.
     pub place: String,
+    /// Whether somebody was told that the order lacks what is damaged.
+    pub(super) is_doubt_told: AtomicBool,
 }
 
 impl Image {
@@ -69,53 +71,12 @@ impl Image {
 }
 
 impl Images {
-    /// The newest image of a name.
-    #[must_use]
-    pub fn newest(&self, name: &str) -> Option<&Image> {
-        self.images.iter().find(|image| image.manifest.name == name)
-    }
-
     /// The ordinal of an image that is captured now: above all that are here, and above those
     /// that damaged manifests may have, should they be mended.
     #[must_use]
     pub fn next_ordinal(&self) -> u64 {
         let newest = self.images.first().map_or(0, |image| image.manifest.ordinal);
         newest.saturating_add(self.damaged.len() as u64).saturating_add(1)
-    }
-
-    /// The image that `reference` means: `latest`, a name (its newest), either with `~N` (so many
-    /// before), or an id's first 4 or more digits.
-    ///
-    /// # Errors
-    /// `NotFound` or `Invalid`, saying what there is.
-    pub fn resolve(&self, reference: &str) -> Result<&Image> {
-        let (word, back) = split_reference(reference)?;
-        let named = |image: &&Image| word == "latest" || image.manifest.name == word;
-        let count = self.images.iter().filter(named).count();
-        if count > 0 {
-            return self.images.iter().filter(named).nth(back).ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, format!("'{reference}': only {count} images"))
-            });
-        }
-        let is_prefix =
-            word.len() >= SHORTEST_PREFIX && word.chars().all(|digit| digit.is_ascii_hexdigit());
-        let word = word.to_ascii_lowercase();
-        let mut found = self.images.iter().filter(|image| image.id.to_string().starts_with(&word));
-        match (is_prefix, found.next(), found.next()) {
-            (true, Some(image), None) if back == 0 => Ok(image),
-            (true, Some(one), Some(other)) => Err(Error::new(
-                ErrorKind::Invalid,
-                format!("'{reference}' means several images: {}, {}, ...", one.id, other.id),
-            )),
-            _ => Err(Error::new(
-                ErrorKind::NotFound,
-                format!(
-                    "no image '{reference}' in {}: it holds {} (see `imgx images`)",
-                    self.place,
-                    self.images.len()
-                ),
-            )),
-        }
     }
 }
 
@@ -316,8 +277,8 @@ impl Repository {
     ///
     /// # Errors
     /// `NotFound` or `Invalid`, saying what there is; `Io` when the folder cannot be listed.
-    pub fn resolve(&self, reference: &str) -> Result<Image> {
-        self.images()?.resolve(reference).cloned()
+    pub fn resolve(&self, reference: &str, observer: &dyn Observer) -> Result<Image> {
+        self.images()?.resolve(reference, observer).cloned()
     }
 
     /// The packs that are there.
@@ -388,28 +349,4 @@ fn too_large(name: &ObjectName) -> Error {
         "{name}: manifests of more than {MAX_LARGE_MANIFESTS} bytes of memory are not held together"
     );
     Error::new(ErrorKind::Limit, context)
-}
-
-/// Splits `NAME~N` into name and number.
-fn split_reference(reference: &str) -> Result<(&str, usize)> {
-    let Some((word, back)) = reference.rsplit_once('~') else { return Ok((reference, 0)) };
-    match back.parse() {
-        Ok(back) => Ok((word, back)),
-        Err(_) => Err(Error::new(
-            ErrorKind::Invalid,
-            format!("image '{reference}': expected a number after '~', found '{back}'"),
-        )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn references_split_at_their_last_tilde() {
-        assert_eq!(split_reference("web~2").ok(), Some(("web", 2)));
-        assert_eq!(split_reference("web").ok(), Some(("web", 0)));
-        assert!(split_reference("web~x").is_err());
-    }
 }

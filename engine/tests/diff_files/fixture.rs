@@ -170,7 +170,8 @@ impl Fixture {
 /// Compares a repository's last two images.
 pub fn compare_images(repository: &Repository) -> Report {
     let images = repository.images().expect("listed");
-    let readers = ["d~1", "d"].map(|name| repository.reader(images.resolve(name).expect("there")));
+    let readers =
+        ["d~1", "d"].map(|name| repository.reader(images.resolve(name, &Silent).expect("there")));
     report(DiffFiles::of_images(readers, &Silent))
 }
 

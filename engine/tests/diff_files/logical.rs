@@ -80,7 +80,8 @@ fn files_of_logical_volumes_are_compared_where_they_lie() {
     capture(&repository, &at("disk"), "d", &Silent).expect("captured");
 
     let images = repository.images().expect("listed");
-    let readers = ["d~1", "d"].map(|name| repository.reader(images.resolve(name).expect("there")));
+    let readers =
+        ["d~1", "d"].map(|name| repository.reader(images.resolve(name, &Silent).expect("there")));
     let of_images = changes(&DiffFiles::of_images(readers, &Silent).expect("planned"));
     let open = |name| Disk::open_to_browse(&at(name)).and_then(FileDisk::of_disk).expect("opened");
     assert!(of_images == changes(&DiffFiles::of_disks(["old", "disk"].map(open))));

@@ -5,6 +5,7 @@ use crate::fixture::{
     XFS_SMALL, compare_disks, report,
 };
 use crate::{common, need, operations, streams_by_chance, truth};
+use imgx_engine::base::Silent;
 use imgx_engine::block::Disk;
 use imgx_engine::job::{DiffFiles, FileDisk};
 
@@ -40,7 +41,7 @@ fn check(kind: &'static Kind, seed: u64) {
         before = after;
     }
     // An image beside a disk.
-    let image = fixture.repository.resolve("d").expect("there");
+    let image = fixture.repository.resolve("d", &Silent).expect("there");
     let image = FileDisk::of_image(fixture.repository.reader(&image)).expect("opened");
     let disk = Disk::open_to_browse(&fixture.disk()).and_then(FileDisk::of_disk).expect("opened");
     let told = report(Ok(DiffFiles::of_disks([image, disk])));

@@ -86,7 +86,7 @@ fn restore_refuses_what_is_held_and_writes_nothing() {
     need!();
     let stored = Stored::new();
     let images = stored.repository.images().expect("listed");
-    let image = images.resolve("small").expect("there");
+    let image = images.resolve("small", &Silent).expect("there");
     with_each(|case| {
         let before = head(case);
         let options = RestoreOptions { overwrite: true, ..RestoreOptions::default() };

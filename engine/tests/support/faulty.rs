@@ -1,4 +1,5 @@
-//! Storage that fails one operation with `EIO`, whichever is asked for, and counts them all.
+//! Storage that fails one operation with `EIO`, whichever is asked for, counts them all, and lets
+//! a test look on before each.
 #![allow(dead_code)]
 
 use std::io;
@@ -27,11 +28,23 @@ pub struct FaultyStorage {
     inner: Arc<dyn Storage>,
     plan: Arc<Mutex<Plan>>,
     listed: Arc<AtomicUsize>,
+    watch: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl FaultyStorage {
     pub fn new(inner: Arc<dyn Storage>) -> Self {
-        Self { inner, plan: Arc::default(), listed: Arc::default() }
+        Self { inner, plan: Arc::default(), listed: Arc::default(), watch: None }
+    }
+
+    /// Calls `watch` before each operation, and in the midst of each that appends.
+    pub fn watched_by(self, watch: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { watch: Some(Arc::new(watch)), ..self }
+    }
+
+    fn look_on(&self) {
+        if let Some(watch) = &self.watch {
+            watch();
+        }
     }
 
     /// Fails the operation behind the next `number`.
@@ -57,6 +70,7 @@ impl FaultyStorage {
     }
 
     fn step(&self, operation: &str, object: &str) -> Result<()> {
+        self.look_on();
         let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         plan.count += 1;
         match plan.left {
@@ -153,7 +167,13 @@ impl ObjectWriter for FaultyWriter {
             self.inner.append(&bytes[..bytes.len() / 2])?;
             return Err(error);
         }
-        self.inner.append(bytes)
+        if self.storage.watch.is_none() {
+            return self.inner.append(bytes);
+        }
+        let (front, back) = bytes.split_at(bytes.len() / 2);
+        self.inner.append(front)?;
+        self.storage.look_on();
+        self.inner.append(back)
     }
 
     fn flush(&mut self) -> Result<()> {

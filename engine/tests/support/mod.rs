@@ -116,7 +116,7 @@ pub struct Warnings(pub Mutex<Vec<String>>);
 
 impl Observer for Warnings {
     fn event(&self, event: &Event<'_>) {
-        if let Event::Warning { message } = event {
+        if let Event::Warning { message } | Event::Doubt { message } = event {
             self.0.lock().expect("no panic").push((*message).to_owned());
         }
     }

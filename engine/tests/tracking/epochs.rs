@@ -278,7 +278,7 @@ fn partitions_and_files_are_refused_with_what_to_do() {
     }
     let path = disk.device.path().to_str().expect("plain").to_owned();
     tool::run_with_input("sfdisk", &["-q", &path], "start=2048, size=8192\n").expect("made");
-    let _added = tool::run("partx", &["--add", &path]);
+    disk.device.add_partitions().expect("added");
     let partition = disk.device.partition(1);
     if !partition.exists() {
         return println!("skipped in part: no device of the partition");
@@ -291,7 +291,6 @@ fn partitions_and_files_are_refused_with_what_to_do() {
     write_page(&partition, 5);
     let told = tracker.checkpoint().expect("checkpoint");
     assert_eq!(pages(&told.changes), [2048 / 8 + 5]);
-    tool::run("partx", &["--delete", &path]).expect("removed");
 }
 
 #[test]

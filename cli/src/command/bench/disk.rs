@@ -90,7 +90,7 @@ fn read_back(repository: &Repository, stop: &Stop) -> Result<Measure> {
 fn restore(bench: &Bench, repository: &Repository, stop: &Stop) -> Result<Measure> {
     let path = bench.folder.join("restored.raw");
     let clock = Instant::now();
-    let image = repository.resolve("latest")?;
+    let image = repository.resolve("latest", stop)?;
     let restore = Restore::plan(repository, &image, &path, RestoreOptions::default())?;
     let report = restore.run(stop)?;
     let note = format!("{} written, synced", size(report.written));

@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use imgx_engine::base::{ByteRange, Error, ErrorContext, ErrorKind, Result};
+use imgx_engine::base::{ByteRange, Error, ErrorContext, ErrorKind, Result, Silent};
 use imgx_engine::store::Manifest;
 use imgx_engine::store::Repository;
 use imgx_fixtures::demo::{self, DemoDisk};
@@ -160,7 +160,7 @@ fn damage(stage: &mut Stage<'_>) -> Result<()> {
 
 fn newest(stage: &Stage<'_>) -> Result<Manifest> {
     let repository = Repository::open(&stage.path(REPOSITORY))?;
-    Ok(repository.resolve("latest")?.manifest)
+    Ok(repository.resolve("latest", &Silent)?.manifest)
 }
 
 /// Edits the letter where it lies on the disk, writes beyond the partitions, and returns what

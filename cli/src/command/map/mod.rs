@@ -40,8 +40,8 @@ pub fn run(arguments: &MapArguments, session: &Session) -> Result<Outcome> {
     let _lock = repository.lock_to_read("map")?;
     let stop = session.stop_on_signals()?;
     let images = repository.images()?;
-    let before = before.map(|before| images.resolve(before)).transpose()?;
-    let after = images.resolve(after)?;
+    let before = before.map(|before| images.resolve(before, session)).transpose()?;
+    let after = images.resolve(after, session)?;
     let earlier = before.map(|before| repository.reader(before));
     let console = &session.console;
     let reporter = Reporter::new(console, stop);

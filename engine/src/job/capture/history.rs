@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::ParentChoice;
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{Error, ErrorKind, Observer, Result};
 use crate::block::{NbdUri, SourceInfo, SourceKind};
 use crate::store::lock::host_name;
 use crate::store::repository::{Image, Images};
@@ -52,15 +52,20 @@ fn export_name(info: &SourceInfo) -> Option<String> {
     info.path.to_str()?.parse().ok().map(|uri: NbdUri| uri.export)
 }
 
-/// The image that the disk is compared with.
+/// The image that the disk is compared with; `observer` is told if damage may make it another.
 ///
 /// # Errors
 /// `NotFound` or `Invalid` for a wrong reference.
-pub fn find_parent(images: &Images, name: &str, choice: &ParentChoice) -> Result<Option<Image>> {
+pub fn find_parent(
+    images: &Images,
+    name: &str,
+    choice: &ParentChoice,
+    observer: &dyn Observer,
+) -> Result<Option<Image>> {
     match choice {
         ParentChoice::None => Ok(None),
-        ParentChoice::Image(reference) => images.resolve(reference).cloned().map(Some),
-        ParentChoice::Auto => Ok(images.newest(name).cloned()),
+        ParentChoice::Image(reference) => images.resolve(reference, observer).cloned().map(Some),
+        ParentChoice::Auto => Ok(images.newest(name, observer).cloned()),
     }
 }
 
@@ -74,7 +79,7 @@ pub fn odd_clock(
     parent: Option<&Image>,
 ) -> Option<String> {
     let made = |image: &Image| image.manifest.created.parse::<Timestamp>().ok();
-    let earlier = images.newest(name).into_iter().chain(parent);
+    let earlier = images.of_name(name).take(1).chain(parent);
     let (image, then) = earlier
         .filter_map(|image| Some((image, made(image)?)))
         .filter(|(_, then)| *then > now)

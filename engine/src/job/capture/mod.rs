@@ -220,7 +220,7 @@ impl<'a> Capture<'a> {
             None => history::default_name(info),
         };
         let images = repository.images()?;
-        let parent = history::find_parent(&images, &name, &options.parent)?;
+        let parent = history::find_parent(&images, &name, &options.parent, observer)?;
         let now = jiff::Timestamp::now();
         if let Some(message) = history::odd_clock(now, &images, &name, parent.as_ref()) {
             observer.event(&Event::Warning { message: &message });

@@ -167,7 +167,8 @@ fn images(
 ) -> Result<Vec<Image>> {
     let found = repository.images()?;
     if !options.images.is_empty() {
-        return options.images.iter().map(|reference| found.resolve(reference).cloned()).collect();
+        let resolve = |reference: &String| found.resolve(reference, observer).cloned();
+        return options.images.iter().map(resolve).collect();
     }
     for (_, error) in &found.damaged {
         report.damage += 1;
