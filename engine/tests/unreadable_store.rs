@@ -18,7 +18,7 @@ use imgx_fixtures::tool;
 use support::{KIB, Listener, MIB, Mounted, captured, differs, file};
 
 const MEDIUM: u64 = 160 * MIB as u64;
-const PAGE: u64 = 4096;
+const PAGE: usize = 4096;
 
 /// A repository on a filesystem of its own.
 struct Scene {
@@ -58,14 +58,14 @@ impl Scene {
     }
 
     /// Has the medium not give back the page `lost` of a pack.
-    fn lose(&mut self, pack: &Path, lost: u64) {
+    fn lose(&mut self, pack: &Path, lost: usize) {
         let bytes = fs::read(pack).expect("read");
-        let start = usize::try_from(lost * PAGE).expect("small");
-        let content = &bytes[start..bytes.len().min(start + PAGE as usize)];
+        let start = lost * PAGE;
+        let content = &bytes[start..bytes.len().min(start + PAGE)];
         drop(self.mounted.take());
         let medium = self.folder.path().join("medium");
         let all = fs::read(&medium).expect("read");
-        let pages = all.chunks(PAGE as usize).zip((0..).step_by(PAGE as usize));
+        let pages = all.chunks(PAGE).zip((0..).step_by(PAGE));
         let places = pages.filter(|(page, _)| page.starts_with(content));
         let places: Vec<u64> = places.map(|(_, place)| place).collect();
         let [place] = places[..] else { panic!("not at one place: {places:?}") };
@@ -73,7 +73,7 @@ impl Scene {
         medium.write_all_at(&[!content[0]], place).expect("written");
         self.mount();
         let mut page = vec![0; content.len()];
-        let read = File::open(pack).expect("opened").read_exact_at(&mut page, lost * PAGE);
+        let read = File::open(pack).expect("opened").read_exact_at(&mut page, start as u64);
         assert_eq!(read.expect_err("lost").raw_os_error(), Some(EIO), "no EIO here");
     }
 }
@@ -108,7 +108,7 @@ fn a_lost_sector_costs_what_it_covers_and_no_more() {
         let open = |scene: &Scene| Repository::open(&scene.root()).expect("opens");
         let id = captured(&open(&scene), &disk, "disk").id;
         let pack = scene.packs().remove(0);
-        let pages = fs::metadata(&pack).expect("there").len().div_ceil(PAGE);
+        let pages = fs::read(&pack).expect("read").len().div_ceil(PAGE);
         let lost = match part {
             "middle" => pages / 2,
             "front" => 0,
