@@ -109,6 +109,12 @@ impl BadPlaces {
         }
     }
 
+    /// The packs of which something is marked.
+    #[must_use]
+    pub fn packs(&self) -> Vec<PackId> {
+        self.packs.keys().copied().collect()
+    }
+
     /// Adds a whole pack, and leaves a mark of it.
     pub fn mark_all(&mut self, storage: &dyn Storage, pack: PackId) {
         if self.add(pack, None) {

@@ -163,6 +163,9 @@ impl<'a> Repair<'a> {
             self.leave(&pack::object_name(id), None, "the pack is missing");
         }
         self.tell_left()?;
+        if self.report.left.is_empty() {
+            self.clear_marks()?;
+        }
         Ok(self.report)
     }
 
@@ -311,12 +314,28 @@ impl<'a> Repair<'a> {
         }
         storage.sync_folder(Folder::Packs)?;
         self.report.repaired += repaired;
-        let bytes = Bytes(bytes);
-        let frames = Listed::all(&table_of(&bytes).unwrap_or_default());
+        self.clear_marks_of(id, &Bytes(bytes))
+    }
+
+    /// Takes away the marks of packs that are sound by now: some were left while others, on which
+    /// they stand or whose trees lead to them, were still damaged.
+    fn clear_marks(&self) -> Result<()> {
+        let packs = self.repository.packs()?;
+        for id in packs.bad.packs().into_iter().filter(|id| packs.finished.contains_key(id)) {
+            self.clear_marks_of(id, &self.read(id)?)?;
+        }
+        Ok(())
+    }
+
+    fn clear_marks_of(&self, id: PackId, bytes: &Bytes) -> Result<()> {
+        let storage = self.repository.storage();
+        let table = table_of(bytes);
+        let is_whole = table.is_ok();
+        let frames = Listed::all(&table.unwrap_or_default());
         let is_good =
             |listed: &&Listed| is_sound(listed, bytes.0.get(listed.range()).unwrap_or_default());
         let sound: HashSet<u32> = frames.iter().filter(is_good).map(|l| l.offset).collect();
-        let is_all = sound.len() == frames.len();
+        let is_all = is_whole && sound.len() == frames.len();
         let mut bad = self.repository.packs()?.bad;
         bad.clear(&**storage, id, is_all, |offset| sound.contains(&offset));
         Ok(())
