@@ -279,7 +279,10 @@ impl<'a> Repair<'a> {
     /// Puts a pack in its place with what was made of it, if that is anything.
     fn put_back(&mut self, id: PackId, broken: &[Broken]) -> Result<()> {
         let mut bytes = self.read(id)?;
-        let Ok(table) = table_of(&bytes) else { return Ok(()) };
+        let Ok(table) = table_of(&bytes) else {
+            // Without its table nobody knows what was in it, but whoever has a copy of it.
+            return self.source.pack(id).map_or(Ok(()), |copy| self.publish(id, copy, 1));
+        };
         let mut repaired = 0;
         let header = pack::encode_header(self.repository.config().id, id);
         let end = table.last().map_or(header.len() as u64, pack::TableEntry::end);
@@ -317,12 +320,16 @@ impl<'a> Repair<'a> {
         self.clear_marks_of(id, &Bytes(bytes))
     }
 
-    /// Takes away the marks of packs that are sound by now: some were left while others, on which
-    /// they stand or whose trees lead to them, were still damaged.
+    /// Takes away the marks that are left once all is sound: of packs on which others stood or to
+    /// which trees led, and of packs that never were, whose ids came out of damaged bytes.
     fn clear_marks(&self) -> Result<()> {
-        let packs = self.repository.packs()?;
-        for id in packs.bad.packs().into_iter().filter(|id| packs.finished.contains_key(id)) {
-            self.clear_marks_of(id, &self.read(id)?)?;
+        let mut packs = self.repository.packs()?;
+        for id in packs.bad.packs() {
+            if packs.finished.contains_key(&id) {
+                self.clear_marks_of(id, &self.read(id)?)?;
+            } else {
+                packs.bad.clear(&**self.repository.storage(), id, true, |_| true);
+            }
         }
         Ok(())
     }
