@@ -46,8 +46,7 @@ pub fn mounts() -> Tables {
     let mut hidden = 0;
     for process in processes() {
         let folder = PathBuf::from(format!("/proc/{process}"));
-        let threads = fs::read_dir(folder.join("task")).into_iter().flatten().flatten();
-        for thread in threads.map(|entry| entry.path()) {
+        for thread in threads(&folder) {
             let Some(view) = view(&thread) else {
                 hidden += u32::from(thread.exists());
                 continue;
@@ -69,6 +68,17 @@ pub fn mounts() -> Tables {
         tables.unseen.push("processes outside this container".to_owned());
     }
     tables
+}
+
+/// The folders of a process's threads; its own where it has but one.
+fn threads(folder: &Path) -> Vec<PathBuf> {
+    let tasks = folder.join("task");
+    // Two links of the folder itself, and one for each thread.
+    if fs::metadata(&tasks).is_ok_and(|found| found.nlink() == 3) {
+        return vec![folder.to_owned()];
+    }
+    let entries = fs::read_dir(tasks).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
 }
 
 /// The mount namespace of a process or thread, and its root within it.
