@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Builder, JoinHandle, Scope, ScopedJoinHandle};
+use std::time::Duration;
 
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit};
@@ -18,6 +19,10 @@ use crate::base::{Error, ErrorKind, Result};
 
 /// Address space that a thread has to find: its stack, and what it works with.
 const ROOM: u64 = 32 * 1024 * 1024;
+
+/// How often a thread that is needed is asked for, and after what time each.
+const STARTS: usize = 50;
+const NAP: Duration = Duration::from_millis(1);
 
 /// Processors of this machine that this process may use.
 #[must_use]
@@ -42,12 +47,25 @@ pub fn start<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> Result<ScopedJoinHandle<'scope, T>> {
-    let started = if affordable(1) > 0 { begin(Builder::new(), scope, work) } else { Err(None) };
-    started.map_err(|error| {
-        let why = error.map(|error| format!(": {error}")).unwrap_or_default();
-        let context = format!("the system starts no more threads for this user or process{why}");
-        Error::new(ErrorKind::Limit, context)
-    })
+    let slot = Arc::new(Mutex::new(Some(work)));
+    let mut refusal = None;
+    for _ in 0..STARTS {
+        if affordable(1) == 0 {
+            break;
+        }
+        let slot = Arc::clone(&slot);
+        let take = move || slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let run = move || take().expect("one thread alone is started")();
+        match begin(Builder::new(), scope, run) {
+            Ok(started) => return Ok(started),
+            Err(error) => refusal = error,
+        }
+        // One that was joined counts until the kernel is done with it.
+        thread::sleep(NAP);
+    }
+    let why = refusal.map(|error| format!(": {error}")).unwrap_or_default();
+    let context = format!("the system starts no more threads for this user or process{why}");
+    Err(Error::new(ErrorKind::Limit, context))
 }
 
 fn begin<'scope, T: Send + 'scope>(
