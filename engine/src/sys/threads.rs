@@ -36,7 +36,8 @@ pub fn crew<'scope, W: FnOnce() + Send + 'scope>(
     count: usize,
     make: impl Fn() -> W,
 ) -> usize {
-    (0..affordable(count)).take_while(|_| begin(Builder::new(), scope, make()).is_ok()).count()
+    let begin = || Builder::new().spawn_scoped(scope, make());
+    (0..affordable(count)).take_while(|_| begin().is_ok()).count()
 }
 
 /// Starts a thread that is needed.
@@ -56,9 +57,9 @@ pub fn start<'scope, T: Send + 'scope>(
         let slot = Arc::clone(&slot);
         let take = move || slot.lock().unwrap_or_else(PoisonError::into_inner).take();
         let run = move || take().expect("one thread alone is started")();
-        match begin(Builder::new(), scope, run) {
+        match Builder::new().spawn_scoped(scope, run) {
             Ok(started) => return Ok(started),
-            Err(error) => refusal = error,
+            Err(error) => refusal = Some(error),
         }
         // One that was joined counts until the kernel is done with it.
         thread::sleep(NAP);
@@ -66,14 +67,6 @@ pub fn start<'scope, T: Send + 'scope>(
     let why = refusal.map(|error| format!(": {error}")).unwrap_or_default();
     let context = format!("the system starts no more threads for this user or process{why}");
     Err(Error::new(ErrorKind::Limit, context))
-}
-
-fn begin<'scope, T: Send + 'scope>(
-    builder: Builder,
-    scope: &'scope Scope<'scope, '_>,
-    work: impl FnOnce() -> T + Send + 'scope,
-) -> std::result::Result<ScopedJoinHandle<'scope, T>, Option<std::io::Error>> {
-    builder.spawn_scoped(scope, work).map_err(Some)
 }
 
 /// Makes sure that `count` threads can be started, for work that must not end halfway for want of
