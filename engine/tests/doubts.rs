@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -32,6 +33,8 @@ struct Stage {
     // In the order in which they have to go.
     mounted: Option<Mounted>,
     _tracking: Started,
+    /// Which of the tracked disks it is.
+    slot: usize,
     device: LoopDevice,
     folder: tempfile::TempDir,
     repository: Repository,
@@ -63,10 +66,12 @@ impl Stage {
         let disk = folder.path().join("disk");
         fs::write(&disk, incompressible(5, DISK)).expect("written");
         let device = LoopDevice::attach(&disk).expect("attached");
+        let others = slots();
         if let Err(error) = Tracking::default().start(device.path(), None) {
             println!("skipped: {error}");
             return None;
         }
+        let slot = *slots().difference(&others).next().expect("one more");
         let started = Started(device.path().to_owned());
         let node = device.path().to_str().expect("plain").to_owned();
         let blocks = (FILESYSTEM / 1024).to_string();
@@ -75,9 +80,19 @@ impl Stage {
         let repository = folder.path().join("repository");
         let block_size = BlockSize::new(16_384).expect("valid");
         let repository = Repository::create(&repository, block_size).expect("a repository");
-        let mut stage = Self { mounted: None, _tracking: started, device, folder, repository };
+        let mut stage =
+            Self { mounted: None, _tracking: started, slot, device, folder, repository };
         stage.mount();
         Some(stage)
+    }
+
+    /// The pins of its maps.
+    fn pins(&self) -> Vec<String> {
+        let of_slot = |name: &String| {
+            name.starts_with(&format!("epoch_{}_", self.slot))
+                || *name == format!("carry_{}", self.slot)
+        };
+        pins().names().expect("listed").into_iter().filter(of_slot).collect()
     }
 
     fn point(&self) -> PathBuf {
@@ -158,8 +173,9 @@ fn what_a_tainted_checkpoint_of_a_live_capture_told_is_in_the_next_image() {
     stage.capture(None);
     // Whatever is written while the filesystems are about to be frozen, and the map of it is lost.
     let hook = format!(
-        "head -c 4194304 /dev/urandom > '{}/lost' && sync && rm /sys/fs/bpf/imgx/epoch_*",
-        stage.point().display()
+        "head -c 4194304 /dev/urandom > '{}/lost' && sync && rm /sys/fs/bpf/imgx/epoch_{}_*",
+        stage.point().display(),
+        stage.slot
     );
     let live = LiveOptions { hook_pre: Some(hook), ..LiveOptions::default() };
     let report = stage.capture(Some(live));
@@ -183,7 +199,7 @@ fn a_map_that_was_lost_before_a_live_capture_is_no_doubt_of_what_came_after() {
     let Some(stage) = Stage::new() else { return };
     stage.capture(None);
     stage.write(FILESYSTEM / 4096, 1);
-    for pin in pins().names().expect("listed").iter().filter(|pin| pin.starts_with("epoch_")) {
+    for pin in stage.pins().iter().filter(|pin| pin.starts_with("epoch_")) {
         pins().unpin(pin).expect("removed");
     }
     let report = stage.capture(Some(LiveOptions::default()));
@@ -299,10 +315,21 @@ fn pins() -> BpfFolder {
     folder.expect("read").expect("there")
 }
 
-/// The first slot's page; the only disk that is tracked has it.
-fn page() -> MappedWords {
+/// The pages of all slots up to `slot`'s, and where that one begins.
+fn page(slot: usize) -> (MappedWords, usize) {
     let kind = MapKind::Array { value: u32::try_from(8 * PAGE_WORDS).expect("small") };
-    Map::adopt(pins().get("pages").expect("pinned"), kind).words(PAGE_WORDS).expect("mapped")
+    let pages = Map::adopt(pins().get("pages").expect("pinned"), kind);
+    (pages.words(PAGE_WORDS * (slot + 1)).expect("mapped"), PAGE_WORDS * slot)
+}
+
+/// The slots of the disks that are tracked, by the pins of their maps.
+fn slots() -> BTreeSet<usize> {
+    let Some(folder) = BpfFolder::existing("imgx").and_then(FoundFolder::closed).expect("read")
+    else {
+        return BTreeSet::new();
+    };
+    let slot = |name: &String| name.strip_prefix("epoch_")?.split('_').next()?.parse().ok();
+    folder.names().expect("listed").iter().filter_map(slot).collect()
 }
 
 fn words(map: &Map) -> MappedWords {
@@ -312,24 +339,20 @@ fn words(map: &Map) -> MappedWords {
 impl Snapshot {
     fn take(stage: &Stage) -> Self {
         let all = |words: &MappedWords| (0..words.len()).map(|at| words.load(at)).collect();
-        let names = pins().names().expect("listed").into_iter();
-        let maps = names.filter(|name| name.starts_with("epoch_") || name.starts_with("carry_"));
-        let maps = maps.map(|name| {
+        let maps = stage.pins().into_iter().map(|name| {
             let map = Map::adopt(pins().get(&name).expect("pinned"), MapKind::Words);
             let bits = all(&words(&map));
             (name, map, bits)
         });
-        Self { disk: stage.content(), page: all(&page()), maps: maps.collect() }
+        let (pages, start) = page(stage.slot);
+        let page = (start..start + PAGE_WORDS).map(|at| pages.load(at)).collect();
+        Self { disk: stage.content(), page, maps: maps.collect() }
     }
 
     #[allow(clippy::host_endian_bytes)]
     fn set_back(&self, stage: &Stage) {
         let folder = pins();
-        for name in folder.names().expect("listed") {
-            if name.starts_with("epoch_") || name.starts_with("carry_") {
-                folder.unpin(&name).expect("removed");
-            }
-        }
+        stage.pins().iter().for_each(|name| folder.unpin(name).expect("removed"));
         for (name, map, bits) in &self.maps {
             folder.pin(name, map.descriptor()).expect("pinned");
             let words = words(map);
@@ -341,9 +364,10 @@ impl Snapshot {
         let kind = MapKind::ArrayOfMaps { like: -1 };
         let descriptor = running.1.descriptor().as_raw_fd().to_ne_bytes();
         let epochs = Map::adopt(folder.get("epochs").expect("pinned"), kind);
-        epochs.update(&0_u32.to_ne_bytes(), &descriptor).expect("exchanged");
-        let page = page();
-        (OWN..PAGE_WORDS).for_each(|at| page.store(at, self.page[at]));
+        let slot = u32::try_from(stage.slot).expect("small");
+        epochs.update(&slot.to_ne_bytes(), &descriptor).expect("exchanged");
+        let (pages, start) = page(stage.slot);
+        (OWN..PAGE_WORDS).for_each(|at| pages.store(start + at, self.page[at]));
         let disk = OpenOptions::new().write(true).open(stage.folder.path().join("disk"));
         disk.expect("opened").write_all_at(&self.disk, 0).expect("set back");
         let node = stage.device.path().to_str().expect("plain");
