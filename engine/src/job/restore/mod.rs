@@ -320,15 +320,7 @@ impl Writable {
             let differing = restore.compare(&mut report, observer)?;
             job.run(differing.as_slice(), &mut report)?;
         } else {
-            let written = job.run(&[(0, image.manifest().blocks().0)], &mut report);
-            if let Err(error) = &written
-                && error.kind() == ErrorKind::Limit
-                && target.is_new()
-            {
-                // What the system refused was needed before anything is written.
-                let _nobodys = std::fs::remove_file(&restore.path);
-            }
-            written?;
+            job.run(&[(0, image.manifest().blocks().0)], &mut report)?;
         }
         restore.behind.wipe(target)?;
         target.sync()?;
