@@ -9,11 +9,11 @@
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
-pub mod base;
+pub use imgx_base as base;
+pub use imgx_volumes::{fs, volume};
+
 pub mod block;
-pub mod fs;
 pub mod job;
 pub mod store;
 pub mod sys;
 pub mod track;
-pub mod volume;

@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use imgx_engine::base::{
-    ByteCount, ByteOffset, ByteRange, Error, ErrorContext, ErrorKind, Event, Observer, Result,
-    Silent,
+    ByteCount, ByteOffset, ByteRange, Error, ErrorContext, ErrorKind, Event, Observer, ReadAt,
+    Result, Silent,
 };
-use imgx_engine::block::ReadAt;
 use imgx_engine::fs::{
     self as engine_fs, DirEntry, Doubts, FileContent, FileId, Filesystem, FilesystemInfo, Metadata,
     Place, Visit, Xattr,

@@ -10,8 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use imgx_engine::base::{BlockSize, ByteOffset, ErrorKind, Result, Silent};
-use imgx_engine::block::ReadAt;
+use imgx_engine::base::{BlockSize, ByteOffset, ErrorKind, ReadAt, Result, Silent};
 use imgx_engine::job::{Capture, CaptureOptions, Restore, RestoreOptions, RestoreReport};
 use imgx_engine::store::repository::Image;
 use imgx_engine::store::{LocalStorage, Repository};

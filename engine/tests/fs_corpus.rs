@@ -13,8 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use imgx_engine::base::bytes::{is_zero, to_hex};
-use imgx_engine::base::{ByteCount, ByteOffset, ByteRange, ErrorContext, Result};
-use imgx_engine::block::{ReadAt, Window};
+use imgx_engine::base::{ByteCount, ByteOffset, ByteRange, ErrorContext, ReadAt, Result, Window};
 use imgx_engine::fs::{FileId, FileType, Filesystem, Protection};
 use serde_json::Value;
 use sha2::{Digest, Sha256};

@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use imgx_engine::base::ByteRange;
-use imgx_engine::block::ReadAt;
+use imgx_engine::base::{ByteRange, ReadAt};
 use imgx_engine::fs::{self as engine_fs, FileId, FileType, Filesystem, Place};
 use imgx_fixtures::loopdev::LoopDevice;
 use imgx_fixtures::pattern::Random;

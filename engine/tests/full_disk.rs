@@ -9,8 +9,7 @@ use std::fs::{self, OpenOptions};
 use std::path::Path;
 use std::sync::Arc;
 
-use imgx_engine::base::{BlockSize, ByteOffset, ErrorKind, Result, Silent};
-use imgx_engine::block::ReadAt;
+use imgx_engine::base::{BlockSize, ByteOffset, ErrorKind, ReadAt, Result, Silent};
 use imgx_engine::job::{Capture, CaptureOptions, OnError, Restore, RestoreOptions};
 use imgx_engine::store::storage::simulated::{SimulatedStorage, Unsynced};
 use imgx_engine::store::{LocalStorage, Repository};

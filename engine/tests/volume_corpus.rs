@@ -11,8 +11,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use imgx_engine::base::bytes::is_zero;
-use imgx_engine::base::{ByteCount, ByteOffset, Result};
-use imgx_engine::block::ReadAt;
+use imgx_engine::base::{ByteCount, ByteOffset, ReadAt, Result};
 use imgx_engine::volume::{DiskLayout, Volume, probe};
 use rayon::prelude::*;
 

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use imgx_engine::block::ReadAt;
+use imgx_engine::base::ReadAt;
 use imgx_fixtures::fast_commit;
 use imgx_fuzz::{Seed, use_everything};
 use libfuzzer_sys::fuzz_target;

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use imgx_engine::base::ByteOffset;
-use imgx_engine::block::{Disk, OpenOptions, Patience, ReadAt};
+use imgx_engine::base::{ByteOffset, ReadAt};
+use imgx_engine::block::{Disk, OpenOptions, Patience};
 use imgx_fixtures::nbd::{BITMAP, SIZE, Session, serve};
 use imgx_fuzz::Seed;
 use libfuzzer_sys::fuzz_target;

@@ -10,8 +10,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use imgx_engine::base::{ByteCount, ByteOffset, Error, ErrorKind, Result};
-use imgx_engine::block::ReadAt;
+use imgx_engine::base::{ByteCount, ByteOffset, Error, ErrorKind, ReadAt, Result};
 use imgx_engine::fs::{FileId, Filesystem};
 
 /// Files that one run looks at, at most, and entries and extents of each.

@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::ReadAt;
-use super::window::check_range;
+use crate::base::check_range;
 use crate::base::limits::CACHED_PIECES;
-use crate::base::{ByteCount, ByteOffset, Result};
+use crate::base::{ByteCount, ByteOffset, ReadAt, Result};
 
 /// Bytes that are read and kept as one: the usual block of a repository.
 const PIECE: u64 = 128 * 1024;

@@ -4,13 +4,13 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::SourceInfo;
 use super::extents::Extent;
 use super::files::{Access, Files};
 use super::nbd::{ImageFormat, NbdExport, NbdUri, Patience};
 use super::origin::Origin;
 use super::queue::{self, IoMode};
-use super::{ReadAt, SourceInfo};
-use crate::base::{ByteCount, ByteOffset, Observer, Result, Silent};
+use crate::base::{ByteCount, ByteOffset, Observer, ReadAt, Result, Silent};
 use crate::sys::{DeviceFacts, device};
 
 /// How a disk is opened.

@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use nix::libc;
 
 use super::info::SourceInfo;
-use super::window::check_range;
+use crate::base::check_range;
 use crate::base::{ByteOffset, Error, ErrorContext, ErrorKind, Result, limits};
 use crate::sys::{BufferPool, DeviceFacts, Holders, ioctl, mounts};
 
@@ -164,7 +164,7 @@ impl Files {
         self.buffered.write_all_at(tail, offset + body.len() as u64)
     }
 
-    /// As [`super::ReadAt::read_exact_at`], for any offset, length and memory.
+    /// As [`crate::base::ReadAt::read_exact_at`], for any offset, length and memory.
     pub fn read_exact_at(&self, offset: ByteOffset, buffer: &mut [u8]) -> Result<()> {
         check_range(self.info.size, offset, buffer.len())?;
         let start = offset.0;

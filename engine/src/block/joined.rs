@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::ReadAt;
-use crate::base::{ByteCount, ByteOffset, Error, ErrorKind, Result};
+use crate::base::{ByteCount, ByteOffset, Error, ErrorKind, ReadAt, Result};
 
 /// Readers one behind the other, with gaps between them perhaps. No read goes from one into the
 /// next.

@@ -50,7 +50,7 @@ impl Origin {
         }
     }
 
-    /// As [`super::ReadAt::read_exact_at`], for any offset, length and memory.
+    /// As [`crate::base::ReadAt::read_exact_at`], for any offset, length and memory.
     pub fn read_exact_at(&self, offset: ByteOffset, buffer: &mut [u8]) -> Result<()> {
         match self {
             Self::Files(files) => files.read_exact_at(offset, buffer),

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
+use super::SourceInfo;
 use super::files::{Access, Files};
-use super::{ReadAt, SourceInfo, WriteAt};
-use crate::base::{ByteCount, ByteOffset, ByteRange, Error, ErrorContext, ErrorKind, Result};
+use crate::base::{
+    ByteCount, ByteOffset, ByteRange, Error, ErrorContext, ErrorKind, ReadAt, Result, WriteAt,
+};
 use crate::sys::{DeviceFacts, ioctl, sparse};
 
 /// What file a target is.
@@ -171,7 +173,7 @@ impl ReadAt for Target {
 
 impl WriteAt for Target {
     fn write_all_at(&self, offset: ByteOffset, bytes: &[u8]) -> Result<()> {
-        super::window::check_range(self.files.info.size, offset, bytes.len())?;
+        crate::base::check_range(self.files.info.size, offset, bytes.len())?;
         self.files.write(offset.0, bytes).map_err(|error| self.files.writing(offset.0, error))
     }
 }

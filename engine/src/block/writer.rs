@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Target;
 use super::files::Files;
 use super::queue::{IoMode, Queue, engine_name};
-use super::window::check_range;
+use crate::base::check_range;
 use crate::base::{ByteOffset, Error, ErrorKind, Result};
 use crate::sys::{Buffer, BufferPool, Completion};
 

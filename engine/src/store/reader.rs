@@ -14,8 +14,7 @@ use super::pack;
 use super::storage::{ObjectReader, Storage};
 use super::tree::{NodeSource, TreeRun, TreeVisitor, TreeWalk};
 use crate::base::limits::{CACHED_NODES, IDLE_READERS, OPEN_PACKS};
-use crate::base::{BlockIndex, ByteCount, ByteOffset, ByteRange, Error, ErrorKind, Result};
-use crate::block::ReadAt;
+use crate::base::{BlockIndex, ByteCount, ByteOffset, ByteRange, Error, ErrorKind, ReadAt, Result};
 
 /// Reads frames by their place. Shared by threads; packs stay open while they are in use.
 pub struct FrameReader {

@@ -4,8 +4,8 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use imgx_engine::base::{ByteOffset, ByteRange, Error, ErrorKind, Event, Observer, Silent};
-use imgx_engine::block::{BufferPool, Disk, IoMode, OpenOptions, ReadAt, ReadRequest, SourceKind};
+use imgx_engine::base::{ByteOffset, ByteRange, Error, ErrorKind, Event, Observer, ReadAt, Silent};
+use imgx_engine::block::{BufferPool, Disk, IoMode, OpenOptions, ReadRequest, SourceKind};
 
 use crate::need_root;
 use crate::support::{

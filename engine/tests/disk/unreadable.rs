@@ -2,8 +2,8 @@
 
 use std::sync::Mutex;
 
-use imgx_engine::base::{ByteOffset, ByteRange, Event, Observer, Silent};
-use imgx_engine::block::{BufferPool, Disk, ReadAt};
+use imgx_engine::base::{ByteOffset, ByteRange, Event, Observer, ReadAt, Silent};
+use imgx_engine::block::{BufferPool, Disk};
 
 use crate::need_root;
 use crate::support::{LoopDevice, MIB, content, file, folder, read_with, ways};

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use imgx_engine::base::{ByteCount, ByteOffset, ErrorKind, Result};
-use imgx_engine::block::{BufferPool, FileMode, IoMode, ReadAt, Target, TargetWriter, WriteAt};
+use imgx_engine::base::{ByteCount, ByteOffset, ErrorKind, ReadAt, Result, WriteAt};
+use imgx_engine::block::{BufferPool, FileMode, IoMode, Target, TargetWriter};
 
 use crate::need_root;
 use crate::support::{LoopDevice, MIB, Mounted, content, file, folder, modes, sparse_file};

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use imgx_engine::base::{ByteCount, ByteRange, Silent};
-use imgx_engine::block::{FileMode, ReadAt, Target, Zeroing};
+use imgx_engine::base::{ByteCount, ByteRange, ReadAt, Silent};
+use imgx_engine::block::{FileMode, Target, Zeroing};
 
 use crate::need_root;
 use crate::support::{LoopDevice, MIB, Mounted, content, file, folder};

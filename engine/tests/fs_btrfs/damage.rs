@@ -8,8 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use imgx_engine::base::{ByteCount, ByteOffset, ErrorKind, Result};
-use imgx_engine::block::ReadAt;
+use imgx_engine::base::{ByteCount, ByteOffset, ErrorKind, ReadAt, Result};
 use imgx_engine::fs::Place;
 use imgx_fixtures::pattern::{Random, incompressible};
 

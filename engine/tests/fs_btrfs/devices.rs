@@ -115,7 +115,7 @@ fn devices_of_two_filesystems_are_refused() {
     let other = Fixture::make(SIZE, &[]);
     let error = open_btrfs(&[volume(&one.image()), volume(&other.image())]).err();
     assert_eq!(error.expect("refused").kind(), ErrorKind::Invalid);
-    let foreign: std::sync::Arc<dyn imgx_engine::block::ReadAt> =
+    let foreign: std::sync::Arc<dyn imgx_engine::base::ReadAt> =
         std::sync::Arc::new(vec![0; 1 << 20]);
     let error = open_btrfs(&[volume(&one.image()), foreign]).err().expect("refused");
     assert!(error.to_string().starts_with("volume 1: "), "{error}");

@@ -6,8 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use imgx_engine::base::{ByteCount, ByteOffset, ErrorContext, Result};
-use imgx_engine::block::ReadAt;
+use imgx_engine::base::{ByteCount, ByteOffset, ErrorContext, ReadAt, Result};
 use imgx_engine::fs::{self as engine_fs, FileId, Filesystem};
 use imgx_fixtures::loopdev::LoopDevice;
 use imgx_fixtures::mkfs;

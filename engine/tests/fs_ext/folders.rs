@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use imgx_engine::base::{ByteCount, ByteOffset, Result};
-use imgx_engine::block::ReadAt;
+use imgx_engine::base::{ByteCount, ByteOffset, ReadAt, Result};
 
 use crate::common::is_long;
 use crate::fill::folder;

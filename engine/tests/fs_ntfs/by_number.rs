@@ -7,8 +7,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use imgx_engine::base::ByteOffset;
-use imgx_engine::block::ReadAt;
+use imgx_engine::base::{ByteOffset, ReadAt};
 use imgx_engine::fs::{FileId, Filesystem, InUse, Numbered, Part};
 
 use crate::fixture::{Fixture, MIB, open_bytes};

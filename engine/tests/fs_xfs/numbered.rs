@@ -9,8 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use imgx_engine::base::{ByteCount, ByteOffset, ByteRange, ErrorKind, Result};
-use imgx_engine::block::ReadAt;
+use imgx_engine::base::{ByteCount, ByteOffset, ByteRange, ErrorKind, ReadAt, Result};
 use imgx_engine::fs::{self as engine_fs, FileId, FileType, Filesystem, InUse, Numbered, Part};
 use imgx_fixtures::pattern::incompressible;
 use imgx_fixtures::tool;

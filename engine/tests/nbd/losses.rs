@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
-use imgx_engine::base::{ByteOffset, ByteRange, ErrorKind, Event, Observer, Result, Silent};
-use imgx_engine::block::{BufferPool, Disk, OpenOptions, ReadAt, ReadRequest};
+use imgx_engine::base::{
+    ByteOffset, ByteRange, ErrorKind, Event, Observer, ReadAt, Result, Silent,
+};
+use imgx_engine::block::{BufferPool, Disk, OpenOptions, ReadRequest};
 
 use crate::server::{Misdeeds, SIZE, Server, bytes_at, read_all};
 

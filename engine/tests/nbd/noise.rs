@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use imgx_engine::base::{ByteOffset, Result};
-use imgx_engine::block::{Disk, OpenOptions, Patience, ReadAt};
+use imgx_engine::base::{ByteOffset, ReadAt, Result};
+use imgx_engine::block::{Disk, OpenOptions, Patience};
 use imgx_fixtures::nbd::{BITMAP, SIZE, Session, serve};
 use imgx_fixtures::pattern::Random;
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use imgx_engine::base::{ByteOffset, Result};
-use imgx_engine::block::{Disk, OpenOptions, Patience, ReadAt};
+use imgx_engine::base::{ByteOffset, ReadAt, Result};
+use imgx_engine::block::{Disk, OpenOptions, Patience};
 
 pub const SIZE: u64 = 1 << 20;
 pub const INFO: u32 = 3;

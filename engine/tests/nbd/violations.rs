@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use imgx_engine::base::{ByteOffset, ByteRange, ErrorKind, Silent};
-use imgx_engine::block::{BufferPool, ExtentKind, ReadAt, ReadRequest};
+use imgx_engine::base::{ByteOffset, ByteRange, ErrorKind, ReadAt, Silent};
+use imgx_engine::block::{BufferPool, ExtentKind, ReadRequest};
 
 use crate::server::{
     ACK, Asked, INFO, Misdeeds, Reply, SIZE, Server, answer, bytes_at, chunk, data, described,

@@ -5,8 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use imgx_engine::base::{ByteOffset, Event, Observer, Result, Silent};
-use imgx_engine::block::ReadAt;
+use imgx_engine::base::{ByteOffset, Event, Observer, ReadAt, Result, Silent};
 use imgx_engine::job::{
     Capture, CaptureOptions, CaptureReport, Effort, VerifyOptions, VerifyReport, verify,
 };

@@ -9,8 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use imgx_engine::base::ranges::{joined, without};
-use imgx_engine::base::{ByteCount, ByteOffset, ByteRange, Result};
-use imgx_engine::block::ReadAt;
+use imgx_engine::base::{ByteCount, ByteOffset, ByteRange, ReadAt, Result};
 use imgx_engine::fs::{FileId, FileType, Filesystem, InUse, Numbered, Part};
 
 /// Of larger files only the ends are read.

@@ -5,8 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use imgx_engine::base::ByteOffset;
-use imgx_engine::block::{Disk, OpenOptions, ReadAt};
+use imgx_engine::base::{ByteOffset, ReadAt};
+use imgx_engine::block::{Disk, OpenOptions};
 use imgx_engine::volume::{self, DiskLayout, probe};
 use imgx_fixtures::loopdev::LoopDevice;
 use imgx_fixtures::lvm::{self, Logical, linear, striped};

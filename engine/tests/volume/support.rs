@@ -5,8 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use imgx_engine::base::{ByteCount, ByteOffset, ByteRange, Error, Result};
-use imgx_engine::block::ReadAt;
+use imgx_engine::base::{ByteCount, ByteOffset, ByteRange, Error, ReadAt, Result};
 use imgx_engine::volume::{DiskLayout, Volume};
 
 /// A disk in a file.

@@ -4,8 +4,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use imgx_engine::base::bytes::is_zero;
-use imgx_engine::base::{BlockSize, ByteOffset, Result};
-use imgx_engine::block::{Disk, OpenOptions, ReadAt};
+use imgx_engine::base::{BlockSize, ByteOffset, ReadAt, Result};
+use imgx_engine::block::{Disk, OpenOptions};
 use imgx_engine::store::frame::{Frame, Member};
 use imgx_engine::store::{Compression, Decoder, DigestKeys, Encoder, FrameKind};
 use xxhash_rust::xxh3::xxh3_64;

@@ -8,8 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use imgx_engine::base::{ByteOffset, ByteRange, Error, ErrorContext, ErrorKind, Result};
-use imgx_engine::block::{Disk, ExtentKind, OpenOptions, ReadAt};
+use imgx_engine::base::{ByteOffset, ByteRange, Error, ErrorContext, ErrorKind, ReadAt, Result};
+use imgx_engine::block::{Disk, ExtentKind, OpenOptions};
 use imgx_fixtures::pattern::MixedDisk;
 use serde_json::{Value, json};
 

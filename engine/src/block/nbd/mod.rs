@@ -37,7 +37,7 @@ use self::socket::{Line, Stop};
 use self::wire::LEAST_PIECE;
 use super::SourceInfo;
 use super::files::index;
-use super::window::check_range;
+use crate::base::check_range;
 use crate::base::{ByteOffset, Error, ErrorContext, ErrorKind, Observer, Result, limits};
 use crate::sys::{Buffer, BufferPool, Completion};
 
@@ -258,7 +258,7 @@ impl NbdExport {
         result.map(|_| buffer)
     }
 
-    /// As [`super::ReadAt::read_exact_at`].
+    /// As [`crate::base::ReadAt::read_exact_at`].
     pub(super) fn read_exact_at(&self, offset: ByteOffset, buffer: &mut [u8]) -> Result<()> {
         check_range(self.info.size, offset, buffer.len())?;
         let read = self.read(offset.0, buffer);

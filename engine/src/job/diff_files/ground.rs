@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use crate::base::ranges::{common, joined, touches};
-use crate::base::{ByteCount, ByteOffset, ByteRange, Observer, Result};
-use crate::block::ReadAt;
+use crate::base::{ByteCount, ByteOffset, ByteRange, Observer, ReadAt, Result};
 use crate::job::files::each_place;
 use crate::store::difference::Differences;
 use crate::store::{ImageReader, difference};

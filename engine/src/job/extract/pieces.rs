@@ -3,8 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::base::limits::MAX_IO_SIZE;
-use crate::base::{ByteOffset, ByteRange, Error, Result};
-use crate::block::ReadAt;
+use crate::base::{ByteOffset, ByteRange, Error, ReadAt, Result};
 use crate::fs::{Extent, FileContent, Place};
 
 /// Bytes that direct writes are multiples of, in place, length and memory: enough for all sectors.

@@ -5,8 +5,7 @@ use std::collections::hash_map::Entry;
 use std::ops::ControlFlow;
 
 use crate::base::limits::MAX_EXTRACTED;
-use crate::base::{Error, ErrorKind, Observer, Result};
-use crate::block::ReadAt;
+use crate::base::{Error, ErrorKind, Observer, ReadAt, Result};
 use crate::fs::{Extent, FileId, FileType, Filesystem, Place};
 use crate::job::files::{Descend, Found, OpenVolume, Visited, Walk};
 

@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::base::ByteRange;
 use crate::base::limits::MAX_DISKS;
-use crate::base::{Error, ErrorKind, Result};
-use crate::block::{Joined, ReadAt};
+use crate::base::{ByteRange, Error, ErrorKind, ReadAt, Result};
+use crate::block::Joined;
 use crate::volume::{self, DiskLayout, Volume};
 
 /// Bytes between two disks that are read as one, so that no table reaches from one into the next.

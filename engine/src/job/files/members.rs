@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::base::{Error, ErrorKind, Result};
-use crate::block::ReadAt;
+use crate::base::{Error, ErrorKind, ReadAt, Result};
 use crate::fs::{self, DeviceOf};
 use crate::volume::{self, Volume};
 

@@ -8,9 +8,8 @@ mod grid;
 mod regions;
 
 use self::grid::{Grid, State};
-use crate::base::{BlockIndex, limits};
+use crate::base::{BlockIndex, ReadAt, limits};
 use crate::base::{BlockSize, ByteCount, ByteRange, Error, Observer, Result};
-use crate::block::ReadAt;
 use crate::store::difference::Differences;
 use crate::store::memo::Sums;
 use crate::store::node::{BadSectors, SECTOR};

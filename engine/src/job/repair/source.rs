@@ -5,8 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use crate::base::ranges::joined;
-use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Phase, Progress, Result, Silent};
-use crate::block::{Chunk, Disk, ExtentKind, OpenOptions, ReadAt};
+use crate::base::{
+    ByteRange, Error, ErrorKind, Event, Observer, Phase, Progress, ReadAt, Result, Silent,
+};
+use crate::block::{Chunk, Disk, ExtentKind, OpenOptions};
 use crate::job::pipeline::{Pipeline, worker_threads};
 use crate::store::mend::Listed;
 use crate::store::repository::Image;

@@ -1,8 +1,8 @@
 //! What lies on a larger target behind the image: cut off a file; on a device, wiped where it
 //! would be taken for something, and left alone elsewhere.
 
-use crate::base::{ByteCount, ByteOffset, ByteRange, Error, Result};
-use crate::block::{ReadAt, Target, WriteAt};
+use crate::base::{ByteCount, ByteOffset, ByteRange, Error, ReadAt, Result, WriteAt};
+use crate::block::Target;
 use crate::volume::{GptMove, Leftover, leftovers};
 
 /// What becomes of it.

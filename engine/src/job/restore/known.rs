@@ -9,8 +9,7 @@ use std::collections::BTreeSet;
 
 use super::runs::Runs;
 use crate::base::limits::KNOWN_SAMPLES;
-use crate::base::{BlockIndex, BlockSize, ByteRange, ChangeMap, Granule, Result, Silent};
-use crate::block::ReadAt;
+use crate::base::{BlockIndex, BlockSize, ByteRange, ChangeMap, Granule, ReadAt, Result, Silent};
 use crate::store::difference::Differences;
 use crate::store::digest::random_bytes;
 use crate::store::memo::Sums;

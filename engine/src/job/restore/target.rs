@@ -8,8 +8,8 @@ use std::path::{Component, Path};
 
 use super::Space;
 use super::own;
-use crate::base::{ByteCount, Error, ErrorKind, Result};
-use crate::block::{FileMode, NbdUri, ReadAt, SourceInfo, SourceKind, Target};
+use crate::base::{ByteCount, Error, ErrorKind, ReadAt, Result};
+use crate::block::{FileMode, NbdUri, SourceInfo, SourceKind, Target};
 use crate::store::Repository;
 use crate::store::node::SECTOR;
 use crate::store::repository::Image;

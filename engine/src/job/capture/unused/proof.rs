@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Search, holds_volumes, places};
 use crate::base::ranges::{common, joined, touches, without};
 use crate::base::{
-    BlockIndex, ByteCount, ByteOffset, ByteRange, Error, ErrorKind, Observer, Result,
+    BlockIndex, ByteCount, ByteOffset, ByteRange, Error, ErrorKind, Observer, ReadAt, Result,
 };
-use crate::block::{Cached, ReadAt};
+use crate::block::Cached;
 use crate::fs::{self, FileId, FileType, Filesystem, Part, Place};
 use crate::job::files::{Descend, Found, LastLink, Visited, Walk, list_sorted, resolve};
 use crate::store::tree::TreeVisitor;

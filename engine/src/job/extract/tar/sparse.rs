@@ -7,8 +7,7 @@ use std::ops::ControlFlow;
 
 use super::content::Copier;
 use crate::base::limits::MAX_ARCHIVED_STRETCHES;
-use crate::base::{ByteRange, Error, Result};
-use crate::block::ReadAt;
+use crate::base::{ByteRange, Error, ReadAt, Result};
 use crate::fs::{Extent, FileContent, Place};
 
 /// Bytes of an archive's blocks.

@@ -1,0 +1,32 @@
+//! Volumes: what partition tables and superblocks say that a disk holds.
+//!
+//! [`probe`] reads a disk's layout for an image's manifest; [`plan_gpt_move`] makes a GPT right
+//! on a larger disk. All of it is hostile ground: the bytes may be damaged or made to harm, so
+//! nothing here panics, every loop and allocation has a limit, and bad content ends in a note,
+//! never in an error.
+#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::as_conversions)]
+
+mod extent;
+mod gpt;
+mod layout;
+mod leftover;
+mod lvm;
+mod mbr;
+mod md;
+mod open;
+mod probe;
+mod relocate;
+mod segment;
+mod signature;
+mod stacked;
+mod text;
+mod types;
+
+pub use layout::{Content, DiskLayout, PartitionTable, Volume};
+pub use leftover::{Leftover, leftovers};
+pub use lvm::PHYSICAL as PHYSICAL_VOLUME;
+pub use open::open;
+pub use probe::probe;
+pub use relocate::{GptMove, plan_gpt_move};
+pub use segment::Segment;
+pub use stacked::stacked;
