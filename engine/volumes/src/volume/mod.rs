@@ -8,6 +8,7 @@
 
 mod extent;
 mod gpt;
+mod layer;
 mod layout;
 mod leftover;
 mod lvm;
@@ -22,6 +23,7 @@ mod stacked;
 mod text;
 mod types;
 
+pub use layer::Layer;
 pub use layout::{Content, DiskLayout, PartitionTable, Volume};
 pub use leftover::{Leftover, leftovers};
 pub use lvm::PHYSICAL as PHYSICAL_VOLUME;
