@@ -10,6 +10,7 @@ pub mod error;
 pub mod event;
 pub mod fields;
 pub mod limits;
+pub mod parity;
 pub mod path;
 pub mod ranges;
 mod read_at;

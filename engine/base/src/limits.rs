@@ -198,6 +198,8 @@ pub const MAX_REPARSE: u64 = 16 * 1024;
 pub const MAX_LINKED_DEPTH: usize = 256;
 /// Folders of an NTFS's own at most.
 pub const MAX_OWN_FOLDERS: usize = 4096;
+/// Bytes of all members of a RAID that are held at most to compute what is missing.
+pub const MAX_REBUILT_AT_ONCE: usize = 32 * 1024 * 1024;
 /// Chunks of one btrfs at most: a million of the usual GiB.
 pub const MAX_CHUNKS: usize = 1 << 20;
 /// Bytes that one compressed extent of btrfs holds at most; Linux makes them of 128 KiB.

@@ -1,6 +1,6 @@
 //! A piece of a disk, read with every range checked.
 
-use crate::base::{ByteOffset, ReadAt, Result};
+use crate::base::{ByteCount, ByteOffset, ReadAt, Result, check_range};
 
 /// `length` bytes of `disk` from `start`, never beyond the disk's end.
 #[derive(Clone, Copy)]
@@ -63,5 +63,20 @@ impl<'a> Extent<'a> {
     fn place(&self, offset: u64, length: usize) -> Option<ByteOffset> {
         let end = offset.checked_add(u64::try_from(length).ok()?)?;
         (end <= self.length).then(|| ByteOffset(self.start.saturating_add(offset)))
+    }
+}
+
+impl ReadAt for Extent<'_> {
+    fn size(&self) -> ByteCount {
+        ByteCount(self.length)
+    }
+
+    fn read_exact_at(&self, offset: ByteOffset, buffer: &mut [u8]) -> Result<()> {
+        check_range(self.size(), offset, buffer.len())?;
+        self.disk.read_exact_at(ByteOffset(self.start.saturating_add(offset.0)), buffer)
+    }
+
+    fn reach(&self, offset: ByteOffset) -> u64 {
+        self.disk.reach(ByteOffset(self.start.saturating_add(offset.0)))
     }
 }

@@ -13,7 +13,7 @@ mod layout;
 mod leftover;
 mod lvm;
 mod mbr;
-mod md;
+pub mod md;
 mod open;
 mod probe;
 mod relocate;

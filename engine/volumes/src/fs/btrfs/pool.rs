@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::chunk::{Chunk, ChunkMap, Layout, Piece};
 use super::device::{Devices, Proof};
 use super::node::{Node, NodeForm, Pointer};
-use super::parity::{self, Recovery};
+use super::parity::of_mirror;
 use super::units::{Logical, bytes, index};
-use crate::base::{Error, Result, limits};
+use crate::base::{Error, Result, limits, parity};
 use crate::fs::recent::Recent;
 
 /// Bytes of nodes that [`limits::CACHED_FS_BLOCKS`] counts as one.
@@ -119,7 +119,7 @@ impl Pool {
             return Err(none());
         };
         let data = chunk.data_stripes();
-        let way = Recovery::of_mirror(mirror, wanted, (data, parities)).ok_or_else(none)?;
+        let way = of_mirror(mirror, wanted, (data, parities)).ok_or_else(none)?;
         let piece = chunk.piece(at, 0).ok_or_else(none)?;
         let (part, _) = split(buffer, piece.length);
         part.fill(0);

@@ -1,13 +1,14 @@
 //! Containers of other volumes: LUKS, Linux RAID, LVM2, ZFS and BIOS RAID.
 //!
-//! LUKS: "LUKS1 On-Disk Format" 1.2.3 and "LUKS2 On-Disk Format" 1.1. md: the kernel's
-//! `include/uapi/linux/raid/md_p.h`. LVM2: `lib/format_text/layout.h` of LVM2. ZFS: "ZFS On-Disk
+//! LUKS: "LUKS1 On-Disk Format" 1.2.3 and "LUKS2 On-Disk Format" 1.1. md: `volume::md`.
+//! LVM2: `lib/format_text/layout.h` of LVM2. ZFS: "ZFS On-Disk
 //! Specification", chapter 1. BIOS RAID: util-linux `libblkid/src/superblocks/*_raid.c`.
 
 use super::super::layout::{Content, Notes};
-use super::super::text::{label, uuid};
+use super::super::md;
+use super::super::text::label;
 use super::Subject;
-use crate::base::fields::{array, has, le32, le64, slice, u8_at};
+use crate::base::fields::{has, le32, le64, slice, u8_at};
 
 /// LUKS1 and LUKS2.
 pub(super) fn luks(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
@@ -32,50 +33,17 @@ pub(super) fn luks_second_header(subject: &Subject<'_>, notes: &mut Notes) -> Op
     Some(Content::new("luks").label(name).uuid(slice(block, 168, 40).and_then(label)))
 }
 
-const MD_MAGIC: [u8; 4] = [0xfc, 0x4e, 0x2b, 0xa9];
-const MD: &str = "md raid member";
-
-/// A member of a Linux RAID: superblock version 1.1 at the start, 1.2 at 4 KiB, 1.0 some 8 KiB
-/// before the end, 0.90 some 64 KiB before the end.
+/// A member of a Linux RAID, even if its superblock is damaged.
 pub(super) fn md(subject: &Subject<'_>, notes: &mut Notes) -> Option<Content> {
-    let at_head = [0, 4096]
-        .iter()
-        .find_map(|at| md_version_1(subject.head.get(*at..)?, u64::try_from(*at).ok()?));
-    at_head.or_else(|| md_at_end(subject, notes))
-}
-
-fn md_at_end(subject: &Subject<'_>, notes: &mut Notes) -> Option<Content> {
-    let size = subject.extent.length();
-    let near_end = size.checked_sub(8192).map(|place| place & !4095);
-    if let Some(place) = near_end
-        && let Some(block) = subject.read(place, 256, notes)
-        && let Some(content) = md_version_1(&block, place)
-    {
-        return Some(content);
-    }
-    let place = (size & !65535).checked_sub(65536)?;
-    let block = subject.read(place, 4096, notes)?;
-    if !has(&block, 0, &MD_MAGIC) || le32(&block, 4)? != 0 || le32(&block, 8)? > 91 {
-        return None;
-    }
-    // Version 0.90 keeps its UUID in four words that do not follow one another.
-    let words =
-        [array::<4>(&block, 20)?, array(&block, 52)?, array(&block, 56)?, array(&block, 60)?];
-    let mut id = [0; 16];
-    for (into, word) in id.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-        // Its words are numbers: they are read in the machine's order and printed as they are.
-        *into = u32::from_le_bytes(word).to_be_bytes();
-    }
-    Some(Content::new(MD).uuid(uuid(&id)))
-}
-
-/// A version-1 superblock that says it stands at byte `place`.
-fn md_version_1(block: &[u8], place: u64) -> Option<Content> {
-    let fits = has(block, 0, &MD_MAGIC)
-        && le32(block, 4)? == 1
-        && le64(block, 144)?.checked_mul(512)? == place;
-    let id = array(block, 16).and_then(|id| uuid(&id));
-    fits.then(|| Content::new(MD).label(slice(block, 32, 32).and_then(label)).uuid(id))
+    let found = match md::find(&subject.extent) {
+        Ok(found) => found?,
+        Err(error) => {
+            notes.add(format!("{}: a part of it cannot be read: {error}", subject.name));
+            return None;
+        }
+    };
+    let uuid = found.superblock.uuid();
+    Some(Content::new(md::MEMBER).label(found.superblock.label).uuid(uuid))
 }
 
 /// An LVM2 physical volume: its label is in one of the first four sectors.
