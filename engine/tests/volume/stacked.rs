@@ -10,6 +10,7 @@ use imgx_engine::block::{Disk, OpenOptions};
 use imgx_engine::volume::{self, DiskLayout, probe};
 use imgx_fixtures::loopdev::LoopDevice;
 use imgx_fixtures::lvm::{self, Logical, linear, striped};
+use imgx_fixtures::md::{Metadata, Plan};
 use imgx_fixtures::{mkfs, tool};
 
 const MIB: u64 = 1 << 20;
@@ -106,81 +107,81 @@ fn logical_volumes_are_where_lvm_says() {
     assert!(why.contains("on another disk"), "{why}");
 }
 
-/// A superblock of version 1 for a mirror of two, its data from byte 1 MiB.
-fn superblock(place: u64, role: u16, events: u64, features: u32) -> Vec<u8> {
-    let mut block = vec![0; 260];
-    let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, &0xa92b_4efc_u32.to_le_bytes());
-    put(4, &1_u32.to_le_bytes());
-    put(8, &features.to_le_bytes());
-    put(16, &[7; 16]);
-    put(32, b"host:mirror");
-    put(72, &1_u32.to_le_bytes());
-    put(80, &(16 * MIB / 512).to_le_bytes());
-    put(92, &2_u32.to_le_bytes());
-    put(128, &(MIB / 512).to_le_bytes());
-    put(136, &(16 * MIB / 512).to_le_bytes());
-    put(144, &(place / 512).to_le_bytes());
-    put(168, &[9; 16]);
-    put(200, &events.to_le_bytes());
-    put(208, &u64::MAX.to_le_bytes());
-    put(220, &2_u32.to_le_bytes());
-    put(256, &role.to_le_bytes());
-    put(258, &1_u16.to_le_bytes());
-    let words =
-        block.chunks(4).map(|word| u64::from(u32::from_le_bytes(word.try_into().expect("4"))));
-    let sum: u64 = words.sum();
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    block[216..220].copy_from_slice(&sum.to_le_bytes()[..4]);
-    block
+/// Where the test's two members are, each of so many bytes.
+const MEMBERS: [u64; 2] = [MIB, 21 * MIB];
+const MEMBER: u64 = 20 * MIB;
+
+/// Puts superblocks onto the members of a mirror: each an events count, a feature map, and the
+/// roles of both devices.
+fn sign(path: &Path, metadata: Metadata, said: [(u64, u32, [u16; 2]); 2]) {
+    let file = fs::File::options().write(true).open(path).expect("opened");
+    for ((number, start), (events, features, roles)) in (0..).zip(MEMBERS).zip(said) {
+        let data = vec![16 * MIB; 2];
+        let plan = Plan { metadata, events, features, members: data, ..Plan::new(1, 0, 4096, 2) };
+        let mut bytes = vec![0; usize::try_from(MEMBER).expect("small")];
+        // What it holds says which member it is.
+        let start_of_data = usize::try_from(plan.data_start()).expect("small");
+        bytes[start_of_data..start_of_data + (16 << 20)].fill(number + 1);
+        plan.sign(&mut bytes, number.into(), number.into(), &roles);
+        file.write_all_at(&bytes, start).expect("written");
+    }
+}
+
+/// The last byte of the one array there is, or why it is not read.
+fn read_mirror(path: &Path, name: &str) -> Result<u8, String> {
+    let (disk, layout) = open(path);
+    let arrays = layout.volumes.iter().filter(|volume| volume.name.starts_with("md/"));
+    assert_eq!(arrays.map(|volume| volume.name.as_str()).collect::<Vec<_>>(), [name]);
+    let volume = layout.find(name).expect("it is listed");
+    let array = volume::open(&disk, volume).map_err(|error| error.to_string())?;
+    assert_eq!(array.size().0, 16 * MIB);
+    let mut bytes = [0];
+    array.read_exact_at(ByteOffset(16 * MIB - 1), &mut bytes).expect("read");
+    Ok(bytes[0])
 }
 
 #[test]
-fn an_array_is_read_from_its_newest_sound_member() {
-    for tool in ["mdadm", "sfdisk"] {
-        if !tool::have(tool) {
-            println!("skipped: no {tool}");
-            return;
-        }
+fn a_mirror_is_read_from_a_member_that_is_sound() {
+    if !tool::have("sfdisk") {
+        println!("skipped: no sfdisk");
+        return;
     }
     let folder = tempfile::tempdir().expect("made");
     let path = folder.path().join("disk");
     mkfs::blank(&path, 42 * MIB).expect("made");
     mkfs::sfdisk(&path, "label: gpt\nstart=1M, size=20M\nstart=21M, size=20M\n").expect("made");
-    let file = fs::File::options().write(true).open(&path).expect("opened");
-    let starts = [MIB, 21 * MIB];
-    for (start, byte) in starts.iter().zip([1_u8, 2]) {
-        file.write_all_at(&vec![byte; 16 << 20], start + MIB).expect("written");
-    }
-    let write = |newer: usize, roles: [u16; 2], features: [u32; 2]| {
-        for (number, start) in starts.iter().enumerate() {
-            let events = if number == newer { 20 } else { 10 };
-            let block = superblock(4096, roles[number], events, features[number]);
-            file.write_all_at(&block, start + 4096).expect("written");
+    let both = [0, 1];
+    for metadata in [Metadata::V1Behind, Metadata::V1Start, Metadata::V1End, Metadata::V0] {
+        let name = if metadata == Metadata::V0 { "md/7" } else { "md/fixture" };
+        let read = |said| {
+            sign(&path, metadata, said);
+            read_mirror(&path, name)
+        };
+        assert_eq!(read([(20, 0, both), (20, 0, both)]), Ok(1), "{metadata:?}");
+        assert_eq!(read([(20, 0, both), (10, 0, both)]), Ok(1), "{metadata:?}");
+        assert_eq!(read([(10, 0, both), (20, 0, both)]), Ok(2), "{metadata:?}");
+        // A spare's count does not count.
+        let spare = [0xffff, 1];
+        assert_eq!(read([(30, 0, spare), (20, 0, spare)]), Ok(2), "{metadata:?}");
+        let failed = read([(20, 0, [0xfffe, 0xffff]), (20, 0, [0xfffe, 0xffff])]);
+        assert!(failed.is_err_and(|why| why.contains("no active member")), "{metadata:?}");
+        if metadata != Metadata::V0 {
+            assert_eq!(read([(20, 2, both), (20, 0, both)]), Ok(2), "one is being rebuilt");
+            let none = read([(20, 2, both), (20, 2, both)]).expect_err("neither is whole");
+            assert!(none.contains("no member holds all of it"), "{none}");
         }
-        let (disk, layout) = open(&path);
-        volume::open(&disk, layout.find("md/mirror").expect("it is listed")).map(|array| {
-            let mut bytes = [0; 16];
-            array.read_exact_at(ByteOffset(16 * MIB - 16), &mut bytes).expect("read");
-            assert_eq!(array.size().0, 16 * MIB);
-            bytes[0]
-        })
-    };
-    assert_eq!(write(0, [0, 1], [0, 0]).expect("read"), 1);
-    assert_eq!(write(1, [0, 1], [0, 0]).expect("read"), 2);
-    assert_eq!(write(1, [0, 0xffff], [0, 0]).expect("the other is a spare"), 1);
-    assert_eq!(write(1, [0, 1], [0, 2]).expect("the other is not rebuilt"), 1);
-    let none = write(1, [0xfffe, 0xffff], [0, 0]).expect_err("none is fit").to_string();
-    assert!(none.contains("spare or faulty"), "{none}");
-
-    // The superblock above is as mdadm would have it.
-    let member = folder.path().join("member");
-    let mut bytes = vec![0; 20 << 20];
-    bytes[4096..4096 + 260].copy_from_slice(&superblock(4096, 0, 10, 0));
-    fs::write(&member, bytes).expect("written");
-    let told = tool::run("mdadm", &["--examine", member.to_str().expect("plain")]);
-    let told = told.expect("mdadm takes it");
-    for word in ["host:mirror", "raid1", "- correct", "Version : 1.2"] {
-        assert!(told.contains(word), "no '{word}': {told}");
     }
+}
+
+#[test]
+fn an_array_of_another_level_is_listed_and_not_read() {
+    let folder = tempfile::tempdir().expect("made");
+    let path = folder.path().join("disk");
+    let plan = Plan::new(5, 2, 64 * 1024, 3);
+    let content = vec![1; usize::try_from(plan.size()).expect("small")];
+    fs::write(&path, &plan.write(&content)[0]).expect("written");
+    let (disk, layout) = open(&path);
+    let array = layout.find("md/fixture").expect("it is listed");
+    let why = volume::open(&disk, array).err().expect("it is not read").to_string();
+    assert!(why.contains("RAID5"), "{why}");
 }

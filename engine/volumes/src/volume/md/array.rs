@@ -7,6 +7,7 @@ use super::geometry::Geometry;
 use super::member::Member;
 use super::members::{Chosen, Refused, called, choose};
 use super::superblock::{Level, Superblock};
+use super::whole_rows::WholeRows;
 use crate::base::{
     ByteCount, ByteOffset, ByteRange, Error, ErrorKind, ReadAt, Result, check_range,
 };
@@ -23,6 +24,7 @@ pub struct Array {
     refused: Vec<Refused>,
     /// Bytes of each member up to which parity is known to be right.
     pub(super) parity_end: u64,
+    pub(super) whole_rows: WholeRows,
     size: u64,
 }
 
@@ -56,7 +58,8 @@ impl Array {
         let Chosen { newest, members, refused } = chosen;
         let parity_end = newest.in_sync.unwrap_or(u64::MAX);
         let size = geometry.size();
-        Ok(Self { newest, geometry, members, refused, parity_end, size })
+        let whole_rows = WholeRows::default();
+        Ok(Self { newest, geometry, members, refused, parity_end, whole_rows, size })
     }
 
     /// What the newest member says of the array.
@@ -181,6 +184,10 @@ fn spare(chosen: &Chosen, geometry: &Geometry) -> Result<(), String> {
             let count = u64::try_from(members.len()).unwrap_or(u64::MAX);
             let is_there = |role: usize| members.get(role).is_some_and(is_whole);
             let is_lost = |chunk: &u64| !mirrors.roles(*chunk).any(is_there);
+            let there = members.len().saturating_sub(missing);
+            if there.saturating_mul(mirrors.copies()) < members.len() {
+                return Err(format!("; {there} cannot hold all of it"));
+            }
             return match (0..count).find(is_lost) {
                 None => Ok(()),
                 Some(chunk) => {

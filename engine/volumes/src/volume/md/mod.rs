@@ -17,6 +17,7 @@ mod rows;
 mod superblock;
 mod version_0;
 mod version_1;
+mod whole_rows;
 mod zones;
 
 pub use array::Array;

@@ -23,7 +23,8 @@ impl Array {
     pub(super) fn read(&self, at: u64, buffer: &mut [u8]) -> Result<()> {
         let mut at = at;
         for block in buffer.chunks_mut(limits::MAX_IO_SIZE) {
-            let (mut sound, missing) = self.plan(at, block.len())?;
+            let (mut sound, mut missing) = self.plan(at, block.len())?;
+            self.fill_whole_rows(&mut sound, &mut missing, block);
             if !missing.is_empty() {
                 self.fill_missing(at, &missing, &mut sound, block)?;
             }

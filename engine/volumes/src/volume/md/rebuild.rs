@@ -26,12 +26,7 @@ impl Array {
         let (start, length) = span;
         let columns = self.columns(rows, start, length);
         let mut read = |role: usize, at: u64, buffer: &mut [u8]| {
-            let column = columns.get(role).and_then(Option::as_ref);
-            let from = usize::try_from(at.saturating_sub(start)).unwrap_or(usize::MAX);
-            let part = column.and_then(|column| column.get(from..)?.get(..buffer.len()));
-            let part = part.ok_or_else(|| Error::new(ErrorKind::Io, "it cannot be read"))?;
-            buffer.copy_from_slice(part);
-            Ok(())
+            read_column(&columns, start, (role, at), buffer)
         };
         for want in missing {
             let Some(part) = block.get_mut(want.within.clone()) else { continue };
@@ -64,7 +59,7 @@ impl Array {
     }
 
     /// `length` bytes from byte `start` of each member that has them.
-    fn columns(&self, rows: &Rows, start: u64, length: usize) -> Vec<Option<Vec<u8>>> {
+    pub(super) fn columns(&self, rows: &Rows, start: u64, length: usize) -> Vec<Option<Vec<u8>>> {
         let column = |role: usize| {
             let mut column = vec![0; length];
             self.read_member(role, start, &mut column).is_ok().then_some(column)
@@ -123,6 +118,22 @@ impl Array {
         way.recovery.solve(way.wanted, buffer, &second);
         Ok(())
     }
+}
+
+/// Fills `buffer` from what was read of each member from byte `start`: with that of the member of
+/// `role` from byte `at`.
+pub(super) fn read_column(
+    columns: &[Option<Vec<u8>>],
+    start: u64,
+    (role, at): (usize, u64),
+    buffer: &mut [u8],
+) -> Result<()> {
+    let column = columns.get(role).and_then(Option::as_ref);
+    let from = usize::try_from(at.saturating_sub(start)).unwrap_or(usize::MAX);
+    let part = column.and_then(|column| column.get(from..)?.get(..buffer.len()));
+    let part = part.ok_or_else(|| Error::new(ErrorKind::Io, "it cannot be read"))?;
+    buffer.copy_from_slice(part);
+    Ok(())
 }
 
 /// How one column of a row is computed.

@@ -137,6 +137,34 @@ impl Rows {
         self.disks
     }
 
+    /// Bytes of a row's data, and of all its columns.
+    pub(super) fn row_sizes(&self) -> (usize, usize) {
+        let bytes = |columns: usize| self.column_length().saturating_mul(columns);
+        (bytes(self.data), bytes(self.disks))
+    }
+
+    /// Bytes that each member has of a row.
+    pub(super) fn column_length(&self) -> usize {
+        usize::try_from(self.chunk).unwrap_or(usize::MAX)
+    }
+
+    /// The row that is at byte `at` of each member.
+    pub(super) fn number(&self, at: u64) -> Option<u64> {
+        at.checked_div(self.chunk)
+    }
+
+    /// First byte of row `number` on each member.
+    pub(super) fn start(&self, number: u64) -> u64 {
+        number.saturating_mul(self.chunk)
+    }
+
+    /// Whether the member of `role` holds data of row `number`.
+    pub(super) fn is_data(&self, number: u64, role: usize) -> bool {
+        let is_parity =
+            |parities: Parities| role == parities.first || Some(role) == parities.second;
+        self.parities(number).is_some_and(|parities| !is_parity(parities))
+    }
+
     /// Columns that the second parity counts.
     pub(super) fn counted(&self) -> usize {
         if self.layout.counts_all { self.disks } else { self.data }
@@ -227,7 +255,11 @@ impl Rows {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::indexing_slicing, reason = "a test may panic")]
+    #![allow(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "a test may panic"
+    )]
 
     use super::*;
 
