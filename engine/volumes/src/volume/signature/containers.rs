@@ -38,7 +38,10 @@ pub(super) fn md(subject: &Subject<'_>, notes: &mut Notes) -> Option<Content> {
     let found = match md::find(&subject.extent) {
         Ok(found) => found?,
         Err(error) => {
-            notes.add(format!("{}: a part of it cannot be read: {error}", subject.name));
+            // That its first bytes cannot be read was said already.
+            if subject.extent.read(0, 8192).is_ok() {
+                notes.add(format!("{}: a part of it cannot be read: {error}", subject.name));
+            }
             return None;
         }
     };
