@@ -9,7 +9,7 @@ use crate::base::{Error, Result, limits};
 /// Bytes that are read by themselves where a larger read failed.
 const GRAIN: u64 = 4096;
 /// Bytes of a member between two stretches that are read rather than passed over.
-const GAP: u64 = 64 * 1024;
+const GAP: u64 = 16 * 1024;
 
 /// A stretch of a member and where in the request it belongs.
 #[derive(Debug, Clone)]
