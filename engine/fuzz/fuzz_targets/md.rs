@@ -55,7 +55,8 @@ fn mend(bytes: &mut [u8], place: usize) {
     }
     block[152..156].fill(0);
     let is_big = block[0] == 0xa9;
-    let word = |word: &[u8; 4]| if is_big { u32::from_be_bytes(*word) } else { u32::from_le_bytes(*word) };
+    let word =
+        |word: &[u8; 4]| if is_big { u32::from_be_bytes(*word) } else { u32::from_le_bytes(*word) };
     let sum: u64 = block.as_chunks::<4>().0.iter().map(|bytes| u64::from(word(bytes))).sum();
     let sum = (sum as u32).wrapping_add((sum >> 32) as u32);
     let sum = if is_big { sum.to_be_bytes() } else { sum.to_le_bytes() };
