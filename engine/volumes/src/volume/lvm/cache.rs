@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::persistent::{Metadata, Superblock};
 use crate::base::fields::{le32, le64};
-use crate::base::{ByteOffset, Error, ErrorKind, ReadAt, Result};
+use crate::base::{ByteOffset, Error, ErrorKind, Result};
 use crate::volume::layer::Layer;
 
 const SUPERBLOCK: Superblock =
-    Superblock { place: "cache's superblock", magic: 6_142_003, salt: 9_031_977, versions: 1..=2 };
+    Superblock { place: "cache's superblock", magic: 0o6_142_003, salt: 9_031_977, versions: 1..=2 };
 const CLEAN_SHUTDOWN: u32 = 1;
 const NEEDS_CHECK: u32 = 2;
 /// Bits of a mapping: it is in use; the volume behind lacks it.

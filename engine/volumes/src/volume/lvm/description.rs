@@ -111,11 +111,6 @@ impl Description {
         self.logical.get(*self.by_name.get(name)?)
     }
 
-    /// Whether a snapshot needs some of the blocks of the volume `name` as they are.
-    pub(super) fn is_origin(&self, name: &str) -> bool {
-        self.snapshots.values().any(|snapshot| snapshot.origin == name)
-    }
-
     /// A snapshot is a volume of its own in the text, that is never seen; its store has the name
     /// by which it is called, and is seen where its origin is, or where that is made of nothing.
     fn find_snapshots(&mut self) {

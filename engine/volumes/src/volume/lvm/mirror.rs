@@ -15,8 +15,6 @@ use crate::volume::layer::Layer;
 pub(super) enum InSync {
     /// All.
     All,
-    /// Those before this one.
-    Before(u64),
     /// Those of the regions that a log says are clean.
     Regions(Arc<Log>),
 }
@@ -26,7 +24,6 @@ impl InSync {
     fn length(&self, at: u64, length: u64) -> u64 {
         match self {
             Self::All => length,
-            Self::Before(end) => end.saturating_sub(at).min(length),
             Self::Regions(log) => log.clean(at, length),
         }
     }

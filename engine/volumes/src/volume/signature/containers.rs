@@ -9,7 +9,7 @@ use super::super::lvm::{Label, PHYSICAL};
 use super::super::md;
 use super::super::text::label;
 use super::Subject;
-use crate::base::fields::{has, le32, le64, slice, u8_at};
+use crate::base::fields::{has, slice, u8_at};
 
 /// LUKS1 and LUKS2.
 pub(super) fn luks(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
