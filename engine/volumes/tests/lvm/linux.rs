@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use imgx_volumes::base::{ErrorKind, ReadAt};
 use imgx_volumes::volume::lvm::{Group, Groups, Kind};
@@ -34,10 +34,7 @@ impl Boot {
             let mut next = || words.next().unwrap();
             (next(), (next().parse().unwrap(), next()))
         };
-        Self {
-            disks: NAMES.iter().map(disk).collect(),
-            volumes: text.lines().map(line).collect(),
-        }
+        Self { disks: NAMES.iter().map(disk).collect(), volumes: text.lines().map(line).collect() }
     }
 
     /// The groups on the disks but for those called so.
@@ -65,7 +62,7 @@ impl Boot {
 }
 
 /// The folders with what Linux made: at the first boot, shut down; at the second, cut off.
-fn boots() -> Vec<(PathBuf, Boot)> {
+static BOOTS: LazyLock<Vec<(PathBuf, Boot)>> = LazyLock::new(|| {
     let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/data/lvm");
     let folder = std::env::var_os("IMGX_VM_LVM").map_or(kept, PathBuf::from);
     let boot = |name| {
@@ -74,21 +71,20 @@ fn boots() -> Vec<(PathBuf, Boot)> {
         (folder, boot)
     };
     ["boot-1", "boot-2"].map(boot).into()
-}
+});
 
-/// Volumes that are refused, and a word of why.
-const REFUSED: [(&str, &str); 6] = [
+/// Volumes that are refused, and a word of why; the cache that Linux had shut down is not.
+const REFUSED: [(&str, &str); 5] = [
     ("vg/pool", "no bytes of its own"),
     ("vg/error", "type error"),
     ("vg/s3", "invalid"),
-    ("vg/cd", "dirty"),
     ("vg/wd", "dirty"),
     ("vg/ca", "not shut down"),
 ];
 
 #[test]
 fn every_volume_that_is_read_is_what_linux_read() {
-    for (folder, boot) in boots() {
+    for (folder, boot) in BOOTS.iter() {
         let is_first = folder.ends_with("boot-1");
         let mut read = 0;
         for group in boot.groups("") {
@@ -96,6 +92,8 @@ fn every_volume_that_is_read_is_what_linux_read() {
                 let name = format!("{}/{}", group.name(), volume.name);
                 let refused = REFUSED.iter().find(|(one, _)| *one == name);
                 let refused = refused.filter(|_| name != "vg/ca" || !is_first);
+                // Whether Linux had cleaned this one yet is not for us to say.
+                let is_cache = name == "vg/cd";
                 match (&volume.problem, refused) {
                     (None, None) => {
                         boot.compare("", &[&name]);
@@ -103,6 +101,10 @@ fn every_volume_that_is_read_is_what_linux_read() {
                     }
                     (Some(error), Some((_, why))) => {
                         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+                        assert!(error.to_string().contains(why), "{error}");
+                    }
+                    (Some(error), None) if is_cache => {
+                        let why = if is_first { "dirty" } else { "not shut down" };
                         assert!(error.to_string().contains(why), "{error}");
                     }
                     (problem, _) => panic!("{}: {name}: {problem:?}", folder.display()),
@@ -119,7 +121,7 @@ fn every_volume_that_is_read_is_what_linux_read() {
 
 #[test]
 fn kinds_are_named() {
-    let (_, boot) = boots().remove(0);
+    let (_, boot) = &BOOTS[0];
     let groups = boot.groups("");
     let group = groups.iter().find(|group| group.name() == "vg").unwrap();
     let kinds: HashMap<String, Kind> =
@@ -154,7 +156,7 @@ fn kinds_are_named() {
 fn arrays_and_mirrors_do_without_a_disk() {
     let copies = ["vg/r1t", "vg/r4", "vg/r5ls", "vg/r5la", "vg/r5rs", "vg/r5ra", "vg/r5n"];
     let parities = ["vg/r6zr", "vg/r6nr", "vg/r6nc"];
-    for (folder, boot) in boots() {
+    for (folder, boot) in BOOTS.iter() {
         if folder.ends_with("boot-2") {
             // What was being written when the machine stopped is not known to be in sync.
             continue;
@@ -178,7 +180,7 @@ fn arrays_and_mirrors_do_without_a_disk() {
 
 #[test]
 fn members_that_came_back_are_out_of_date() {
-    let (_, boot) = boots().remove(0);
+    let (_, boot) = &BOOTS[0];
     boot.compare("", &["st/st1", "st/st5"]);
     let error = |without, name: &str| {
         let group = boot.groups(without).into_iter().find(|group| group.name() == "st").unwrap();

@@ -16,6 +16,7 @@ use imgx_volumes::volume::lvm::Group;
 use sha2::{Digest, Sha256};
 
 const PIECE: usize = 64 << 10;
+const ZEROS: [u8; PIECE] = [0; PIECE];
 
 /// A disk in memory, mostly zeros.
 pub struct Sparse {
@@ -35,7 +36,7 @@ impl Sparse {
             }
             let number = size / PIECE as u64;
             size += count as u64;
-            if piece.iter().any(|byte| *byte != 0) {
+            if piece != ZEROS[..count] {
                 piece.resize(PIECE, 0);
                 pieces.insert(number, piece);
             }

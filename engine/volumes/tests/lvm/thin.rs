@@ -174,7 +174,7 @@ fn a_pool_that_lvm_would_not_start_is_refused() {
         block[..4].copy_from_slice(&sum.to_le_bytes());
         disk.write(META.0, 0, &block);
         let error = disk.open("one").err().expect("it needs a check").to_string();
-        assert!(error.contains("checked first") , "{error}");
+        assert!(error.contains("checked first"), "{error}");
     }
 }
 

@@ -10,8 +10,12 @@ use crate::base::fields::{le32, le64};
 use crate::base::{ByteOffset, Error, ErrorKind, Result};
 use crate::volume::layer::Layer;
 
-const SUPERBLOCK: Superblock =
-    Superblock { place: "cache's superblock", magic: 0o6_142_003, salt: 9_031_977, versions: 1..=2 };
+const SUPERBLOCK: Superblock = Superblock {
+    place: "cache's superblock",
+    magic: 0o6_142_003,
+    salt: 9_031_977,
+    versions: 1..=2,
+};
 const CLEAN_SHUTDOWN: u32 = 1;
 const NEEDS_CHECK: u32 = 2;
 /// Bits of a mapping: it is in use; the volume behind lacks it.
@@ -44,22 +48,38 @@ pub(super) fn check_clean(metadata: Arc<dyn Layer>) -> Result<()> {
     if short(4) & CLEAN_SHUTDOWN == 0 {
         return Err(refused("its cache was not shut down: what is newest may be there alone"));
     }
-    let (mut valid, mut dirty) = (0_u64, 0_u64);
     let blocks = u64::from(short(240));
-    metadata.each_word(long(192), &mut |_, mapping| {
-        valid = valid.saturating_add(mapping & VALID);
-        dirty = dirty.saturating_add(u64::from(mapping & (VALID | DIRTY) == VALID | DIRTY));
+    let is_later = short(40) == 2;
+    // A bit for each block of the cache that is in use, since bits of others may be anything.
+    let (mut valid, mut dirty): (Vec<u64>, u64) = (Vec::new(), 0);
+    metadata.each_word(long(192), &mut |number, mapping| {
+        let word = usize::try_from(number / 64).unwrap_or(usize::MAX);
+        if number >= blocks || word > valid.len() {
+            return Err(Error::corrupt("cache", format!("{blocks} blocks"), number));
+        }
+        if word == valid.len() {
+            valid.push(0);
+        }
+        if let Some(word) = valid.get_mut(word).filter(|_| mapping & VALID != 0) {
+            *word |= 1 << (number % 64);
+        }
+        let is_dirty = !is_later && mapping & (VALID | DIRTY) == VALID | DIRTY;
+        dirty = dirty.saturating_add(u64::from(is_dirty));
         Ok(ControlFlow::Continue(()))
     })?;
-    if short(40) == 2 {
-        // Bits of blocks that there are.
+    if is_later {
+        let mut words = 0_usize;
         metadata.each_word(long(284), &mut |number, word| {
-            let left = blocks.saturating_sub(number.saturating_mul(64)).min(64);
-            let unused = u32::try_from(64_u64.saturating_sub(left)).unwrap_or(64);
-            let used = u64::MAX.checked_shr(unused).unwrap_or(0);
-            dirty = dirty.saturating_add(u64::from((word & used).count_ones()));
+            let used = usize::try_from(number).ok().and_then(|number| valid.get(number));
+            dirty =
+                dirty.saturating_add(u64::from((word & used.copied().unwrap_or(0)).count_ones()));
+            words = words.saturating_add(1);
             Ok(ControlFlow::Continue(()))
         })?;
+        if words < valid.len() {
+            let expected = format!("{} words of dirty bits", valid.len());
+            return Err(Error::corrupt("cache", expected, words));
+        }
     }
     match dirty {
         0 => Ok(()),

@@ -316,7 +316,9 @@ impl Group {
         }
         let count = u64::try_from(areas.len()).unwrap_or(u64::MAX);
         let each = length.checked_div(count).unwrap_or(0);
-        if stripe == 0 || each.checked_rem(stripe) != Some(0) || each.checked_mul(count) != Some(length)
+        if stripe == 0
+            || each.checked_rem(stripe) != Some(0)
+            || each.checked_mul(count) != Some(length)
         {
             let expected = format!("whole stripes of {stripe} bytes");
             return Err(Error::corrupt("stripes", expected, format!("{each} bytes on each")));
@@ -378,7 +380,11 @@ impl Group {
         let [SegmentText::ThinPool { metadata, data, chunk, transaction, is_waiting }] =
             segments(self.logical(name)?)?
         else {
-            return Err(Error::corrupt("thin volume", "a thin pool", format!("{name}, which is none")));
+            return Err(Error::corrupt(
+                "thin volume",
+                "a thin pool",
+                format!("{name}, which is none"),
+            ));
         };
         let expected =
             Expected { chunk: *chunk, transaction: *transaction, is_waiting: *is_waiting };

@@ -133,9 +133,9 @@ fn place(
     let Physical { id, device, start, length: most, .. } =
         group.physical.get(&area.name).ok_or(WRONG)?;
     let device = device.as_deref().unwrap_or("a disk");
-    let on = physical.get(id).ok_or_else(|| {
-        format!("its physical volume {id} ({device}) is on another disk")
-    })?;
+    let on = physical
+        .get(id)
+        .ok_or_else(|| format!("its physical volume {id} ({device}) is on another disk"))?;
     let end = area.start.checked_add(length);
     if most.is_some_and(|most| end.is_none_or(|end| end > most)) {
         return Err(format!("it reaches beyond the end of its physical volume {id}"));

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use super::layers::{clip, length_of, take};
 use crate::base::fields::{le32, le64};
 use crate::base::limits::MAX_MIRROR_REGIONS;
-use crate::base::{ByteCount, ByteOffset, ByteRange, Error, ErrorKind, ReadAt, Result, check_range};
+use crate::base::{
+    ByteCount, ByteOffset, ByteRange, Error, ErrorKind, ReadAt, Result, check_range,
+};
 use crate::volume::layer::Layer;
 
 /// Which bytes of a copy may be read.
@@ -110,7 +112,11 @@ impl Log {
         layer.read_exact_at(ByteOffset(0), &mut header)?;
         let (magic, version) = (le32(&header, 0), le32(&header, 4));
         if magic != Some(MAGIC) || !matches!(version, Some(1 | 2)) {
-            return Err(Error::corrupt("mirror's log", "MiRr of version 2", format!("{header:x?}")));
+            return Err(Error::corrupt(
+                "mirror's log",
+                "MiRr of version 2",
+                format!("{header:x?}"),
+            ));
         }
         let count = Some(region).filter(|region| *region > 0);
         let count = count.map_or(0, |region| length.div_ceil(region));

@@ -84,11 +84,9 @@ impl Metadata {
         let (said, found) = (le32(&block, 0).unwrap_or_default(), checksum(&block, salt));
         match said == found {
             true => Ok(block),
-            false => Err(Error::corrupt(
-                place(),
-                format!("checksum {said:08x}"),
-                format!("{found:08x}"),
-            )),
+            false => {
+                Err(Error::corrupt(place(), format!("checksum {said:08x}"), format!("{found:08x}")))
+            }
         }
     }
 
@@ -219,8 +217,7 @@ impl Metadata {
         let fields = || {
             let entries = usize::try_from(le32(&block, 8)?).ok()?;
             let most = usize::try_from(le32(&block, 4)?).ok()?;
-            let is_sound =
-                entries <= most && le32(&block, 12)? == 8 && le64(&block, 16)? == number;
+            let is_sound = entries <= most && le32(&block, 12)? == 8 && le64(&block, 16)? == number;
             let values = block.get(ARRAY_HEADER..)?.get(..entries.checked_mul(8)?)?;
             let words = values.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
             is_sound.then(|| words.collect())

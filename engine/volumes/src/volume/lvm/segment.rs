@@ -108,18 +108,63 @@ pub(super) struct Member {
 /// What a segment says, in bytes.
 #[derive(Debug, Clone)]
 pub(super) enum SegmentText {
-    Striped { length: u64, stripe: u64, areas: Vec<Area> },
-    Mirror { length: u64, region: u64, log: Option<String>, moved: u64, areas: Vec<Area> },
-    Raid { length: u64, level: RaidLevel, stripe: u64, members: Vec<Member>, is_reshaped: bool },
-    ThinPool { metadata: String, data: String, chunk: u64, transaction: u64, is_waiting: bool },
-    Thin { length: u64, pool: String, device: u64, external: Option<String> },
-    Snapshot { store: String, snapshot: SnapshotText },
-    Cache { length: u64, pool: String, origin: String, own: Option<CacheVolume> },
-    CachePool { metadata: String },
-    WriteCache { length: u64, store: String, origin: String },
-    Zero { length: u64 },
+    Striped {
+        length: u64,
+        stripe: u64,
+        areas: Vec<Area>,
+    },
+    Mirror {
+        length: u64,
+        region: u64,
+        log: Option<String>,
+        moved: u64,
+        areas: Vec<Area>,
+    },
+    Raid {
+        length: u64,
+        level: RaidLevel,
+        stripe: u64,
+        members: Vec<Member>,
+        is_reshaped: bool,
+    },
+    ThinPool {
+        metadata: String,
+        data: String,
+        chunk: u64,
+        transaction: u64,
+        is_waiting: bool,
+    },
+    Thin {
+        length: u64,
+        pool: String,
+        device: u64,
+        external: Option<String>,
+    },
+    Snapshot {
+        store: String,
+        snapshot: SnapshotText,
+    },
+    Cache {
+        length: u64,
+        pool: String,
+        origin: String,
+        own: Option<CacheVolume>,
+    },
+    CachePool {
+        metadata: String,
+    },
+    WriteCache {
+        length: u64,
+        store: String,
+        origin: String,
+    },
+    Zero {
+        length: u64,
+    },
     /// What is only named.
-    Named { kind: Kind },
+    Named {
+        kind: Kind,
+    },
 }
 
 /// Where the parts of a cache are within the one volume that holds both.

@@ -173,9 +173,10 @@ fn runs(store: &dyn Layer, chunk: u64) -> Result<Vec<Run>> {
         place = place.saturating_add(stride);
     }
     runs.sort_by_key(|run| run.old);
-    let twice = runs.iter().zip(runs.iter().skip(1)).find(|(one, next)| {
-        one.old.checked_add(one.count).is_none_or(|end| end > next.old)
-    });
+    let twice = runs
+        .iter()
+        .zip(runs.iter().skip(1))
+        .find(|(one, next)| one.old.checked_add(one.count).is_none_or(|end| end > next.old));
     match twice {
         Some((_, next)) => {
             let found = format!("two for chunk {}", next.old);

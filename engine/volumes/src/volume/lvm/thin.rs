@@ -14,8 +14,12 @@ use crate::base::{
 };
 use crate::volume::layer::Layer;
 
-const SUPERBLOCK: Superblock =
-    Superblock { place: "thin pool's superblock", magic: 27_022_010, salt: 160_774, versions: 1..=2 };
+const SUPERBLOCK: Superblock = Superblock {
+    place: "thin pool's superblock",
+    magic: 27_022_010,
+    salt: 160_774,
+    versions: 1..=2,
+};
 /// The pool says that its metadata have to be checked before they are used.
 const NEEDS_CHECK: u32 = 1;
 /// Bytes of what is kept of one device.
@@ -176,9 +180,9 @@ impl ReadAt for Thin {
             let own = block.checked_mul(chunk).filter(|start| *start < wanted.end);
             let Some(own) = own else { return Ok(ControlFlow::Break(())) };
             let place = u64::from_le_bytes(*value) >> TIME_BITS;
-            let place = place.checked_mul(chunk).ok_or_else(|| {
-                Error::corrupt("thin volume", "a block of the pool", place)
-            })?;
+            let place = place
+                .checked_mul(chunk)
+                .ok_or_else(|| Error::corrupt("thin volume", "a block of the pool", place))?;
             let start = own.max(wanted.start);
             let end = own.saturating_add(chunk).min(wanted.end);
             let place = place.saturating_add(start.saturating_sub(own));
