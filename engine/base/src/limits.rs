@@ -153,6 +153,16 @@ pub const MAX_LVM_DEPTH: usize = 16;
 pub const MAX_LVM_VALUES: usize = 1 << 20;
 /// Segments of one logical volume at most.
 pub const MAX_LVM_SEGMENTS: usize = 4096;
+/// Logical volumes on one another at most.
+pub const MAX_LVM_STACK: usize = 16;
+/// Changed stretches of one LVM snapshot at most: 384 MiB of memory.
+pub const MAX_SNAPSHOT_EXCEPTIONS: usize = 1 << 24;
+/// Regions of one LVM mirror at most: 8 MiB of bits.
+pub const MAX_MIRROR_REGIONS: u64 = 1 << 26;
+/// Levels of one tree of a thin pool or cache at most; Linux's own have up to seven.
+pub const MAX_POOL_TREE_DEPTH: usize = 16;
+/// Nodes of one thin pool's trees that are kept in memory at most, 4 KiB each, twice.
+pub const CACHED_NODES_OF_POOLS: usize = 1024;
 /// Places of contents that a verification compares with the packs' tables together: 16 MiB.
 pub const WAITING_PLACES: usize = 1 << 18;
 /// Deltas that a verification puts off at most, to check them in the order of their bases: some

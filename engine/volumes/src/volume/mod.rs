@@ -11,7 +11,7 @@ mod gpt;
 mod layer;
 mod layout;
 mod leftover;
-mod lvm;
+pub mod lvm;
 mod mbr;
 pub mod md;
 mod open;

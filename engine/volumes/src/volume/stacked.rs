@@ -27,7 +27,7 @@ pub(super) fn add(disk: &dyn ReadAt, volumes: &mut Vec<Volume>, notes: &mut Note
         }
     }
     volumes.append(&mut arrays);
-    let mut logical = lvm::volumes(&whole, volumes, notes);
+    let mut logical = lvm::volumes(disk, volumes, notes);
     for volume in &mut logical {
         if volume.unsupported.is_none() {
             let (segments, length) = (volume.segments.clone(), volume.length);

@@ -1,77 +1,82 @@
-//! From a physical volume to the text of its volume group.
+//! From a physical volume to the texts of its volume group.
 //!
 //! Source: LVM2, `lib/format_text/layout.h` and `format-text.c`.
 
+use super::checksum;
+use super::label::Label;
 use crate::base::fields::{le32, le64};
 use crate::base::limits::MAX_LVM_TEXT;
-use crate::volume::extent::Extent;
+use crate::base::{ByteOffset, ByteRange, Error, ReadAt, Result};
 
 /// Bytes of a metadata area's header.
 const HEADER: u64 = 512;
 const MAGIC: &[u8] = b" LVM2 x[5A%r0N*>";
-/// Metadata areas and data areas that one volume lists at most.
-const AREAS: usize = 16;
 /// A copy of the text that is not to be used.
 const IGNORED: u32 = 1;
 
-/// LVM's CRC: CRC32 from its own start value, without the final complement.
-pub(super) fn checksum(bytes: &[u8]) -> u32 {
-    let mut sum = crc32fast::Hasher::new_with_initial(!0xf597_a6cf);
-    sum.update(bytes);
-    !sum.finalize()
+/// What each metadata area of `volume` holds: a whole text, or nothing where the volume belongs
+/// to no group or the copy is not to be used.
+pub(super) fn texts(volume: &dyn ReadAt, label: &Label) -> Vec<Result<Option<String>>> {
+    label.metadata.iter().map(|area| text(volume, *area)).collect()
 }
 
-/// The texts that a physical volume holds, each one whole.
-pub(super) fn texts(volume: &Extent<'_>) -> Vec<String> {
-    let areas = areas(volume).unwrap_or_default();
-    areas.into_iter().filter_map(|(start, size)| text(volume, start, size)).collect()
+/// Where a text is within its area, and its checksum.
+struct Location {
+    offset: u64,
+    length: u64,
+    sum: u32,
 }
 
-/// Offset and size of each metadata area.
-fn areas(volume: &Extent<'_>) -> Option<Vec<(u64, u64)>> {
-    let (head, _) = volume.head(4 * 512);
-    let label = head.as_chunks::<512>().0.iter().find(|sector| sector.starts_with(b"LABELONE"))?;
-    // pv_header: identity, size, then two lists that each end with zeros.
-    let mut at = usize::try_from(le32(label, 20)?).ok()?.checked_add(40)?;
-    let mut next = || {
-        let pair = (le64(label, at)?, le64(label, at.checked_add(8)?)?);
-        at = at.checked_add(16)?;
-        Some(pair)
-    };
-    let mut left = AREAS;
-    while next()?.0 != 0 {
-        left = left.checked_sub(1)?;
-    }
-    let mut areas = Vec::new();
-    while let Some((start, size)) = next().filter(|(start, _)| *start != 0 && areas.len() < AREAS) {
-        areas.push((start, size));
-    }
-    Some(areas)
-}
-
-/// The text of the area of `size` bytes at `start`.
-fn text(volume: &Extent<'_>, start: u64, size: u64) -> Option<String> {
-    let header = volume.read(start, usize::try_from(HEADER).ok()?).ok()??;
-    if header.get(4..20) != Some(MAGIC) || checksum(header.get(4..)?) != le32(&header, 0)? {
-        return None;
-    }
-    // raw_locn: offset, size, checksum, flags.
-    let (offset, length) = (le64(&header, 40)?, le64(&header, 48)?);
-    let (sum, flags) = (le32(&header, 56)?, le32(&header, 60)?);
-    let is_inside = (HEADER..size).contains(&offset) && length <= size.checked_sub(HEADER)?;
-    if !is_inside || length == 0 || length > MAX_LVM_TEXT || flags & IGNORED != 0 {
-        return None;
-    }
+fn text(volume: &dyn ReadAt, area: ByteRange) -> Result<Option<String>> {
+    let place = format!("LVM metadata area at byte {}", area.start);
+    let header = bytes(volume, area.start, HEADER, &place)?;
+    let location = location(&header, area, &place)?;
+    let Some(Location { offset, length, sum }) = location else { return Ok(None) };
     // The area is a ring: what reaches beyond its end goes on after its header.
-    let first = length.min(size.checked_sub(offset)?);
-    let place = start.checked_add(offset)?;
-    let mut bytes = volume.read(place, usize::try_from(first).ok()?).ok()??;
-    let rest = usize::try_from(length.checked_sub(first)?).ok()?;
-    bytes.extend(volume.read(start.checked_add(HEADER)?, rest).ok()??);
-    if checksum(&bytes) != sum {
-        return None;
+    let first = length.min(area.len().saturating_sub(offset));
+    let mut text = bytes(volume, area.start.saturating_add(offset), first, &place)?;
+    let rest = length.saturating_sub(first);
+    text.extend(bytes(volume, area.start.saturating_add(HEADER), rest, &place)?);
+    let found = checksum(&text);
+    if found != sum {
+        let expected = format!("a text with checksum {sum:08x}");
+        return Err(Error::corrupt(place, expected, format!("{found:08x}")));
     }
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    bytes.truncate(end);
-    String::from_utf8(bytes).ok()
+    let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+    text.truncate(end);
+    let text = String::from_utf8(text);
+    text.map(Some).map_err(|_| Error::corrupt(place, "a text", "bytes that are none"))
+}
+
+/// mda_header: checksum 0, magic 4, version 20, start 24, size 32, then raw_locn from 40: offset
+/// 0, size 8, checksum 16, flags 20.
+fn location(header: &[u8], area: ByteRange, place: &str) -> Result<Option<Location>> {
+    let wrong = |found: &str| Error::corrupt(place, "a header of LVM's", found);
+    let fields = || {
+        let is_known = header.get(4..20)? == MAGIC && le32(header, 20)? == 1;
+        let is_own = is_known && le64(header, 24)? == area.start;
+        if !is_own || checksum(header.get(4..)?) != le32(header, 0)? {
+            return None;
+        }
+        let (offset, length) = (le64(header, 40)?, le64(header, 48)?);
+        Some((Location { offset, length, sum: le32(header, 56)? }, le32(header, 60)?))
+    };
+    let (location, flags) = fields().ok_or_else(|| wrong("none, or one with a wrong checksum"))?;
+    if location.length == 0 || location.offset == 0 || flags & IGNORED != 0 {
+        return Ok(None);
+    }
+    let size = area.len();
+    let is_inside = (HEADER..size).contains(&location.offset)
+        && location.length <= size.saturating_sub(HEADER)
+        && location.length <= MAX_LVM_TEXT;
+    match is_inside {
+        true => Ok(Some(location)),
+        false => Err(wrong("one that leads out of its area")),
+    }
+}
+
+fn bytes(volume: &dyn ReadAt, start: u64, length: u64, place: &str) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+    let read = volume.read_exact_at(ByteOffset(start), &mut bytes);
+    read.map(|()| bytes).map_err(|error| error.within(place))
 }

@@ -5,10 +5,11 @@
 //! Specification", chapter 1. BIOS RAID: util-linux `libblkid/src/superblocks/*_raid.c`.
 
 use super::super::layout::{Content, Notes};
+use super::super::lvm::{Label, PHYSICAL};
 use super::super::md;
 use super::super::text::label;
 use super::Subject;
-use crate::base::fields::{has, le32, le64, slice, u8_at};
+use crate::base::fields::{has, slice, u8_at};
 
 /// LUKS1 and LUKS2.
 pub(super) fn luks(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
@@ -51,36 +52,8 @@ pub(super) fn md(subject: &Subject<'_>, notes: &mut Notes) -> Option<Content> {
 
 /// An LVM2 physical volume: its label is in one of the first four sectors.
 pub(super) fn lvm2(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
-    let sectors = subject.head.as_chunks::<512>().0;
-    (0_u64..).zip(sectors.iter().take(4)).find_map(|(number, sector)| {
-        let known = has(sector, 0, b"LABELONE") && has(sector, 24, b"LVM2 001");
-        if !known || le64(sector, 8)? != number {
-            return None;
-        }
-        // LVM's CRC is CRC32 from its own start value, without the final complement.
-        let mut sum = crc32fast::Hasher::new_with_initial(!0xf597_a6cf);
-        sum.update(sector.get(20..)?);
-        if !sum.finalize() != le32(sector, 16)? {
-            return None;
-        }
-        let header = usize::try_from(le32(sector, 20)?).ok()?;
-        let id = slice(sector, header, 32)?;
-        let size = le64(sector, header.checked_add(32)?);
-        Some(Content::new("lvm2 physical volume").uuid(lvm_id(id)).size(size))
-    })
-}
-
-/// An LVM identifier as LVM prints it: groups of 6-4-4-4-4-4-6.
-fn lvm_id(id: &[u8]) -> Option<String> {
-    let text = str::from_utf8(id).ok().filter(|text| text.chars().all(|c| c.is_ascii_graphic()))?;
-    let mut rest = text;
-    let mut groups = Vec::new();
-    for length in [6, 4, 4, 4, 4, 4, 6] {
-        let (group, after) = rest.split_at_checked(length)?;
-        groups.push(group);
-        rest = after;
-    }
-    Some(groups.join("-"))
+    let label = Label::parse(subject.head)?;
+    Some(Content::new(PHYSICAL).uuid(Some(label.id)).size(Some(label.size)))
 }
 
 /// Uberblocks that must be found, as libblkid demands: a single one may be a stale rest.
