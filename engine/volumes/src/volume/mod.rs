@@ -11,6 +11,7 @@ mod gpt;
 mod layer;
 mod layout;
 mod leftover;
+pub mod luks;
 mod lvm;
 mod mbr;
 mod md;
