@@ -31,7 +31,8 @@ impl Algorithm {
             return None;
         }
         fn boxed<C: KeyInit + BlockCipher + 'static>(key: &[u8]) -> Option<Box<dyn BlockCipher>> {
-            C::new_from_slice(key).ok().map(|cipher| Box::new(cipher) as Box<dyn BlockCipher>)
+            let cipher: Box<dyn BlockCipher> = Box::new(C::new_from_slice(key).ok()?);
+            Some(cipher)
         }
         match (self, key.len()) {
             (Self::Aes, 16) => boxed::<aes::Aes128>(key),

@@ -68,7 +68,7 @@ fn xts(cipher: &dyn BlockCipher, tweak: Block, blocks: &mut [Block]) {
 
 /// Multiplies by x in the field of 2^128 elements modulo x^128 + x^7 + x^2 + x + 1.
 fn times_x(value: u128) -> u128 {
-    (value << 1) ^ ((value >> 127) * 0x87)
+    (value << 1) ^ (value >> 127).wrapping_mul(0x87)
 }
 
 /// Decrypts a sector's blocks behind the initial value `value`.
