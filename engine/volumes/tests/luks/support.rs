@@ -140,7 +140,7 @@ pub fn assert_holds(volume: &dyn ReadAt, expected: &[u8], what: &str) {
     let size = expected.len() as u64;
     for _ in 0..200 {
         let start = random.below(size);
-        let most = if random.below(4) == 0 { size } else { 6000 };
+        let most = if random.below(20) == 0 { size } else { 6000 };
         let length = random.below(most.min(size - start) + 1);
         let mut bytes = vec![0; length as usize];
         volume.read_exact_at(ByteOffset(start), &mut bytes).expect("it can be read");

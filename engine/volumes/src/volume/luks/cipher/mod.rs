@@ -53,15 +53,18 @@ impl SectorCipher {
     /// bytes.
     pub(super) fn decrypt(&self, first: u64, bytes: &mut [u8]) {
         let step = u64::try_from(self.sector).unwrap_or_default() / IV_UNIT;
+        let mut mask = [0; modes::GROUP / 16];
         let mut number = first;
-        for group in bytes.chunks_mut(self.sector.saturating_mul(modes::GROUP)) {
-            let mut values = [[0; 16]; modes::GROUP];
-            for value in &mut values {
+        for group in bytes.chunks_mut(modes::GROUP) {
+            let mut values = [[0; 16]; modes::GROUP / 512];
+            let sectors = group.len().div_ceil(self.sector.max(1)).min(values.len());
+            let values = values.get_mut(..sectors).unwrap_or_default();
+            for value in values.iter_mut() {
                 *value = self.values.of(number);
                 number = number.wrapping_add(step);
             }
-            self.values.finish(&mut values);
-            self.mode.decrypt(&mut values, group, self.sector);
+            self.values.finish(values);
+            self.mode.decrypt(values, group, self.sector, &mut mask);
         }
     }
 }

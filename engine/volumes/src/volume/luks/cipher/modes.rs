@@ -1,15 +1,14 @@
 //! Modes of operation: XTS (IEEE 1619) and CBC, over whole sectors.
 //!
-//! Blocks of a sector are decrypted together, since a processor works on several at a time; XTS's
-//! tweaks of several sectors too.
+//! Many blocks are decrypted together, since a processor works on several at a time (with VAES, 64).
 
 use super::blocks::{Algorithm, Block, BlockCipher};
 
-/// Sectors whose initial values are made together.
-pub(super) const GROUP: usize = 8;
+/// Bytes that are decrypted together: the largest sector, or several smaller ones.
+pub(super) const GROUP: usize = 4096;
 
-/// Blocks of the largest sector, 4096 bytes.
-const MOST_BLOCKS: usize = 256;
+/// What is mixed into the blocks of one group.
+pub(super) type Mask = [u128; GROUP / 16];
 
 /// A mode with its keys.
 pub(super) enum Mode {
@@ -38,53 +37,53 @@ impl Mode {
         }
     }
 
-    /// Decrypts the sectors `group` in place, each with its own of `values`.
-    pub(super) fn decrypt(&self, values: &mut [Block; GROUP], group: &mut [u8], sector: usize) {
-        if let Self::Xts { tweak, .. } = self {
-            tweak.encrypt(values);
-        }
-        for (sector, value) in group.chunks_mut(sector).zip(values.iter()) {
-            let blocks = sector.as_chunks_mut().0;
-            match self {
-                Self::Xts { data, .. } => xts(data.as_ref(), *value, blocks),
-                Self::Cbc(data) => cbc(data.as_ref(), *value, blocks),
+    /// Decrypts the sectors `group` in place, each with its own of `values`. What `mask` holds
+    /// before and after is of no use.
+    pub(super) fn decrypt(
+        &self,
+        values: &mut [Block],
+        group: &mut [u8],
+        sector: usize,
+        mask: &mut Mask,
+    ) {
+        let blocks = group.as_chunks_mut().0;
+        let sectors = mask.chunks_mut((sector / 16).max(1));
+        match self {
+            Self::Xts { data, tweak } => {
+                tweak.encrypt(values);
+                for (mask, value) in sectors.zip(values) {
+                    powers(u128::from_le_bytes(*value), mask);
+                }
+                mix(blocks, mask);
+                data.decrypt(blocks);
+            }
+            Self::Cbc(data) => {
+                let encrypted = blocks.chunks((sector / 16).max(1));
+                for ((mask, value), blocks) in sectors.zip(values).zip(encrypted) {
+                    let before = std::iter::once(&*value).chain(blocks);
+                    for (mask, block) in mask.iter_mut().zip(before) {
+                        *mask = u128::from_le_bytes(*block);
+                    }
+                }
+                data.decrypt(blocks);
             }
         }
+        mix(blocks, mask);
     }
 }
 
-/// Decrypts a sector's blocks, the first of which has the tweak `tweak`.
-fn xts(cipher: &dyn BlockCipher, tweak: Block, blocks: &mut [Block]) {
-    let mut tweaks = [0_u128; MOST_BLOCKS];
-    let mut next = u128::from_le_bytes(tweak);
-    for (tweak, _) in tweaks.iter_mut().zip(blocks.iter()) {
+/// XTS's tweaks of a sector's blocks, of which `first` is the first: each is the one before times
+/// x, in the field of 2^128 elements modulo x^128 + x^7 + x^2 + x + 1.
+fn powers(first: u128, tweaks: &mut [u128]) {
+    let mut next = first;
+    for tweak in tweaks {
         *tweak = next;
-        next = times_x(next);
+        next = (next << 1) ^ (next >> 127).wrapping_mul(0x87);
     }
-    mix(blocks, &tweaks);
-    cipher.decrypt(blocks);
-    mix(blocks, &tweaks);
 }
 
-/// Multiplies by x in the field of 2^128 elements modulo x^128 + x^7 + x^2 + x + 1.
-fn times_x(value: u128) -> u128 {
-    (value << 1) ^ (value >> 127).wrapping_mul(0x87)
-}
-
-/// Decrypts a sector's blocks behind the initial value `value`.
-fn cbc(cipher: &dyn BlockCipher, value: Block, blocks: &mut [Block]) {
-    let mut before = [0_u128; MOST_BLOCKS];
-    let encrypted = blocks.iter().map(|block| u128::from_le_bytes(*block));
-    let values = std::iter::once(u128::from_le_bytes(value)).chain(encrypted);
-    for (before, value) in before.iter_mut().zip(values) {
-        *before = value;
-    }
-    cipher.decrypt(blocks);
-    mix(blocks, &before);
-}
-
-fn mix(blocks: &mut [Block], others: &[u128; MOST_BLOCKS]) {
-    for (block, other) in blocks.iter_mut().zip(others) {
-        *block = (u128::from_le_bytes(*block) ^ other).to_le_bytes();
+fn mix(blocks: &mut [Block], mask: &Mask) {
+    for (block, mask) in blocks.iter_mut().zip(mask) {
+        *block = (u128::from_le_bytes(*block) ^ mask).to_le_bytes();
     }
 }
