@@ -85,11 +85,8 @@ fn a_header_kept_apart_opens_its_data_and_not_itself() {
     need!("cryptsetup");
     let folder = Folder::new();
     for kind in ["luks1", "luks2"] {
-        folder.format(
-            "data",
-            MIB,
-            &["--type", kind, "--header", &folder.blank("header", 16 * MIB)],
-        );
+        let apart = folder.blank("header", 16 * MIB);
+        folder.format("data", MIB, &["--type", kind, "--pbkdf", "pbkdf2", "--header", &apart]);
         let bytes = folder.read("header");
         let found = header(&bytes);
         assert!(found.is_detached(), "{kind}");
