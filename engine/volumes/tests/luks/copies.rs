@@ -20,8 +20,8 @@ fn damage_of_one_copy_leaves_the_other_and_is_told() {
     let folder = Folder::new();
     let sound = formatted(&folder);
     assert_eq!(header(&sound).damage(), None);
-    // Magic, checksum, JSON, size, place of the copy.
-    for at in [0, 450, 4100, 15, 263] {
+    // Magic, version, checksum, JSON, size, place of the copy.
+    for at in [0, 7, 450, 4100, 15, 263] {
         let mut bytes = sound.clone();
         bytes[at] ^= 0x40;
         let found = header(&bytes);
@@ -44,6 +44,7 @@ fn damage_of_one_copy_leaves_the_other_and_is_told() {
         bytes[SIZE + at] ^= 0x40;
         match at {
             0 => assert_eq!(Header::read(&bytes).expect("no error"), None),
+            7 => assert_eq!(refused(Header::read(&bytes)).0, ErrorKind::Unsupported),
             _ => assert_eq!(refused(Header::read(&bytes)).0, ErrorKind::Corrupt, "{at}"),
         }
     }

@@ -6,7 +6,7 @@ use super::identity::Identity;
 use super::json;
 use crate::base::fields::{be64, slice};
 use crate::base::limits::MAX_LUKS_HEADER;
-use crate::base::{ByteOffset, Error, ErrorKind, ReadAt, Result};
+use crate::base::{ByteOffset, Error, ReadAt, Result};
 
 /// Bytes before the JSON.
 pub(super) const BINARY: usize = 4096;
@@ -25,11 +25,6 @@ struct Copy {
 /// The newest sound header of version 2 on `device`; `None` where none is.
 pub(super) fn read(device: &dyn ReadAt) -> Result<Option<Header>> {
     let first = read_copy(device, 0, HeaderCopy::First);
-    if let Err(error) = &first
-        && error.kind() == ErrorKind::Unsupported
-    {
-        return first.map(|_| None);
-    }
     let second = match &first {
         Ok(Some(copy)) => read_copy(device, copy.size, HeaderCopy::Second),
         _ => find_second(device),

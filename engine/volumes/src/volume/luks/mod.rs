@@ -5,7 +5,7 @@
 //! sectors are encrypted: the kernel's `drivers/md/dm-crypt.c`.
 //!
 //! ```text
-//! Header::read ─▶ Header ─ unlock(Secret) ─▶ VolumeKey ─ Opened::new ─▶ ReadAt, Layer
+//! Header::read -> Header, unlock(Secret) -> VolumeKey, Opened::new -> ReadAt and Layer
 //! ```
 //!
 //! A header is hostile until its checksum is right (LUKS1 has none), and then still: every size,

@@ -1,6 +1,6 @@
 //! Modes of operation: XTS (IEEE 1619) and CBC, over whole sectors.
 //!
-//! Many blocks are decrypted together, since a processor works on several at a time (with VAES, 64).
+//! Many blocks are decrypted together, since a processor works on several at a time.
 
 use super::blocks::{Algorithm, Block, BlockCipher};
 
