@@ -1,10 +1,11 @@
 //! Each stage of the data path by itself, on data that is in memory.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use imgx_engine::base::bytes::is_zero;
-use imgx_engine::base::{BlockCount, BlockIndex};
+use imgx_engine::base::{BlockCount, BlockIndex, ByteOffset, ReadAt};
 use imgx_engine::store::codec::{Compression, Decoder, Encoder};
 use imgx_engine::store::frame::{Frame, Member};
 use imgx_engine::store::node::Node;
@@ -12,6 +13,7 @@ use imgx_engine::store::tree::NodeSink;
 use imgx_engine::store::{
     DigestKeys, Entry, FrameKind, PackId, Place, StoredEntry, TakeEntries, TreeBuilder,
 };
+use imgx_engine::volume::luks::{Header, Opened, VolumeKey};
 use imgx_fixtures::pattern::{incompressible, text};
 
 const BLOCK: usize = 128 * 1024;
@@ -121,5 +123,34 @@ fn tree(c: &mut Criterion) {
     });
 }
 
-criterion_group!(stages, zero_test, digest, compress, decompress, tree);
+/// A LUKS1 volume: `cipher-mode` and the payload behind a header without keyslots.
+fn luks(mode: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 4096 + payload.len()];
+    bytes[..8].copy_from_slice(b"LUKS\xba\xbe\0\x01");
+    bytes[8..11].copy_from_slice(b"aes");
+    bytes[40..40 + mode.len()].copy_from_slice(mode);
+    bytes[72..78].copy_from_slice(b"sha256");
+    bytes[107] = 8; // payload-offset, sectors
+    for slot in 0..8 {
+        bytes[208 + slot * 48..212 + slot * 48].copy_from_slice(&[0, 0, 0xde, 0xad]);
+    }
+    bytes[4096..].copy_from_slice(payload);
+    bytes
+}
+
+fn decrypt(c: &mut Criterion) {
+    let mut group = c.benchmark_group("decrypt");
+    group.throughput(Throughput::Bytes(CHUNK as u64));
+    for (mode, key) in [("xts-plain64", 64), ("xts-plain64", 32), ("cbc-essiv:sha256", 32)] {
+        let disk = luks(mode.as_bytes(), &incompressible(5, CHUNK));
+        let header = Header::read(&disk).expect("sound").expect("there is one");
+        let volume = Opened::new(Arc::new(disk), &header, &VolumeKey::new(incompressible(6, key)));
+        let (volume, mut buffer) = (volume.expect("known"), vec![0; CHUNK]);
+        group.bench_function(format!("aes-{mode}, key of {key} bytes"), |b| {
+            b.iter(|| volume.read_exact_at(ByteOffset(0), black_box(&mut buffer)));
+        });
+    }
+}
+
+criterion_group!(stages, zero_test, digest, compress, decompress, decrypt, tree);
 criterion_main!(stages);

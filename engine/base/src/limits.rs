@@ -240,3 +240,21 @@ pub const MAX_NBD_PIECES: usize = 1024;
 pub const MAX_NBD_CHUNKS: usize = 65_536;
 /// Connections to one NBD export at most.
 pub const NBD_CONNECTIONS: usize = 4;
+/// Bytes of one LUKS2 header at most, checksum and JSON together: the largest of its format.
+pub const MAX_LUKS_HEADER: u64 = 4 * 1024 * 1024;
+/// Keyslots, segments and digests of one LUKS2 header at most, of each: cryptsetup's own limit.
+pub const MAX_LUKS_OBJECTS: usize = 32;
+/// Bytes of one volume key at most: cryptsetup's own limit.
+pub const MAX_LUKS_KEY: u64 = 512;
+/// Bytes of the key material of one keyslot at most: 4,000 stripes of the largest key.
+pub const MAX_LUKS_MATERIAL: u64 = 4000 * MAX_LUKS_KEY;
+/// Bytes of one salt or digest of a LUKS header at most; 32 are usual.
+pub const MAX_LUKS_SALT: usize = 4096;
+/// KiB of memory that one keyslot's Argon2 takes at most: cryptsetup's own limit, 4 GiB.
+pub const MAX_ARGON2_MEMORY: u64 = 4 * 1024 * 1024;
+/// Lanes of one keyslot's Argon2 at most; cryptsetup makes four.
+pub const MAX_ARGON2_LANES: u64 = 64;
+/// KiB that one keyslot's Argon2 goes through at most, all passes together: about an hour.
+pub const MAX_ARGON2_WORK: u64 = 1 << 32;
+/// Iterations of one PBKDF2 at most: cryptsetup's own limit, some minutes.
+pub const MAX_PBKDF2_ITERATIONS: u64 = u32::MAX as u64;

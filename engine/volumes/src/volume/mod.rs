@@ -11,6 +11,7 @@ mod gpt;
 mod layer;
 mod layout;
 mod leftover;
+pub mod luks;
 pub mod lvm;
 mod mbr;
 pub mod md;

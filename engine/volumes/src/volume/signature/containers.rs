@@ -1,37 +1,29 @@
 //! Containers of other volumes: LUKS, Linux RAID, LVM2, ZFS and BIOS RAID.
 //!
-//! LUKS: "LUKS1 On-Disk Format" 1.2.3 and "LUKS2 On-Disk Format" 1.1. md: `volume::md`.
-//! LVM2: `lib/format_text/layout.h` of LVM2. ZFS: "ZFS On-Disk
+//! LVM2: `volume::lvm`. LUKS: `volume::luks`. md: `volume::md`. ZFS: "ZFS On-Disk
 //! Specification", chapter 1. BIOS RAID: util-linux `libblkid/src/superblocks/*_raid.c`.
 
 use super::super::layout::{Content, Notes};
 use super::super::lvm::{Label, PHYSICAL};
-use super::super::md;
-use super::super::text::label;
+use super::super::{luks, md};
 use super::Subject;
-use crate::base::fields::{has, slice, u8_at};
+use crate::base::fields::has;
 
 /// LUKS1 and LUKS2.
 pub(super) fn luks(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
-    let block = subject.head;
-    if !has(block, 0, b"LUKS\xba\xbe\0") {
-        return None;
-    }
-    let name = (u8_at(block, 7)? == 2).then(|| slice(block, 24, 48).and_then(label)).flatten();
-    Some(Content::new("luks").label(name).uuid(slice(block, 168, 40).and_then(label)))
+    luks::identify(subject.head).map(luks_content)
 }
 
 /// A LUKS2 container whose first header is overwritten, by the second one at any of the places
-/// where it can be (4.1 of the LUKS2 document) and that the head reaches.
+/// where it can be and that the head reaches.
 pub(super) fn luks_second_header(subject: &Subject<'_>, notes: &mut Notes) -> Option<Content> {
-    const PLACES: [usize; 4] = [0x4000, 0x8000, 0x10000, 0x20000];
-    let block = PLACES
-        .iter()
-        .filter_map(|place| subject.head.get(*place..))
-        .find(|block| has(block, 0, b"SKUL\xba\xbe\0\x02"))?;
+    let identity = luks::identify_second(subject.head)?;
     notes.add(format!("{}: the first LUKS2 header is damaged; the second was read", subject.name));
-    let name = slice(block, 24, 48).and_then(label);
-    Some(Content::new("luks").label(name).uuid(slice(block, 168, 40).and_then(label)))
+    Some(luks_content(identity))
+}
+
+fn luks_content(identity: luks::Identity) -> Content {
+    Content::new("luks").label(identity.label).uuid(identity.uuid)
 }
 
 /// A member of a Linux RAID, even if its superblock is damaged.
