@@ -71,12 +71,12 @@ pub fn assert_shows_all(
     let parts = joined(shown.iter().map(|part| part.1.range()).collect());
     let known = joined([parts, opening, tables.clone()].concat());
 
-    // No content is read for it, and hardly anything twice.
+    // No content is read for it, and nothing more than twice.
     let read = joined(tables.clone());
     assert_eq!(common(&read, &contents), [], "{context}: content is read");
     let (all, once) = (total(&tables), total(&read));
     println!("{context}: {all} bytes are read, {once} once; {} of content", total(&contents));
-    assert!(all < once / 4 * 5 + (1 << 16), "{context}: {all} bytes, {once} once");
+    assert!(all < once * 2 + (1 << 16), "{context}: {all} bytes, {once} once");
 
     let filesystem = open();
     read_all(filesystem.as_ref());

@@ -1,13 +1,13 @@
 //! All that files consist of: every record of the master file table, and every value that a record
 //! leads to, of the filesystem's own files as well.
 
-use super::Ntfs;
 use super::attribute::{Attribute, kind};
 use super::mft::File;
 use super::numbered::READ_AT_ONCE;
 use super::record::Record;
 use super::stream::{Body, Stream};
 use super::units::{RecordNumber, bytes, index};
+use super::{FIRST_USER, Ntfs};
 use crate::base::{Error, Result};
 use crate::fs::{FileId, Part, Show, Survey};
 
@@ -92,7 +92,8 @@ impl Ntfs {
             let expected = format!("clusters for {} bytes", value.valid);
             return Err(Error::corrupt(format!("attribute {kind:#x}"), expected, held));
         }
-        let is_content = kind == kind::DATA && name.is_empty();
+        let is_own = file.record.number.0 < FIRST_USER;
+        let is_content = kind == kind::DATA && name.is_empty() && !is_own;
         let sort = if is_content { Part::Content } else { Part::Structure };
         let id = FileId::new(file.reference().0);
         value.places(&self.mft.space).for_each(|place| show(Some(id), sort(place)));
