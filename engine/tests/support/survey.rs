@@ -37,8 +37,11 @@ impl ReadAt for Noting {
     }
 }
 
+/// A part, and whose it is.
+pub type Shown = (Option<FileId>, Part);
+
 /// All that a survey shows; `None` if there is none.
-pub fn shown(filesystem: &dyn Filesystem) -> Result<Option<Vec<(Option<FileId>, Part)>>> {
+pub fn shown(filesystem: &dyn Filesystem) -> Result<Option<Vec<Shown>>> {
     let Some(survey) = filesystem.survey()? else { return Ok(None) };
     let mut shown = Vec::new();
     for share in 0..survey.shares() {
@@ -66,7 +69,7 @@ pub fn assert_shows_all(
     let shown = shown(filesystem.as_ref()).unwrap_or_else(|error| panic!("{context}: {error}"));
     let shown = shown.unwrap_or_else(|| panic!("{context}: nothing is shown"));
     let tables = noting.take();
-    let is_content = |part: &&(Option<FileId>, Part)| matches!(part.1, Part::Content(_));
+    let is_content = |part: &&Shown| matches!(part.1, Part::Content(_));
     let contents = joined(shown.iter().filter(is_content).map(|part| part.1.range()).collect());
     let parts = joined(shown.iter().map(|part| part.1.range()).collect());
     let known = joined([parts, opening, tables.clone()].concat());

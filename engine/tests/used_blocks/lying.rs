@@ -367,7 +367,8 @@ fn operation(root: &Path, random: &mut Random, number: u64) {
     match random.below(8) {
         0 => fs::remove_file(&one).expect("removed"),
         1 => {
-            fs::write(one.with_extension(format!("{number}")), text(number, 90_000)).expect("made")
+            let beside = one.with_extension(format!("{number}"));
+            fs::write(beside, text(number, 90_000)).expect("made");
         }
         2 => fs::write(&one, incompressible(number, 200_000)).expect("written"),
         3 => open().write_all_at(&incompressible(number, 30_000), at).expect("written"),
