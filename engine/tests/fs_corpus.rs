@@ -3,6 +3,9 @@
 //!
 //! The images lie beside the checkout in `../shared/corpus`, or where `IMGX_CORPUS` says.
 
+#[path = "support/survey.rs"]
+mod surveyed;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -13,7 +16,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use imgx_engine::base::bytes::{is_zero, to_hex};
-use imgx_engine::base::{ByteCount, ByteOffset, ByteRange, ErrorContext, ReadAt, Result, Window};
+use imgx_engine::base::{
+    ByteCount, ByteOffset, ByteRange, ErrorContext, ErrorKind, ReadAt, Result, Window,
+};
 use imgx_engine::fs::{FileId, FileType, Filesystem, Protection};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -195,6 +200,10 @@ fn compare_all(is_wanted: impl Fn(&str) -> bool) {
             let window = Window::new(Arc::clone(&disk), range).expect("a partition is inside");
             let volume: Arc<dyn ReadAt> = Arc::new(window);
             let wrong = compare(&volume, &entries);
+            if image.kind == "valid" && wrong.is_empty() {
+                failures
+                    .extend(survey_fault(&volume).map(|what| format!("{}: {what}", image.name)));
+            }
             match image.kind.as_str() {
                 "valid" if LOSING.contains(&image.name.as_str()) => {
                     assert!(!wrong.is_empty(), "{}: nothing is told of its loss", image.name);
@@ -211,6 +220,15 @@ fn compare_all(is_wanted: impl Fn(&str) -> bool) {
     println!("{compared} files were compared; {soft} differ in images that are not sound");
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
     assert!(compared > 0, "nothing was compared");
+}
+
+/// What a survey of a sound filesystem objects to, where it is certain what is free.
+fn survey_fault(volume: &Arc<dyn ReadAt>) -> Option<String> {
+    let filesystem = imgx_engine::fs::open(volume).ok()?;
+    filesystem.free_space(&mut |_| ControlFlow::Continue(())).ok()?;
+    let shown = surveyed::shown(filesystem.as_ref());
+    let error = shown.err().filter(|error| error.kind() != ErrorKind::Unsupported)?;
+    Some(format!("its survey: {error}"))
 }
 
 /// What of a filesystem differs from what the oracle says.

@@ -220,6 +220,9 @@ pub const MAX_XATTRS_SIZE: usize = 64 << 20;
 pub const MAX_REPLAYED: usize = 1 << 20;
 /// Subvolumes of one tree log at most.
 pub const MAX_LOGS: usize = 64;
+/// Chunks of inodes of XFS, or nodes of btrfs, that one survey of a filesystem goes by at most:
+/// some 200 MiB. What has more is walked through its folders.
+pub const MAX_SURVEYED: usize = 1 << 21;
 /// Free stretches within one chunk of btrfs at most.
 pub const MAX_FREE_STRETCHES: usize = 1 << 22;
 /// Bytes of an NBD export's or context's name at most: the protocol's own limit.

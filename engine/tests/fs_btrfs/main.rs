@@ -8,6 +8,8 @@ mod basics;
 mod common;
 #[path = "../support/everything.rs"]
 mod everything;
+#[path = "../support/survey.rs"]
+mod surveyed;
 #[path = "../fs_ext/truth.rs"]
 #[allow(dead_code)]
 mod truth;
@@ -21,4 +23,5 @@ mod large;
 mod log;
 mod order;
 mod sums;
+mod survey;
 mod variants;

@@ -31,7 +31,7 @@ macro_rules! need_mounts {
 }
 
 /// A raw file as a volume.
-pub struct RawFile(File);
+pub struct RawFile(pub File);
 
 impl ReadAt for RawFile {
     fn size(&self) -> ByteCount {

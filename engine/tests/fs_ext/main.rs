@@ -10,6 +10,8 @@ mod numbered;
 #[path = "../diff_files/operations.rs"]
 #[allow(dead_code, reason = "other trees are changed here")]
 mod operations;
+#[path = "../support/survey.rs"]
+mod surveyed;
 
 mod backup;
 mod by_number;
@@ -22,5 +24,6 @@ mod free;
 mod journal;
 mod order;
 mod special;
+mod survey;
 mod truth;
 mod variants;

@@ -14,7 +14,7 @@ use crate::links::{point, reparse_value, set_reparse};
 
 /// A layout.
 pub struct Case {
-    make: fn(&Path),
+    pub make: fn(&Path),
     change: fn(&Path),
     /// What has other parts then, from the folder on.
     pub changed: &'static [&'static str],

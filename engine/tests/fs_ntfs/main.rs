@@ -11,6 +11,8 @@ mod ntfs_3g;
 mod operations;
 #[path = "../diff_files/streams_by_chance.rs"]
 mod streams_by_chance;
+#[path = "../support/survey.rs"]
+mod surveyed;
 
 mod by_number;
 mod damage;
@@ -22,5 +24,6 @@ mod links;
 mod order;
 mod speed;
 mod streams;
+mod survey;
 mod truth;
 mod wof;

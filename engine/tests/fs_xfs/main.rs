@@ -5,6 +5,8 @@
 mod common;
 #[path = "../support/everything.rs"]
 mod everything;
+#[path = "../support/survey.rs"]
+mod surveyed;
 
 #[path = "../fs_ext/fill.rs"]
 #[allow(dead_code)]
@@ -21,5 +23,6 @@ mod free;
 mod log;
 mod numbered;
 mod order;
+mod survey;
 mod variants;
 mod version4;

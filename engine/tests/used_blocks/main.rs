@@ -6,7 +6,10 @@ mod interleaved;
 mod logical;
 #[path = "../support/logical.rs"]
 mod logical_disk;
+mod lying;
 mod others;
+#[path = "../fs_btrfs/sums.rs"]
+mod sums;
 #[path = "../support/mod.rs"]
 mod support;
 mod swap;

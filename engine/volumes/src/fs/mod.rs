@@ -20,6 +20,7 @@ mod ntfs;
 mod numbered;
 mod open;
 mod recent;
+mod survey;
 mod xfs;
 
 use std::ops::ControlFlow;
@@ -32,6 +33,7 @@ pub use metadata::{
 };
 pub use numbered::{InUse, Numbered, Part};
 pub use open::{ReadOptions, open, open_with};
+pub use survey::{Show, Survey};
 
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 
@@ -129,6 +131,14 @@ pub trait Filesystem: Send + Sync {
     /// Its files by their numbers, where it can say so much.
     fn numbered(&self) -> Option<&dyn Numbered> {
         None
+    }
+
+    /// All that its files consist of, by its tables; `None` where only the folders tell.
+    ///
+    /// # Errors
+    /// See [`Filesystem`]; all that is damaged ends it.
+    fn survey(&self) -> Result<Option<Box<dyn Survey + '_>>> {
+        Ok(None)
     }
 }
 

@@ -52,12 +52,6 @@ pub trait Numbered: Sync {
     /// What of the filesystem itself decides over the meaning of its files' parts.
     fn basis(&self) -> Vec<u64>;
 
-    /// Whether [`each_file`](Self::each_file) shows every file that can be read at all, so that a
-    /// name which leads to any other leads to damage, and to no content.
-    fn shows_all(&self) -> bool {
-        false
-    }
-
     /// What files are sorted by in [`each_file`](Self::each_file).
     fn order(&self, file: FileId) -> (u64, u64) {
         (file.tree, file.number)

@@ -1,7 +1,7 @@
 //! The proof that an image left nothing out that its filesystems use: their metadata is read
 //! from the image, and every file's extents are looked up, before the image is committed. Where a
-//! filesystem shows all of its files by number, folders need not be walked for it, unless
-//! something is found to be missing, which the walk then names.
+//! filesystem's tables show all of its files, folders need not be walked for it, unless something is
+//! found to be missing, which the walk then names.
 //!
 //! A filesystem that is damaged cannot show all that it uses, so what is damaged on the way leaves
 //! its volume [`Unproven`], as does anything that is missing.
@@ -22,9 +22,6 @@ use crate::store::tree::TreeVisitor;
 use crate::store::{Entry, ImageReader, TreeRun};
 use crate::sys::threads;
 use crate::volume::{self, DiskLayout, Volume};
-
-/// Files that are looked up at once, by all threads.
-const LOOKED_UP: usize = 32_768;
 
 /// A volume of which it is not certain that an image left nothing out that it uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,13 +128,18 @@ fn look_through(
     let bytes = volume::open(&disk, volume)?;
     let filesystem = fs::open(&bytes)?;
     // Until here others' signatures were looked for anywhere.
-    guard.forget();
+    guard.take_missing();
     guard.is_armed.store(true, Ordering::Relaxed);
     let outcome = check_root(filesystem.as_ref()).and_then(|start| {
-        if holds_all((guard, skipped), volume, filesystem.as_ref(), observer)? {
-            return Ok(());
-        }
-        walk((guard, skipped), (volume, &start), filesystem.as_ref(), observer)
+        let surveyed = survey((guard, skipped), volume, filesystem.as_ref(), observer)?;
+        let lacking = match surveyed {
+            Surveyed::HoldsAll => return Ok(()),
+            Surveyed::Lacks(range) => Some(range),
+            Surveyed::Nothing => None,
+        };
+        // The walk says which file it is, if a folder leads to it.
+        walk((guard, skipped), (volume, &start), filesystem.as_ref(), observer)?;
+        lacking.map_or(Ok(()), |range| Err(in_use(range, &volume.name)))
     });
     guard.is_armed.store(false, Ordering::Relaxed);
     outcome
@@ -192,62 +194,67 @@ fn in_use(range: ByteRange, why: &str) -> Error {
     Error::new(ErrorKind::Corrupt, context)
 }
 
-/// Whether it is certain, without a walk, that nothing was left out of what a filesystem's files
-/// consist of, but for the contents of the files `skipped`.
+/// What a filesystem's tables say of what an image left out.
+enum Surveyed {
+    /// Nothing of it is needed.
+    HoldsAll,
+    /// This is.
+    Lacks(ByteRange),
+    /// They do not say.
+    Nothing,
+}
+
+/// Looks through a filesystem's tables for what was left out of what its files consist of, past the
+/// contents of the files `skipped`.
 ///
 /// # Errors
 /// What is damaged of the files; `Cancelled`.
-fn holds_all(
+fn survey(
     (guard, skipped): (&Guard, &[FileId]),
     volume: &Volume,
     filesystem: &dyn Filesystem,
     observer: &dyn Observer,
-) -> Result<bool> {
-    let Some(numbered) = filesystem.numbered().filter(|numbered| numbered.shows_all()) else {
-        return Ok(false);
-    };
-    let look_up = |file: FileId| {
-        if observer.cancelled() {
-            return Err(Error::cancelled());
+) -> Result<Surveyed> {
+    // Whether a content may be that of a skipped file, or not.
+    let is_open = AtomicBool::new(false);
+    let show = |file: Option<FileId>, part: Part| {
+        let is_content = matches!(part, Part::Content(_));
+        if is_content && file.is_some_and(|file| skipped.contains(&file)) {
+            return;
         }
-        numbered.parts(file, &mut |part| {
-            let is_skipped = matches!(part, Part::Content(_)) && skipped.contains(&file);
-            if !is_skipped {
-                volume.each_place(part.range(), &mut |place| guard.note(place));
-            }
-            ControlFlow::Continue(())
-        })
-    };
-    let mut after = None;
-    loop {
-        let looked_up = numbered.next_files(after, LOOKED_UP).and_then(|files| {
-            let damage = Mutex::new(None);
-            let is_sound = threads::all(&files, |in_use| match look_up(in_use.file) {
-                Ok(()) => true,
-                Err(error) => {
-                    damage.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                    false
-                }
-            });
-            let damage = damage.into_inner().unwrap_or_else(PoisonError::into_inner);
-            damage.filter(|_| !is_sound).map_or(Ok(files), Err)
+        let may_be_skipped = is_content && file.is_none() && !skipped.is_empty();
+        volume.each_place(part.range(), &mut |place| match may_be_skipped {
+            true if touches(&guard.left_out, &place) => is_open.store(true, Ordering::Relaxed),
+            true => {}
+            false => guard.note(place),
         });
-        let files = match looked_up {
-            Ok(files) if !guard.forget() => files,
-            // The walk says which file it is.
-            Ok(_missing) => return Ok(false),
-            // Folders may lead to it in a way that can be read.
-            Err(error) if error.kind() == ErrorKind::Unsupported => {
-                guard.forget();
-                return Ok(false);
-            }
-            Err(damaged) => return Err(damaged),
-        };
-        after = files.last().map(|last| last.file);
-        if files.len() < LOOKED_UP {
-            return Ok(true);
-        }
-    }
+    };
+    let looked_through = filesystem.survey().and_then(|survey| {
+        let Some(survey) = survey else { return Ok(false) };
+        let damage = Mutex::new(None);
+        let shares: Vec<usize> = (0..survey.shares()).collect();
+        let is_sound = threads::all(&shares, |share| {
+            let outcome = match observer.cancelled() {
+                true => Err(Error::cancelled()),
+                false => survey.each_part(*share, &mut |file, part| show(file, part)),
+            };
+            let mut damage = damage.lock().unwrap_or_else(PoisonError::into_inner);
+            outcome.map_err(|error| damage.get_or_insert(error)).is_ok()
+        });
+        let damage = damage.into_inner().unwrap_or_else(PoisonError::into_inner);
+        damage.filter(|_| !is_sound).map_or(Ok(true), Err)
+    });
+    let says_all = match looked_through {
+        Ok(says_all) => says_all && !is_open.into_inner(),
+        // Folders may lead to it in a way that can be read.
+        Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Limit) => false,
+        Err(damaged) => return Err(damaged),
+    };
+    Ok(match guard.take_missing() {
+        Some(missing) => Surveyed::Lacks(missing),
+        None if says_all => Surveyed::HoldsAll,
+        None => Surveyed::Nothing,
+    })
 }
 
 /// Looks at everything that a filesystem reaches, but for the contents of the files `skipped`, of
@@ -349,9 +356,9 @@ impl Guard {
         }
     }
 
-    /// Whether something was missing; from here on that is forgotten.
-    fn forget(&self) -> bool {
-        self.missing.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+    /// What was missing; from here on that is forgotten.
+    fn take_missing(&self) -> Option<ByteRange> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn check(&self, volume: &Volume, path: &[u8]) -> Result<()> {

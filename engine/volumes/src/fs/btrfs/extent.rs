@@ -89,7 +89,7 @@ impl Stretch {
     }
 
     /// The stretch that `item` describes.
-    fn parse(item: &Item, sectorsize: u64) -> Result<Self> {
+    pub(super) fn parse(item: &Item, sectorsize: u64) -> Result<Self> {
         let data = item.data();
         let short = || item.corrupt("a file extent", format!("{} bytes", data.len()));
         let start = item.key.offset;

@@ -40,8 +40,7 @@ impl Btrfs {
     /// # Errors
     /// See [`Filesystem::free_space`](crate::fs::Filesystem::free_space).
     pub(super) fn free_ranges(&self, visit: Visit<'_, ByteRange>) -> Result<()> {
-        let doubt = self.doubt.clone().or_else(|| self.late_doubt());
-        if let Some(doubt) = doubt {
+        if let Some(doubt) = self.why_uncertain() {
             let context = format!("it is not certain what is free: {doubt}");
             return Err(Error::new(ErrorKind::Unsupported, context));
         }
@@ -89,6 +88,11 @@ impl Btrfs {
         let _ = free.add(ByteRange { start: at, end: self.info.size });
         free.finish();
         Ok(())
+    }
+
+    /// Why it is not certain what is free, if it is not.
+    pub(super) fn why_uncertain(&self) -> Option<String> {
+        self.doubt.clone().or_else(|| self.late_doubt())
     }
 
     fn late_doubt(&self) -> Option<String> {

@@ -35,6 +35,7 @@ mod pool;
 mod root;
 mod shared;
 mod superblock;
+mod survey;
 mod tree;
 mod units;
 
@@ -45,8 +46,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use super::{
-    DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Visit,
-    Xattr,
+    DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata, Survey,
+    Visit, Xattr,
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use inode::Inode;
@@ -161,6 +162,14 @@ impl Filesystem for Btrfs {
     fn may_share(&self, file: FileId) -> Result<bool> {
         let (subvolume, inode) = self.file(file)?;
         self.shares_extents(&subvolume, inode.number)
+    }
+
+    fn survey(&self) -> Result<Option<Box<dyn Survey + '_>>> {
+        // What the log changes is in no tree of a subvolume.
+        if !self.replays.is_empty() || self.why_uncertain().is_some() {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(self.all_leaves()?)))
     }
 
     fn unused(&self, visit: Visit<'_, ByteRange>) -> Result<()> {

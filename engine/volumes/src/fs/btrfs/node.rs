@@ -19,7 +19,7 @@ const ITEM: usize = 25;
 const POINTER: usize = 33;
 
 /// What has to be known of a node before it is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Pointer {
     pub at: Logical,
     pub level: u8,

@@ -75,18 +75,51 @@ fn child(pool: &Pool, node: &Node, number: usize, end: Option<Key>) -> Result<Ar
     let wrong = || Error::corrupt("tree node", "a pointer", "none");
     let (pointer, first) = (node.pointer(number), node.key(number));
     let (pointer, first) = (pointer.ok_or_else(wrong)?, first.ok_or_else(wrong)?);
-    let child = pool.node(pointer)?;
-    let place = || format!("tree node at {}", pointer.at);
-    if child.key(0) != Some(first) {
-        let found = child.key(0).map_or("none".to_owned(), |key| key.to_string());
-        return Err(Error::corrupt(place(), format!("first key {first}"), found));
+    Below { pointer, first: Some(first), end }.read(pool)
+}
+
+/// A node below another one, and what that says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Below {
+    pub pointer: Pointer,
+    /// Its first key, if that is known.
+    first: Option<Key>,
+    /// All its keys are less than this.
+    end: Option<Key>,
+}
+
+impl Below {
+    /// The root of a tree.
+    pub(super) fn root(tree: Tree) -> Self {
+        Self { pointer: tree.root, first: None, end: None }
     }
-    if let (Some(last), Some(end)) = (child.last_key(), end)
-        && last >= end
-    {
-        return Err(Error::corrupt(place(), format!("keys below {end}"), last));
+
+    /// What is below pointer `number` of `node`, the node that is meant.
+    pub(super) fn child(self, node: &Node, number: usize) -> Option<Self> {
+        let end = node.key(number.saturating_add(1)).or(self.end);
+        Some(Self { pointer: node.pointer(number)?, first: Some(node.key(number)?), end })
     }
-    Ok(child)
+
+    /// The node.
+    ///
+    /// # Errors
+    /// `Corrupt` where it is not what is said of it; the devices' own.
+    pub(super) fn read(self, pool: &Pool) -> Result<Arc<Node>> {
+        let node = pool.node(self.pointer)?;
+        let place = || format!("tree node at {}", self.pointer.at);
+        if let Some(first) = self.first
+            && node.key(0) != Some(first)
+        {
+            let found = node.key(0).map_or("none".to_owned(), |key| key.to_string());
+            return Err(Error::corrupt(place(), format!("first key {first}"), found));
+        }
+        if let (Some(last), Some(end)) = (node.last_key(), self.end)
+            && last >= end
+        {
+            return Err(Error::corrupt(place(), format!("keys below {end}"), last));
+        }
+        Ok(node)
+    }
 }
 
 /// A place in a tree, which moves on.

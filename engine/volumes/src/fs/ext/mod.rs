@@ -35,6 +35,7 @@ mod map;
 mod numbered;
 mod open;
 mod superblock;
+mod survey;
 mod units;
 mod xattr;
 
@@ -44,7 +45,7 @@ use std::ops::ControlFlow;
 
 use super::{
     DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata,
-    Numbered, Visit, Xattr,
+    Numbered, Survey, Visit, Xattr,
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use blocks::Blocks;
@@ -178,6 +179,14 @@ impl Filesystem for Ext {
     fn numbered(&self) -> Option<&dyn Numbered> {
         // What fast commits change is nowhere on the volume.
         self.changes.is_empty().then_some(self)
+    }
+
+    fn survey(&self) -> Result<Option<Box<dyn Survey + '_>>> {
+        if self.numbered().is_none() {
+            return Ok(None);
+        }
+        self.check_tables()?;
+        Ok(Some(Box::new(self)))
     }
 
     fn unused(&self, visit: Visit<'_, ByteRange>) -> Result<()> {

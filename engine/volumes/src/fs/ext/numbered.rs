@@ -30,10 +30,6 @@ impl Numbered for Ext {
         sizes.into_iter().map(u64::from).chain([geometry.block_count]).collect()
     }
 
-    fn shows_all(&self) -> bool {
-        true
-    }
-
     fn each_file(&self, after: Option<FileId>, visit: Visit<'_, InUse>) -> Result<()> {
         let geometry = self.geometry();
         let after = after.map_or(0, |after| u32::try_from(after.number).unwrap_or(u32::MAX));
@@ -41,12 +37,7 @@ impl Numbered for Ext {
         if first.0 > geometry.inode_count {
             return Ok(());
         }
-        // Tables lie apart, so that what they claim to be they take.
-        let size = u64::from(geometry.inode_size);
-        let tables = u64::from(geometry.inode_count).saturating_mul(size);
-        if tables > self.blocks.volume_size() {
-            return Err(Error::corrupt("inode tables", "no more than the volume", tables));
-        }
+        self.check_tables()?;
         let (group, mut place) = geometry.locate(first)?;
         for group in (group.0..geometry.group_count).map(GroupNumber) {
             if self.files_of_group(group, place, visit)?.is_break() {
@@ -84,7 +75,18 @@ impl Numbered for Ext {
 }
 
 impl Ext {
-    fn files_of_group(
+    /// Checks that the tables of inodes may lie apart, so that what they claim to be they take.
+    pub(super) fn check_tables(&self) -> Result<()> {
+        let geometry = self.geometry();
+        let size = u64::from(geometry.inode_size);
+        let tables = u64::from(geometry.inode_count).saturating_mul(size);
+        match tables <= self.blocks.volume_size() {
+            true => Ok(()),
+            false => Err(Error::corrupt("inode tables", "no more than the volume", tables)),
+        }
+    }
+
+    pub(super) fn files_of_group(
         &self,
         group: GroupNumber,
         first: u32,

@@ -35,6 +35,13 @@ impl File {
         Reference::new(self.record.number.0, self.record.sequence)
     }
 
+    /// The values that it has according to the list of its attributes, by kind and name, each once;
+    /// `None` where it has no list.
+    pub(super) fn listed(&self) -> Option<BTreeSet<(u32, &[u8])>> {
+        let list = self.list.as_ref()?;
+        Some(list.iter().map(|entry| (entry.kind, entry.name.as_slice())).collect())
+    }
+
     /// The records that it needs besides its first, ascending.
     pub(super) fn later_records(&self) -> BTreeSet<u64> {
         let records = self.list.iter().flatten().map(|entry| entry.record.number().0);

@@ -13,7 +13,7 @@
 //! that files have for DOS are not listed, nor are the filesystem's own files; both can be looked
 //! up.
 //!
-//! `numbered` goes through the table instead of the folders.
+//! `numbered` and `survey` go through the table instead of the folders.
 //!
 //! Names of fields are those of Microsoft's headers, as the projects that document the format give
 //! them: linux-ntfs ("NTFS Documentation") and libfsntfs.
@@ -39,6 +39,7 @@ mod reparse;
 mod runs;
 mod space;
 mod stream;
+mod survey;
 mod time;
 mod units;
 mod upcase;
@@ -63,7 +64,7 @@ use self::upcase::UpCase;
 use self::wof::Overlaid;
 use super::{
     DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata,
-    Numbered, Visit, Xattr,
+    Numbered, Survey, Visit, Xattr,
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 
@@ -310,6 +311,14 @@ impl Filesystem for Ntfs {
     fn numbered(&self) -> Option<&dyn Numbered> {
         // Where a log was not replayed, folders and records may not go together.
         self.doubt.is_none().then_some(self)
+    }
+
+    fn survey(&self) -> Result<Option<Box<dyn Survey + '_>>> {
+        if self.numbered().is_none() {
+            return Ok(None);
+        }
+        self.check_table()?;
+        Ok(Some(Box::new(self)))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::fs::{FileId, FileType, InUse, Numbered, Part, Visit};
 
 /// Bytes of the table that are read at once: few enough for the cache of an image, from which the
 /// other side and what looks at the parts have them again.
-const READ_AT_ONCE: u64 = 64 << 10;
+pub(super) const READ_AT_ONCE: u64 = 64 << 10;
 
 impl Numbered for Ntfs {
     fn basis(&self) -> Vec<u64> {
@@ -43,12 +43,7 @@ impl Numbered for Ntfs {
             _ => visit(one),
         };
         let size = bytes(self.mft.record_size);
-        let table = self.mft.table().size;
-        // It has no holes, so that what it claims to be it takes.
-        if table > self.mft.space.volume_size() {
-            return Err(Error::corrupt("file table", "no more than the volume", table));
-        }
-        let count = table.checked_div(size).unwrap_or_default();
+        let count = self.check_table()?;
         let at_once = READ_AT_ONCE.checked_div(size).unwrap_or_default().max(1);
         // Streams of the same file may be left.
         let mut next = after.map_or(ROOT, |after| Reference(after.number)).number().0;
@@ -134,6 +129,18 @@ impl Shown<'_> {
 }
 
 impl Ntfs {
+    /// How many records the table has. It has no holes, so that what it claims to be it takes.
+    ///
+    /// # Errors
+    /// `Corrupt` when that is more than the volume.
+    pub(super) fn check_table(&self) -> Result<u64> {
+        let table = self.mft.table().size;
+        if table > self.mft.space.volume_size() {
+            return Err(Error::corrupt("file table", "no more than the volume", table));
+        }
+        Ok(table.checked_div(bytes(self.mft.record_size)).unwrap_or_default())
+    }
+
     /// Shows the file whose first record is `record`, and its streams.
     fn files_of(&self, record: Record, visit: Visit<'_, InUse>) -> Result<ControlFlow<()>> {
         let file = self.mft.file_of(record)?;

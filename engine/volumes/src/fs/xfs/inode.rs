@@ -245,6 +245,14 @@ impl Xfs {
         let (block, start) = self.geometry().locate(number)?;
         let block = self.blocks.read(block).map_err(|error| error.within(number))?;
         let bytes = slice(&block, start, index(self.geometry().inode_size)).unwrap_or_default();
+        self.inode_of(number, bytes)
+    }
+
+    /// Inode `number`, which is `bytes`.
+    ///
+    /// # Errors
+    /// As [`inode`](Self::inode).
+    pub(super) fn inode_of(&self, number: InodeNumber, bytes: &[u8]) -> Result<Inode> {
         self.check_inode(number, bytes).map_err(|error| error.within(number))?;
         let Some(inode) = Inode::parse(number, bytes) else { return Err(stamp::cut(bytes)) };
         if inode.di_mode == 0 {

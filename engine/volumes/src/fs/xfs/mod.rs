@@ -4,7 +4,7 @@
 //! the format, whose names of fields are used here. [`Superblock`] is what the disk says;
 //! [`Geometry`] is what makes sense of it; [`Xfs`] is the open filesystem, to which each file here
 //! adds one subject: `inode`, `map` with its `btree`, `entries` of folders with their `index`,
-//! `shortform`, `attributes`, `content`, `free`, `numbered` with its `chunks` of inodes. `log` overlays the volume with what a dirty log
+//! `shortform`, `attributes`, `content`, `free`, `numbered` and `survey` with their `chunks` of inodes. `log` overlays the volume with what a dirty log
 //! holds, so nothing else knows of it.
 //!
 //! Invariants: everything of version 5 is verified before it is believed, by its checksum and by
@@ -33,6 +33,7 @@ mod open;
 mod shortform;
 mod stamp;
 mod superblock;
+mod survey;
 mod units;
 
 pub(super) use open::{open, open_by_backup};
@@ -42,7 +43,7 @@ use std::ops::ControlFlow;
 
 use super::{
     DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata,
-    Numbered, Visit, Xattr,
+    Numbered, Survey, Visit, Xattr,
 };
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use blocks::Blocks;
@@ -161,6 +162,13 @@ impl Filesystem for Xfs {
     fn numbered(&self) -> Option<&dyn Numbered> {
         // Where it is not certain what is free, it is not either what is in use.
         (self.doubt.is_none() && self.unfinished.is_empty()).then_some(self)
+    }
+
+    fn survey(&self) -> Result<Option<Box<dyn Survey + '_>>> {
+        if self.numbered().is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(self.all_chunks()?)))
     }
 
     fn unused(&self, visit: Visit<'_, ByteRange>) -> Result<()> {

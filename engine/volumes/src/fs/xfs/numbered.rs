@@ -50,18 +50,7 @@ impl Numbered for Xfs {
     }
 
     fn parts(&self, file: FileId, visit: Visit<'_, Part>) -> Result<()> {
-        let inode = self.file(file)?;
-        let place = self.inode_place(inode.number)?;
-        let is_folder = inode.file_type()? == FileType::Directory;
-        let mut parts = match is_folder && inode.data_fork()?.form == Form::Local {
-            true => vec![Part::Structure(place)],
-            false => vec![Part::Record(place)],
-        };
-        if let Some(fork) = inode.attribute_fork()? {
-            self.structure_parts(&inode, &fork, &mut parts)?;
-        }
-        self.data_parts(&inode, &mut parts)?;
-        let _ = parts.into_iter().try_for_each(visit);
+        let _ = self.parts_of(&self.file(file)?)?.into_iter().try_for_each(visit);
         Ok(())
     }
 
@@ -78,6 +67,21 @@ impl Numbered for Xfs {
 }
 
 impl Xfs {
+    /// The parts of the file of `inode`.
+    pub(super) fn parts_of(&self, inode: &Inode) -> Result<Vec<Part>> {
+        let place = self.inode_place(inode.number)?;
+        let is_folder = inode.file_type()? == FileType::Directory;
+        let mut parts = match is_folder && inode.data_fork()?.form == Form::Local {
+            true => vec![Part::Structure(place)],
+            false => vec![Part::Record(place)],
+        };
+        if let Some(fork) = inode.attribute_fork()? {
+            self.structure_parts(inode, &fork, &mut parts)?;
+        }
+        self.data_parts(inode, &mut parts)?;
+        Ok(parts)
+    }
+
     /// Visits the files of `group` from its inode `from` on.
     fn files_of_group(
         &self,
@@ -107,7 +111,7 @@ impl Xfs {
 
     /// Fills `buffer` with a chunk, from its first inode that exists to its last, and says which
     /// those are.
-    fn read_chunk(
+    pub(super) fn read_chunk(
         &self,
         group: GroupNumber,
         chunk: &Chunk,
@@ -133,11 +137,7 @@ impl Xfs {
     /// What inode `number` is, if it is a file that can have a name: one that was removed while it
     /// was open has no links any more.
     fn in_use(&self, number: InodeNumber, bytes: &[u8], is_free: bool) -> Result<Option<InUse>> {
-        let di_mode = be16(bytes, 0x2).unwrap_or_default();
-        if is_free != (di_mode == 0) {
-            let expected = if is_free { "a free inode" } else { "an inode in use" };
-            return Err(Error::corrupt("di_mode", expected, format!("{di_mode:#o}")));
-        }
+        let di_mode = check_mode(bytes, is_free)?;
         if is_free {
             return Ok(None);
         }
@@ -198,6 +198,19 @@ impl Xfs {
         parts.extend(self.map_blocks(map)?.into_iter().map(structure));
         Ok(())
     }
+}
+
+/// Checks that an inode is what the tree of inodes says, and returns its `di_mode`.
+///
+/// # Errors
+/// `Corrupt` if it is not.
+pub(super) fn check_mode(inode: &[u8], is_free: bool) -> Result<u16> {
+    let di_mode = be16(inode, 0x2).unwrap_or_default();
+    if is_free == (di_mode == 0) {
+        return Ok(di_mode);
+    }
+    let expected = if is_free { "a free inode" } else { "an inode in use" };
+    Err(Error::corrupt("di_mode", expected, format!("{di_mode:#o}")))
 }
 
 /// Adds a part, if there are not too many of one file.
