@@ -153,6 +153,8 @@ pub const MAX_LVM_DEPTH: usize = 16;
 pub const MAX_LVM_VALUES: usize = 1 << 20;
 /// Segments of one logical volume at most.
 pub const MAX_LVM_SEGMENTS: usize = 4096;
+/// Volumes within volumes within volumes: how deep they are looked for.
+pub const MAX_VOLUME_DEPTH: usize = 6;
 /// Places of contents that a verification compares with the packs' tables together: 16 MiB.
 pub const WAITING_PLACES: usize = 1 << 18;
 /// Deltas that a verification puts off at most, to check them in the order of their bases: some

@@ -5,9 +5,8 @@
 use super::extent::Extent;
 use super::layout::{Notes, Volume};
 use crate::base::fields::{le16, le32, le64};
+use crate::kind::Kind;
 
-/// What holds a member, as `signature` names it.
-pub(super) const MEMBER: &str = "md raid member";
 const MAGIC: u32 = 0xa92b_4efc;
 const SECTOR: u64 = 512;
 /// Bytes of a version-1 superblock before its list of roles.
@@ -36,9 +35,9 @@ struct Member {
 
 /// The arrays whose members are among `volumes`, each read from its newest one.
 pub(super) fn volumes(disk: &Extent<'_>, volumes: &[Volume], notes: &mut Notes) -> Vec<Volume> {
-    let mut found: Vec<(Member, u64)> = Vec::new();
+    let mut found: Vec<(Member, u64, Vec<String>)> = Vec::new();
     for volume in volumes {
-        if volume.content.as_ref().is_none_or(|content| content.kind != MEMBER) {
+        if !volume.holds(Kind::MdMember) || !volume.is_contiguous() {
             continue;
         }
         let extent = disk.part(volume.start, volume.length);
@@ -46,22 +45,28 @@ pub(super) fn volumes(disk: &Extent<'_>, volumes: &[Volume], notes: &mut Notes) 
             notes.add(format!("{}: its RAID superblock is damaged", volume.name));
             continue;
         };
-        let same = found.iter_mut().find(|(other, _)| other.array == member.array);
+        let same = found.iter_mut().find(|(other, ..)| other.array == member.array);
         let rank = |member: &Member| (member.unfit.is_none(), member.events);
         match same {
-            Some((other, _)) if rank(other) >= rank(&member) => {}
-            Some(older) => *older = (member, volume.start),
-            None => found.push((member, volume.start)),
+            Some((other, start, names)) => {
+                names.push(volume.name.clone());
+                if rank(other) < rank(&member) {
+                    (*other, *start) = (member, volume.start);
+                }
+            }
+            None => found.push((member, volume.start, vec![volume.name.clone()])),
         }
     }
-    found.into_iter().map(|(member, start)| volume(&member, start)).collect()
+    let made = |(member, start, names)| volume(&member, start, names);
+    found.into_iter().map(made).collect()
 }
 
-fn volume(member: &Member, start: u64) -> Volume {
+fn volume(member: &Member, start: u64, names: Vec<String>) -> Volume {
     let (offset, length) = member.data;
     let name = format!("md/{}", member.name);
     let mut volume = Volume::new(name, start.saturating_add(offset), length);
     volume.type_name = Some("RAID array".to_owned());
+    volume.within = names;
     volume.unsupported = match (member.level, member.unfit) {
         (1, None) => None,
         (1, Some(why)) => Some(why.to_owned()),

@@ -11,14 +11,14 @@ use super::extent::Extent;
 use super::layout::{Notes, Volume};
 use super::segment::Segment;
 use crate::base::limits::{MAX_LVM_SEGMENTS, MAX_PARTITIONS};
+use crate::kind::Kind;
 
 /// Bytes of the sectors that LVM's numbers count.
 const SECTOR: u64 = 512;
-/// What holds a physical volume, as `signature` names it.
-pub const PHYSICAL: &str = "lvm2 physical volume";
 
 /// A physical volume on this disk: its identity, as its label spells it, and where it begins.
 struct Physical {
+    name: String,
     id: String,
     start: u64,
 }
@@ -28,9 +28,11 @@ pub(super) fn volumes(disk: &Extent<'_>, volumes: &[Volume], notes: &mut Notes) 
     let mut physical = Vec::new();
     let mut groups: Vec<(String, Section)> = Vec::new();
     for volume in volumes {
-        let content = volume.content.as_ref().filter(|content| content.kind == PHYSICAL);
+        let is_one = volume.holds(Kind::PhysicalVolume) && volume.is_contiguous();
+        let content = volume.content.as_ref().filter(|_| is_one);
         let Some(id) = content.and_then(|content| content.uuid.clone()) else { continue };
-        physical.push(Physical { id, start: volume.start });
+        let name = volume.name.clone();
+        physical.push(Physical { name, id, start: volume.start });
         let texts = metadata::texts(&disk.part(volume.start, volume.length));
         if texts.is_empty() {
             notes.add(format!("{}: its LVM metadata is missing or damaged", volume.name));
@@ -48,11 +50,25 @@ pub(super) fn volumes(disk: &Extent<'_>, volumes: &[Volume], notes: &mut Notes) 
         for (volume, section) in logical.sections() {
             let is_visible = list_has(section.list("status"), "VISIBLE");
             if is_visible && found.len() < MAX_PARTITIONS {
-                found.push(logical_volume(&format!("{name}/{volume}"), group, section, &physical));
+                let mut made =
+                    logical_volume(&format!("{name}/{volume}"), group, section, &physical);
+                made.read_whole = snapshot_of(logical, volume)
+                    .map(|own| format!("its snapshot {own} needs blocks that it may call free"));
+                found.push(made);
             }
         }
     }
     found
+}
+
+/// A snapshot of the logical volume `origin`, if there is one.
+fn snapshot_of<'a>(logical: &'a Section, origin: &str) -> Option<&'a str> {
+    let is_one = |segment: &Section| {
+        segment.text("origin") == Some(origin) || segment.text("external_origin") == Some(origin)
+    };
+    let mut all = logical.sections();
+    all.find(|(_, section)| section.sections().any(|(_, segment)| is_one(segment)))
+        .map(|(name, _)| name)
 }
 
 /// The group of a text, and its name.
@@ -81,6 +97,7 @@ fn logical_volume(name: &str, group: &Section, section: &Section, physical: &[Ph
     let extent = group.number("extent_size").and_then(|sectors| sectors.checked_mul(SECTOR));
     let mut volume = Volume::new(name, 0, 0);
     volume.type_name = Some("logical volume".to_owned());
+    volume.within = physical_of(group, section, physical);
     volume.partition_uuid = section.text("id").map(str::to_owned);
     let mut segments = Vec::new();
     for (own, segment) in section.sections().filter(|(own, _)| own.starts_with("segment")) {
@@ -117,6 +134,28 @@ fn logical_volume(name: &str, group: &Section, section: &Section, physical: &[Ph
         volume.segments = segments;
     }
     volume
+}
+
+/// The names of the physical volumes that are here and that the logical one lies on; of all of the
+/// group, where it does not say.
+fn physical_of(group: &Section, section: &Section, physical: &[Physical]) -> Vec<String> {
+    let all = || group.section("physical_volumes").into_iter().flat_map(Section::sections);
+    let stripes = section.sections().filter_map(|(_, segment)| segment.list("stripes")).flatten();
+    let named: Vec<&str> = stripes
+        .filter_map(|value| match value {
+            Value::Text(name) => Some(name.as_str()),
+            _ => None,
+        })
+        .collect();
+    let is_named = |own: &str| named.contains(&own);
+    let ids = |is_meant: &dyn Fn(&str) -> bool| -> Vec<String> {
+        let meant = all().filter(|(own, _)| is_meant(own));
+        let ids = meant.filter_map(|(_, section)| section.text("id"));
+        let here = ids.filter_map(|id| physical.iter().find(|physical| physical.id == id));
+        here.map(|physical| physical.name.clone()).collect()
+    };
+    let own = ids(&is_named);
+    if own.is_empty() { ids(&|_| true) } else { own }
 }
 
 /// Where sorted segments do not go on where the one before ends.
