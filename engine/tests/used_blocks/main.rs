@@ -10,6 +10,7 @@ mod others;
 #[path = "../support/mod.rs"]
 mod support;
 mod swap;
+mod uncertain;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;

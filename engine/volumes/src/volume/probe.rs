@@ -198,8 +198,9 @@ fn mbr_layout(
     record: &BootRecord,
     notes: &mut Notes,
 ) -> DiskLayout {
-    let recognized =
-        |layout: &DiskLayout| layout.volumes.iter().any(|volume| volume.content.is_some());
+    // A link of this table's own chain may look like a table, wherever another size leads.
+    let is_known = |volume: &Volume| volume.content.is_some() && !volume.holds(Kind::Table);
+    let recognized = |layout: &DiskLayout| layout.volumes.iter().any(is_known);
     let (mut layout, mut own) = mbr_layout_in(disk, sector_size, record);
     for size in candidates(sector_size).skip(1) {
         if recognized(&layout) {

@@ -88,20 +88,16 @@ fn order(one: &Signature, other: &Signature, length: u64) -> Order {
     if one.content.kind == other.content.kind || is_one_medium(one, other) {
         return Order::First;
     }
-    for (container, within, answer) in [(one, other, Order::First), (other, one, Order::Second)] {
-        if let Some(is_around) = is_around(container, within, length) {
-            return match (is_around, answer) {
-                (true, answer) => answer,
-                (false, Order::First) => Order::Second,
-                (false, _) => Order::First,
-            };
-        }
-    }
     match (overwrites(other, one, length), overwrites(one, other, length)) {
         // Had the other been made later, the first would be gone.
-        (true, false) => Order::First,
-        (false, true) => Order::Second,
-        _ => Order::Open,
+        (true, false) => return Order::First,
+        (false, true) => return Order::Second,
+        _ => {}
+    }
+    match (is_around(one, other, length), is_around(other, one, length)) {
+        (Some(true), _) | (_, Some(false)) => Order::First,
+        (Some(false), _) | (_, Some(true)) => Order::Second,
+        (None, None) => Order::Open,
     }
 }
 
