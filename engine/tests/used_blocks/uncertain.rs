@@ -109,7 +109,7 @@ fn what_is_used_of_a_virtual_machines_disk_in_a_volume_is_kept() {
     let report = stage.capture();
     let layout = serde_json::to_string(&report.manifest.layout).expect("plain");
     assert!(layout.contains("\"p1/p1\""), "{layout}");
-    assert!(layout.contains("partition table"), "{layout}");
+    assert!(layout.contains("mbr partition table"), "{layout}");
 }
 
 #[test]

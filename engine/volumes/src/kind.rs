@@ -96,8 +96,10 @@ kinds! {
     VmfsMember = "vmfs member", Container;
     /// A device of Ceph's store.
     Bluestore = "ceph bluestore", Container;
-    /// A partition table within a volume: a virtual machine's disk.
-    Table = "partition table", Container;
+    /// A master boot record with partitions: in a volume, a virtual machine's disk.
+    Mbr = "mbr partition table", Container;
+    /// A GUID partition table.
+    Gpt = "gpt partition table", Container;
     /// A dynamic disk of Windows (Logical Disk Manager).
     Ldm = "ldm dynamic disk", Container;
     /// Swap space.
@@ -173,6 +175,12 @@ impl Kind {
     #[must_use]
     pub fn is_container(self) -> bool {
         self.nature() == Nature::Container
+    }
+
+    /// Whether it is a partition table.
+    #[must_use]
+    pub fn is_table(self) -> bool {
+        matches!(self, Self::Mbr | Self::Gpt)
     }
 
     /// Whether it has files, whoever could read them.

@@ -134,6 +134,12 @@ impl Volume {
         self.content.as_ref().is_some_and(|content| content.kind == kind)
     }
 
+    /// Whether what it holds is a partition table.
+    #[must_use]
+    pub fn holds_table(&self) -> bool {
+        self.content.as_ref().is_some_and(|content| content.kind.is_table())
+    }
+
     /// Whether what lies in it are other volumes.
     #[must_use]
     pub fn holds_volumes(&self) -> bool {

@@ -49,7 +49,8 @@ fn find_layout(disk: &Extent<'_>, sector_size: u32, notes: &mut Notes) -> DiskLa
     let is_beside_table =
         |kind: Kind| BIOS_RAID.contains(&kind) || matches!(kind, Kind::Iso9660 | Kind::Udf);
     let has_table = match verdict.content.as_ref().map(|content| content.kind) {
-        None | Some(Kind::Table) => true,
+        None => true,
+        Some(kind) if kind.is_table() => true,
         Some(kind) => is_beside_table(kind) && tables::may_be(disk, sector_size),
     };
     let table = if has_table { listed(disk, sector_size, notes) } else { None };
@@ -84,7 +85,7 @@ fn beside(
     notes: &mut Notes,
 ) -> DiskLayout {
     for rest in &verdict.others {
-        notes.add(format!("a signature of {} is beside the partition table", rest.kind));
+        notes.add(format!("a superblock of {} is beside the partition table", rest.kind));
     }
     let raid = verdict.content.as_ref().filter(|content| BIOS_RAID.contains(&content.kind));
     let raid = raid.map(|content| format!("the whole disk is a {}", content.kind));
@@ -127,7 +128,11 @@ pub(super) fn listed(
         }
         notes.add("the MBR says that a GPT follows, but no valid one was found");
     }
-    let record = record.filter(|_| !signature::is_boot_sector(&sector));
+    let is_table = |record: &BootRecord| {
+        !signature::is_boot_sector(&sector)
+            || candidates(sector_size).any(|size| mbr::makes_sense(record, extent.length(), size))
+    };
+    let record = record.filter(is_table);
     match record {
         Some(record) if record.is_used() => {
             if !record.is_protective() && gpt::read_copy(extent, sector_size, 1).is_ok() {
@@ -199,7 +204,7 @@ fn mbr_layout(
     notes: &mut Notes,
 ) -> DiskLayout {
     // A link of this table's own chain may look like a table, wherever another size leads.
-    let is_known = |volume: &Volume| volume.content.is_some() && !volume.holds(Kind::Table);
+    let is_known = |volume: &Volume| volume.content.is_some() && !volume.holds_table();
     let recognized = |layout: &DiskLayout| layout.volumes.iter().any(is_known);
     let (mut layout, mut own) = mbr_layout_in(disk, sector_size, record);
     for size in candidates(sector_size).skip(1) {

@@ -8,7 +8,6 @@ use super::verdict::{self, Verdict};
 use super::{lvm, md, probe};
 use crate::base::ReadAt;
 use crate::base::limits::{MAX_LVM_SEGMENTS, MAX_PARTITIONS, MAX_VOLUME_DEPTH};
-use crate::kind::Kind;
 
 /// The volumes that lie within `volumes` of `disk`, which may be several disks joined: those of the
 /// first disk first, which so go before copies of them.
@@ -36,7 +35,7 @@ pub(super) fn add(
         take(disk, sector_size, (volumes, logical), notes);
         let fresh = volumes.get(looked_at..).unwrap_or_default().to_vec();
         looked_at = volumes.len();
-        for volume in fresh.iter().filter(|volume| volume.holds(Kind::Table)) {
+        for volume in fresh.iter().filter(|volume| volume.holds_table()) {
             let nested = partitions(disk, sector_size, volume, notes);
             take(disk, sector_size, (volumes, nested), notes);
         }

@@ -19,7 +19,7 @@ pub(super) fn may_be(disk: &Extent<'_>, sector_size: u32) -> bool {
 
 /// The partition table of a whole disk: there, a damaged one still is one.
 pub(super) fn signature_of_disk(disk: Extent<'_>, sector_size: u32) -> Option<Signature> {
-    let lax = || may_be(&disk, sector_size).then(|| Signature::new(Kind::Table, ENTRIES));
+    let lax = || may_be(&disk, sector_size).then(|| Signature::new(Kind::Mbr, ENTRIES));
     signature(disk, sector_size).or_else(lax)
 }
 
@@ -29,14 +29,17 @@ pub(super) fn signature_of_disk(disk: Extent<'_>, sector_size: u32) -> Option<Si
 pub(super) fn signature(extent: Extent<'_>, sector_size: u32) -> Option<Signature> {
     let (sector, _) = extent.head(512);
     let sizes = [512, sector_size];
+    let record = BootRecord::parse(&sector).filter(BootRecord::is_used);
+    let is_protected = record.as_ref().is_some_and(BootRecord::is_protective);
+    let listing = record.filter(|_| !is_protected);
+    let length = extent.length();
+    let makes_sense = |record| sizes.iter().any(|size| mbr::makes_sense(record, length, *size));
+    if listing.as_ref().is_some_and(makes_sense) {
+        return Some(Signature::new(Kind::Mbr, ENTRIES));
+    }
     let has_gpt = |size: &&u32| gpt::read_copy(&extent, **size, 1).is_ok();
-    if let Some(size) = sizes.iter().find(has_gpt) {
-        return Some(Signature::new(Kind::Table, u64::from(*size)));
-    }
-    let record = BootRecord::parse(&sector).filter(BootRecord::is_used)?;
-    if record.is_protective() || signature::is_boot_sector(&sector) {
-        return None;
-    }
-    let fits = sizes.iter().any(|size| mbr::makes_sense(&record, extent.length(), *size));
-    fits.then(|| Signature::new(Kind::Table, ENTRIES))
+    let size = sizes.iter().find(has_gpt)?;
+    // With the record that protects it, it begins as early as that.
+    let place = if is_protected { ENTRIES } else { u64::from(*size) };
+    Some(Signature::new(Kind::Gpt, place))
 }

@@ -47,15 +47,16 @@ fn written(signature: &Signature) -> Written {
         Kind::Exfat => &[(0, 12 * KIB)],
         Kind::Fat12 | Kind::Fat16 | Kind::Fat32 => &[(0, 5 * KIB)],
         Kind::Swap | Kind::Hibernation => &[(0, 4 * KIB)],
-        // Of a second header, that of version 2: the first took as much space.
-        Kind::Luks if signature.place > 0 => &[(0, 16 * KIB)],
-        Kind::Luks => &[(0, 512), (4 * 1024, 512)],
+        // A second header. What has only weak signatures may be older, and show in a damaged first.
+        Kind::Luks if signature.place > 0 => &[(0, 2 * KIB)],
+        Kind::Luks => &[(0, 592), (4 * 1024, 512)],
         Kind::PhysicalVolume => &[(0, 2 * KIB), (4 * 1024, 512)],
         Kind::Iso9660 | Kind::Udf => &[(0, 34 * KIB)],
         Kind::Squashfs | Kind::Erofs | Kind::F2fs => &[(0, 2 * KIB)],
-        // An MBR stands in the first sector; a GPT in those behind, and the end.
-        Kind::Table if signature.place == 512 => &[(446, 66), (512, 16 * KIB), (-512, 512)],
-        Kind::Table => &[(446, 66)],
+        Kind::Mbr => &[(446, 66)],
+        // With sectors of 4 KiB there are gaps.
+        Kind::Gpt if signature.place > 512 => &[(446, 66), (4 * 1024, 92), (-512, 512)],
+        Kind::Gpt => &[(446, 66), (512, 92), (1024, 8 * KIB), (-512, 512)],
         Kind::MdMember if signature.place == 0 => &[(0, 512)],
         Kind::MdMember if signature.place == 4 * KIB => &[(4 * 1024, 512)],
         _ => &[],
@@ -95,30 +96,35 @@ fn order(one: &Signature, other: &Signature, length: u64) -> Order {
         _ => {}
     }
     match (is_around(one, other, length), is_around(other, one, length)) {
-        (Some(true), _) | (_, Some(false)) => Order::First,
-        (Some(false), _) | (_, Some(true)) => Order::Second,
-        (None, None) => Order::Open,
+        (true, _) => Order::First,
+        (_, true) => Order::Second,
+        (false, false) => Order::Open,
     }
 }
 
 /// Whether both are views of one medium, as on discs that are read as either.
 fn is_one_medium(one: &Signature, other: &Signature) -> bool {
     let optical = |kind| matches!(kind, Kind::Iso9660 | Kind::Udf);
-    let on_disc = |kind| optical(kind) || kind == Kind::Table;
+    let on_disc = |kind: Kind| optical(kind) || kind.is_table();
     (optical(one.content.kind) && on_disc(other.content.kind))
         || (optical(other.content.kind) && on_disc(one.content.kind))
 }
 
-/// Whether `container`, if it keeps its own at the end, goes around the filesystem `within`, which
-/// begins where its members' data does: not if that reaches over the container's own bytes, or to
-/// the end of the volume. `None` if it is none of these.
-fn is_around(container: &Signature, within: &Signature, length: u64) -> Option<bool> {
+/// Whether `container`, which keeps its own at the end, goes around the filesystem `within`, which
+/// begins where its members' data does: that ends before, or lies on several members. Of FAT that
+/// says nothing: it ends up to 63 sectors before the end.
+fn is_around(container: &Signature, within: &Signature, length: u64) -> bool {
     let is_at_end = container.content.kind.is_container()
         && container.place > length / 2
         && !within.content.kind.is_container();
-    let size = within.content.size.filter(|_| is_at_end)?;
-    // What is larger than the volume lies on several.
-    Some(size <= container.place || size > length)
+    let is_exact = matches!(within.content.kind, Kind::Ntfs | Kind::Exfat) || ends_with(within);
+    let size = within.content.size.filter(|_| is_at_end && is_exact);
+    size.is_some_and(|size| size <= container.place || size > length)
+}
+
+/// Whether making it would have overwritten what stood at the volume's end.
+fn ends_with(signature: &Signature) -> bool {
+    written(signature).iter().any(|(start, _)| *start < 0)
 }
 
 /// What `extent`, called `name` in notes, holds. `sector_size` is that of the disk.
@@ -141,12 +147,15 @@ pub(super) fn of_disk(disk: Extent<'_>, sector_size: u32, notes: &mut Notes) -> 
     weigh(signature::all(disk, "disk", notes), table, disk.length())
 }
 
-/// Where nothing says what is newer, what has the lowest is shown.
+/// Where nothing says what is newer, what has the lowest is shown: what is named only, so that no
+/// bytes of it are taken for files; then what goes around others.
 fn rank(kind: Kind) -> u8 {
     match kind {
-        Kind::Luks | Kind::MdMember | Kind::PhysicalVolume => 0,
-        Kind::Table => 1,
-        _ => 2,
+        Kind::BitLocker | Kind::Squashfs | Kind::Erofs | Kind::Iso9660 | Kind::Udf => 0,
+        Kind::MdMember => 1,
+        Kind::Luks | Kind::PhysicalVolume => 2,
+        Kind::Mbr | Kind::Gpt => 3,
+        _ => 4,
     }
 }
 
@@ -197,14 +206,14 @@ mod tests {
         let btrfs = (Kind::Btrfs, 65536, Some(LENGTH));
         let ext = (Kind::Ext4, 1024, Some(LENGTH));
         let swap = (Kind::Swap, 4086, Some(LENGTH));
-        let mbr = (Kind::Table, 446, None);
+        let mbr = (Kind::Mbr, 446, None);
         for (found, newest) in [
             ([swap, btrfs], Kind::Swap),
             ([ext, btrfs], Kind::Ext4),
             ([swap, mbr], Kind::Table),
             ([ext, mbr], Kind::Table),
             ([btrfs, mbr], Kind::Table),
-            ([(Kind::MdMember, 4096, None), (Kind::Table, 512, None)], Kind::MdMember),
+            ([(Kind::MdMember, 4096, None), (Kind::Gpt, 446, None)], Kind::MdMember),
             ([(Kind::MdMember, 4096, None), ext], Kind::MdMember),
         ] {
             let mut reversed = found;
@@ -218,17 +227,19 @@ mod tests {
 
     #[test]
     fn what_nothing_tells_is_in_doubt() {
-        let found = [(Kind::MdMember, 4096, None), (Kind::Table, 446, None)];
+        let found = [(Kind::MdMember, 4096, None), (Kind::Mbr, 446, None)];
         assert_eq!(winner(&found), (Some(Kind::MdMember), true));
     }
 
     #[test]
-    fn a_filesystem_over_the_end_of_a_former_member_is_newer_than_that() {
+    fn a_container_at_the_end_goes_around_what_ends_before_it() {
         let end = LENGTH - 8192;
         let member = (Kind::MdMember, end, None);
-        assert_eq!(winner(&[member, (Kind::Ntfs, 0, Some(LENGTH - 512))]).0, Some(Kind::Ntfs));
         assert_eq!(winner(&[member, (Kind::Ntfs, 0, Some(end))]), (Some(Kind::MdMember), false));
-        // It lies on several members.
+        // Over its bytes: either may be a rest.
+        let over = (Kind::Ntfs, 0, Some(LENGTH - 512));
+        assert_eq!(winner(&[member, over]), (Some(Kind::MdMember), true));
+        // It lies on several members, and its tool would have wiped the end.
         let striped = (Kind::Ext4, 1024, Some(4 * LENGTH));
         assert_eq!(winner(&[member, striped]), (Some(Kind::MdMember), false));
     }
