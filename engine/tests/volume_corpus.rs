@@ -275,7 +275,7 @@ fn compare_contents(
 ) {
     let kind_of = |name: &str| {
         let content = layout.volume(name).and_then(|volume| volume.content.as_ref());
-        content.map_or("nothing", |content| content.kind.as_str())
+        content.map_or("nothing", |content| content.kind.name())
     };
     let mut wanted: BTreeMap<String, String> = BTreeMap::new();
     for entry in entries.iter().filter(|entry| entry["type"] != "partition") {

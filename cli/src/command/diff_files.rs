@@ -237,7 +237,7 @@ fn json_change(volume: &str, change: &FileChange) -> Value {
 fn json_volume(volume: &Volume, state: &VolumeState, counts: &Counts) -> Value {
     let mut object = json!({
         "volume": volume.name,
-        "holds": volume.content.as_ref().map(|content| content.kind.as_str()),
+        "holds": volume.content.as_ref().map(|content| content.kind.name()),
     });
     object["state"] = match state {
         VolumeState::Added => "added",

@@ -41,6 +41,9 @@ pub fn run(arguments: &FindArguments, session: &Session) -> Result<Outcome> {
             Err(error) => losses.tell(&volume.name, &error, console),
         }
     }
+    for (volume, error) in files.disk.closed() {
+        losses.tell(&volume.name, &error, console);
+    }
     listing.flush();
     if searched == 0 {
         // Says which volumes there are.

@@ -6,7 +6,7 @@ use std::path::Path;
 use imgx_engine::base::Result;
 use imgx_engine::block::{Disk, OpenOptions, SourceInfo, SourceKind};
 use imgx_engine::store::repository::Image;
-use imgx_engine::volume::{DiskLayout, Volume, probe};
+use imgx_engine::volume::{DiskLayout, Kind, Volume, probe};
 use serde_json::{Value, json};
 
 use super::capture::{doubt_lines, instant, skipped_lines, tracker, unreadable_lines};
@@ -153,6 +153,9 @@ fn print_layout(layout: &DiskLayout, console: &Console) {
         if let Some(why) = &volume.unsupported {
             console.line(&format!("note: {} cannot be read: {why}", volume.name));
         }
+        if let Some(why) = &volume.read_whole {
+            console.line(&format!("note: all of {} is needed: {why}", volume.name));
+        }
     }
     for (uuid, names) in of_several_devices(layout) {
         console.line(&format!("note: {} are of one btrfs, {uuid}", names.join(", ")));
@@ -166,7 +169,7 @@ fn print_layout(layout: &DiskLayout, console: &Console) {
 fn of_several_devices(layout: &DiskLayout) -> BTreeMap<&str, Vec<&str>> {
     let mut found: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for volume in &layout.volumes {
-        let content = volume.content.as_ref().filter(|content| content.kind == "btrfs");
+        let content = volume.content.as_ref().filter(|content| content.kind == Kind::Btrfs);
         if let Some(uuid) = content.and_then(|content| content.uuid.as_deref()) {
             found.entry(uuid).or_default().push(&volume.name);
         }
@@ -193,7 +196,7 @@ fn volume_row(volume: &Volume) -> Vec<String> {
         volume.start.to_string(),
         size(volume.length),
         kind,
-        content.map_or_else(dash, |content| content.kind.clone()),
+        content.map_or_else(dash, |content| content.kind.to_string()),
         label.or_else(|| volume.partition_label.clone()).unwrap_or_else(dash),
         content.and_then(|content| content.uuid.clone()).unwrap_or_else(dash),
     ]

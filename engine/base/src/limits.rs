@@ -163,6 +163,8 @@ pub const MAX_MIRROR_REGIONS: u64 = 1 << 26;
 pub const MAX_POOL_TREE_DEPTH: usize = 16;
 /// Nodes of one thin pool's trees that are kept in memory at most, 4 KiB each, twice.
 pub const CACHED_NODES_OF_POOLS: usize = 1024;
+/// Volumes within volumes within volumes: how deep they are looked for.
+pub const MAX_VOLUME_DEPTH: usize = 6;
 /// Places of contents that a verification compares with the packs' tables together: 16 MiB.
 pub const WAITING_PLACES: usize = 1 << 18;
 /// Deltas that a verification puts off at most, to check them in the order of their bases: some

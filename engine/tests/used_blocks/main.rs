@@ -13,6 +13,7 @@ mod sums;
 #[path = "../support/mod.rs"]
 mod support;
 mod swap;
+mod uncertain;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;

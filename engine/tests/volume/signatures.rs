@@ -1,7 +1,7 @@
 //! Kinds, labels and identifiers equal blkid's.
 
 use imgx_engine::base::ByteRange;
-use imgx_engine::volume::{Content, PartitionTable, probe};
+use imgx_engine::volume::{Content, Kind, PartitionTable, probe};
 use imgx_fixtures::mkfs::{MAKERS, blank, blkid, sfdisk};
 use imgx_fixtures::pattern::MIB;
 use imgx_fixtures::{demo, tool};
@@ -37,10 +37,10 @@ fn every_filesystem_equals_blkid() {
         };
         let content = volume.content.clone().expect("a listed volume has content");
         assert_eq!(volume.name, "disk");
-        assert_eq!(content.kind, maker.kind);
-        assert_eq!(Some(blkid_type(&content.kind)), expected.get("TYPE").map(String::as_str));
+        assert_eq!(content.kind.name(), maker.kind);
+        assert_eq!(Some(blkid_type(content.kind.name())), expected.get("TYPE").map(String::as_str));
         if let Some(version) = expected.get("VERSION").filter(|text| text.starts_with("FAT")) {
-            assert_eq!(content.kind, version.to_lowercase());
+            assert_eq!(content.kind.name(), version.to_lowercase());
         }
         assert_eq!(content.label.as_ref(), expected.get("LABEL"), "{maker:?}");
         assert_eq!(content.uuid.as_ref(), expected.get("UUID"), "{maker:?}");
@@ -72,7 +72,7 @@ fn a_raid_member_is_no_filesystem() {
     let layout = probe(&member, 512).expect("the probe runs");
     let content = layout.volumes[0].content.clone().expect("it has content");
     let expected = Content {
-        kind: "md raid member".into(),
+        kind: Kind::MdMember,
         label: Some("host:0".into()),
         uuid: Some("30313233-3435-3637-3839-616263646566".into()),
         size: None,
@@ -104,7 +104,7 @@ fn a_boot_sector_is_told_from_a_partition_table() {
     let layout = probe(&FileDisk::open(&path), 512).expect("the probe runs");
     assert_eq!(layout.table, Some(PartitionTable::Mbr));
     let content = layout.volumes[0].content.clone().expect("p1 has content");
-    assert_eq!(content.kind, "fat16");
+    assert_eq!(content.kind, Kind::Fat16);
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn unreadable_sectors_cost_their_part_only() {
     let bad = vec![ByteRange::new(boot, 512), ByteRange::new(start + 65536, 512)];
     let layout = probe(&Failing(Memory::load(&path), bad), 512).expect("the probe runs");
     let kind = layout.volume("p2").and_then(|p2| p2.content.clone()).map(|content| content.kind);
-    assert_eq!(kind.as_deref(), Some("ext4"));
+    assert_eq!(kind, Some(Kind::Ext4));
     assert_eq!(layout.notes.len(), 2, "{:?}", layout.notes);
     assert!(layout.notes[0].starts_with("p1: its first bytes cannot all be read"));
     assert!(layout.notes[1].starts_with("p2: its first bytes cannot all be read"));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use imgx_engine::base::ByteRange;
-use imgx_engine::volume::{PartitionTable, probe};
+use imgx_engine::volume::{Kind, PartitionTable, probe};
 use imgx_fixtures::loopdev::{LoopDevice, Options};
 use imgx_fixtures::mkfs::{blank, sfdisk};
 use imgx_fixtures::pattern::MIB;
@@ -104,7 +104,7 @@ fn the_demo_disk_is_read_as_it_was_written() {
     assert_eq!(layout.volumes[0].type_name.as_deref(), Some("BIOS boot"));
     assert_eq!(layout.volumes[0].content, None);
     let content = layout.volume("p2").and_then(|p2| p2.content.clone()).expect("p2 has content");
-    assert_eq!(content.kind, "ext4");
+    assert_eq!(content.kind, Kind::Ext4);
     assert_eq!(content.label.as_deref(), Some(demo::LABEL));
     assert_eq!(content.uuid.as_deref(), Some(demo::UUID));
     assert_eq!(content.size, Some(demo::EXT4_SIZE));

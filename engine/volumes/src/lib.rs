@@ -10,4 +10,5 @@
 pub use imgx_base as base;
 
 pub mod fs;
+mod kind;
 pub mod volume;

@@ -176,10 +176,10 @@ impl Picture<'_> {
             return String::new();
         };
         let content = volume.content.as_ref();
-        let kind = content.map(|content| &content.kind).or(volume.type_name.as_ref());
+        let kind = content.map(|content| content.kind.name()).or(volume.type_name.as_deref());
         let label = content.and_then(|content| content.label.as_ref());
         let mut name = cut(&volume.name, LONGEST_WORD);
-        if let Some(kind) = kind.or(volume.partition_type.as_ref()) {
+        if let Some(kind) = kind.or(volume.partition_type.as_deref()) {
             name.push_str(&format!("  {}", cut(kind, LONGEST_WORD)));
         }
         if let Some(label) = label.or(volume.partition_label.as_ref()) {

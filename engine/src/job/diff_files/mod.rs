@@ -39,7 +39,7 @@ use self::renames::matched;
 use self::scope::Scope;
 use self::suspects::States;
 use self::volumes::pairs;
-use super::files::{FileDisk, OpenVolume, is_filesystem};
+use super::files::{FileDisk, OpenVolume};
 use crate::base::limits::COMPARED_PIECES;
 use crate::base::{Error, ErrorKind, Observer, ReadAt, Result};
 use crate::block::Cached;
@@ -197,8 +197,9 @@ impl DiffFiles {
         for (side, error) in Side::BOTH.into_iter().zip(errors) {
             let Some(error) = error else { continue };
             let volume = volumes[side.index()];
-            let held = volume.content.as_ref().map(|content| content.kind.as_str());
-            if error.kind() != ErrorKind::Unsupported || held.is_some_and(is_filesystem) {
+            let is_filesystem =
+                volume.content.as_ref().is_some_and(|content| content.kind.is_filesystem());
+            if error.kind() != ErrorKind::Unsupported || is_filesystem {
                 tell(Told::Lost { volume: &volume.name, side, path: b"", error })?;
             }
         }

@@ -46,7 +46,7 @@ pub(super) fn join(
     layout.volumes.retain(|volume| !volume.is_stacked());
     let moved = others.iter().flat_map(|other| &other.volumes);
     let plain: Vec<Volume> = layout.volumes.iter().chain(moved).cloned().collect();
-    layout.volumes.extend(volume::stacked(&joined, &plain));
+    layout.volumes.extend(volume::stacked(&joined, layout.sector_size, &plain));
     Ok(Together { disk: Arc::new(joined), layout, others })
 }
 

@@ -9,7 +9,7 @@ use crate::base::{ByteRange, Error, ErrorKind, ReadAt, Result};
 use crate::block::{Cached, Disk, Joined};
 use crate::fs::{self, FileId, Filesystem, ReadOptions};
 use crate::store::ImageReader;
-use crate::volume::{self, DiskLayout, Volume, probe};
+use crate::volume::{self, DiskLayout, Kind, Volume, probe};
 
 /// Bytes of a sector where nothing says more; a partition table knows better by itself.
 const USUAL_SECTOR: u32 = 512;
@@ -172,7 +172,7 @@ impl FileDisk {
 
     fn identities(&self) -> Vec<String> {
         let physical = self.layout.volumes.iter().filter_map(|volume| volume.content.as_ref());
-        let physical = physical.filter(|content| content.kind == volume::PHYSICAL_VOLUME);
+        let physical = physical.filter(|content| content.kind == Kind::PhysicalVolume);
         let physical = physical.filter_map(|content| content.uuid.clone());
         let devices = self.members().into_iter().map(|member| member.device.device);
         self.layout.disk_id.iter().cloned().chain(physical).chain(devices).collect()
@@ -216,8 +216,7 @@ impl FileDisk {
             Some(selector) => match self.layout.find_all(selector) {
                 Ok(volumes) => self.open_meant(selector, &volumes),
                 // A filesystem may lie on the whole disk beside a partition table.
-                Err(missing) if selector == WHOLE => match fs::open_with(&self.disk, &self.options)
-                {
+                Err(missing) if selector == WHOLE => match self.open_whole() {
                     Ok(filesystem) => {
                         let (name, bytes) = (WHOLE.to_owned(), Arc::clone(&self.disk));
                         let (parts, left_out) = (Vec::new(), Vec::new());
@@ -230,6 +229,19 @@ impl FileDisk {
             },
             None => self.open_only(),
         }
+    }
+
+    /// The filesystem on the whole disk, of those that leave the first sector to a table.
+    fn open_whole(&self) -> Result<Box<dyn Filesystem>> {
+        let kinds = [Kind::Xfs, Kind::Ext4, Kind::Btrfs];
+        let open = |kind| fs::open_with(&self.disk, Some(kind), &self.options);
+        let none = |error: &Error| error.kind() == ErrorKind::Unsupported;
+        let mut tried = kinds.into_iter().map(open);
+        let found = tried.find(|opened| !opened.as_ref().err().is_some_and(none));
+        found.unwrap_or_else(|| {
+            let context = "no filesystem that can be read is here";
+            Err(Error::new(ErrorKind::Unsupported, context))
+        })
     }
 
     /// Opens what `selector` means: one volume, or all of one filesystem.
@@ -271,11 +283,29 @@ impl FileDisk {
             if !opened.as_ref().err().is_some_and(is_foreign) {
                 parts.extend(together.iter().map(|member| member.volume));
             }
-            let held = volume.content.as_ref().map(|content| content.kind.as_str());
+            let is_filesystem =
+                volume.content.as_ref().is_some_and(|content| content.kind.is_filesystem());
             let is_one = opened.as_ref().map_or_else(is_opened, |_| true);
-            (is_one || held.is_some_and(is_filesystem)).then_some((volume, opened))
+            (is_one || is_filesystem).then_some((volume, opened))
         };
         self.layout.volumes.iter().filter_map(open)
+    }
+
+    /// The volumes of which nothing can be said, and why: those that cannot be read, and those that
+    /// hold others which are not known.
+    pub fn closed(&self) -> impl Iterator<Item = (&Volume, Error)> {
+        let is_open = |volume: &Volume| {
+            self.layout.volumes.iter().any(|other| other.within.contains(&volume.name))
+        };
+        let closed = move |volume: &Volume| match (&volume.unsupported, &volume.content) {
+            (Some(why), _) => Some(why.clone()),
+            (None, Some(content)) if content.kind.is_container() && !is_open(volume) => {
+                Some(format!("it holds {}, which is not opened", content.kind))
+            }
+            _ => None,
+        };
+        let told = |why| Error::new(ErrorKind::Unsupported, why);
+        self.layout.volumes.iter().filter_map(move |volume| Some((volume, told(closed(volume)?))))
     }
 
     /// The bytes of a volume.
@@ -313,8 +343,9 @@ impl FileDisk {
             });
         }
         let bytes = volume::open(&self.disk, volume)?;
+        let held = volume.content.as_ref().map(|content| content.kind);
         let filesystem =
-            fs::open_with(&bytes, &self.options).map_err(|error| match &volume.content {
+            fs::open_with(&bytes, held, &self.options).map_err(|error| match &volume.content {
                 Some(content) if error.kind() == ErrorKind::Unsupported => {
                     error.within(format!("volume {} holds {}", volume.name, content.kind))
                 }
@@ -381,11 +412,4 @@ impl FileDisk {
 /// What an image's manifest says of its volumes, if this version understands it.
 fn layout_of(image: &ImageReader) -> Option<DiskLayout> {
     serde_json::from_value(image.manifest().layout.clone()).ok()
-}
-
-/// Whether content of this kind has files, as far as anybody could read them.
-pub(in crate::job) fn is_filesystem(kind: &str) -> bool {
-    const KINDS: [&str; 9] =
-        ["ext", "fat", "vfat", "exfat", "ntfs", "xfs", "btrfs", "hfs", "iso9660"];
-    KINDS.iter().any(|known| kind.starts_with(known))
 }

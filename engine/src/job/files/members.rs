@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::base::{Error, ErrorKind, ReadAt, Result};
 use crate::fs::{self, DeviceOf};
-use crate::volume::{self, Volume};
+use crate::volume::{self, Kind, Volume};
 
 /// A volume that is one device of a btrfs.
 pub(super) struct Member<'a> {
@@ -35,7 +35,7 @@ pub(super) fn of<'a>(
 /// Whether `volume` may be a device of a btrfs: superblocks may also be left of what something else
 /// took the place of.
 pub(super) fn may_be(volume: &Volume) -> bool {
-    volume.content.as_ref().is_none_or(|content| content.kind == "btrfs")
+    volume.content.is_none() || volume.holds(Kind::Btrfs)
 }
 
 /// The members of the filesystem that `volume` is a device of, itself the first; none if it is the

@@ -11,8 +11,8 @@ mod resolve;
 mod walk;
 mod withheld;
 
+pub(in crate::job) use disk::each_place;
 pub use disk::{FileDisk, OpenVolume};
-pub(in crate::job) use disk::{each_place, is_filesystem};
 pub use path::FilePath;
 pub use resolve::{Found, LastLink, resolve};
 pub use walk::{Descend, Visited, Walk, list_sorted};

@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::segment::{Segment, each_piece};
+use super::verdict::Verdict;
 use crate::base::ByteRange;
 use crate::base::limits::MAX_LAYOUT_NOTES;
+use crate::kind::Kind;
 
 /// The scheme of a disk's partition table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,9 +88,17 @@ pub struct Volume {
     /// Where its bytes are, if it is a logical volume; otherwise they are at [`start`](Self::start).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub segments: Vec<Segment>,
+    /// The volumes whose bytes it is made of: of a logical volume its physical ones, of an array
+    /// its members, of a partition within a volume that volume. None if it is the disk's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub within: Vec<String>,
     /// Why its bytes cannot be had; nothing if they can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsupported: Option<String>,
+    /// Why all of it is needed, whatever its own allocation maps say: it is not certain what it
+    /// holds, or something else needs its bytes as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_whole: Option<String>,
 }
 
 impl Volume {
@@ -105,14 +115,41 @@ impl Volume {
             active: false,
             content: None,
             segments: Vec::new(),
+            within: Vec::new(),
             unsupported: None,
+            read_whole: None,
         }
     }
 
-    /// Whether it lies within other volumes: a RAID array, a logical volume.
+    /// Whether it lies within other volumes: a RAID array, a logical volume, a partition of a
+    /// volume.
     #[must_use]
     pub fn is_stacked(&self) -> bool {
-        self.name.contains('/')
+        !self.within.is_empty()
+    }
+
+    /// Whether what it holds is of this kind.
+    #[must_use]
+    pub fn holds(&self, kind: Kind) -> bool {
+        self.content.as_ref().is_some_and(|content| content.kind == kind)
+    }
+
+    /// Whether what it holds is a partition table.
+    #[must_use]
+    pub fn holds_table(&self) -> bool {
+        self.content.as_ref().is_some_and(|content| content.kind.is_table())
+    }
+
+    /// Whether what lies in it are other volumes.
+    #[must_use]
+    pub fn holds_volumes(&self) -> bool {
+        self.content.as_ref().is_some_and(|content| content.kind.is_container())
+    }
+
+    /// Keeps what was found out about its content.
+    pub(super) fn found(&mut self, verdict: Verdict) {
+        self.content = verdict.content;
+        self.read_whole = self.read_whole.take().or(verdict.doubt);
     }
 
     /// Whether it is one stretch of the disk: a partition, the whole disk, a RAID array.
@@ -170,8 +207,8 @@ impl Volume {
 /// A filesystem, container or other known content, by its signature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
-    /// `ext4`, `xfs`, `fat32`, `lvm2 physical volume`...
-    pub kind: String,
+    /// What it is.
+    pub kind: Kind,
     /// Its label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
@@ -181,28 +218,6 @@ pub struct Content {
     /// Bytes that its superblock says it spans.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
-}
-
-impl Content {
-    /// Content of `kind`, with nothing else known.
-    pub(super) fn new(kind: impl Into<String>) -> Self {
-        Self { kind: kind.into(), label: None, uuid: None, size: None }
-    }
-
-    pub(super) fn label(mut self, label: Option<String>) -> Self {
-        self.label = label;
-        self
-    }
-
-    pub(super) fn uuid(mut self, uuid: Option<String>) -> Self {
-        self.uuid = uuid;
-        self
-    }
-
-    pub(super) fn size(mut self, size: Option<u64>) -> Self {
-        self.size = size;
-        self
-    }
 }
 
 /// Collects notes, [`MAX_LAYOUT_NOTES`] at most, so that a hostile table cannot fill a manifest.

@@ -84,6 +84,27 @@ impl BootRecord {
     }
 }
 
+/// Whether what `record` lists makes sense on a disk of `length` bytes: every entry in use has a
+/// type, begins behind the record and ends on the disk, and none overlaps another.
+pub(super) fn makes_sense(record: &BootRecord, length: u64, sector_size: u32) -> bool {
+    let sectors = length.checked_div(u64::from(sector_size)).unwrap_or(0);
+    let used = record.entries.iter().filter(|entry| entry.is_used());
+    let mut places: Vec<(u64, u64)> = used
+        .clone()
+        .map(|entry| {
+            let start = u64::from(entry.start);
+            (start, start.saturating_add(entry.sectors.into()))
+        })
+        .collect();
+    places.sort_unstable();
+    let are_apart = places.windows(2).all(|pair| match pair {
+        [(_, end), (start, _)] => end <= start,
+        _ => true,
+    });
+    let are_inside = places.iter().all(|(start, end)| *start > 0 && *end <= sectors);
+    are_apart && are_inside && used.into_iter().all(|entry| entry.kind != 0)
+}
+
 /// The four entries of a sector that ends in 55 AA.
 fn parse_entries(sector: &[u8]) -> Option<Vec<Entry>> {
     if !has(sector, MAGIC_AT, &MAGIC) {

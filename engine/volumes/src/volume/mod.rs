@@ -21,13 +21,15 @@ mod relocate;
 mod segment;
 mod signature;
 mod stacked;
+mod tables;
 mod text;
 mod types;
+mod verdict;
 
+pub use crate::kind::{Kind, Nature};
 pub use layer::Layer;
 pub use layout::{Content, DiskLayout, PartitionTable, Volume};
 pub use leftover::{Leftover, leftovers};
-pub use lvm::PHYSICAL as PHYSICAL_VOLUME;
 pub use open::open;
 pub use probe::probe;
 pub use relocate::{GptMove, plan_gpt_move};

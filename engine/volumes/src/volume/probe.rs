@@ -3,12 +3,12 @@
 use crate::base::{Error, ErrorKind, ReadAt, Result};
 
 use super::extent::Extent;
-use super::layout::{DiskLayout, Notes, PartitionTable, Volume};
+use super::layout::{Content, DiskLayout, Notes, PartitionTable, Volume};
 use super::mbr::BootRecord;
-use super::signature;
-use super::stacked;
 use super::text::guid;
-use super::{gpt, mbr};
+use super::verdict::{self, Verdict};
+use super::{gpt, mbr, signature, stacked, tables};
+use crate::kind::Kind;
 
 /// Sector sizes that are tried after the disk's own: an image file of a 4096-byte-sector disk
 /// does not say that it is one.
@@ -27,7 +27,7 @@ pub fn probe(disk: &dyn ReadAt, sector_size: u32) -> Result<DiskLayout> {
     let mut notes = Notes::default();
     let mut layout = find_layout(&whole, sector_size, &mut notes);
     check_places(&whole, &layout.volumes, &mut notes);
-    stacked::add(disk, &mut layout.volumes, &mut notes);
+    stacked::add(disk, layout.sector_size, &mut layout.volumes, &mut notes);
     layout.notes = notes.into_sentences();
     Ok(layout)
 }
@@ -42,97 +42,123 @@ pub(super) fn check_sector_size(sector_size: u32) -> Result<()> {
     ))
 }
 
-/// The table and its volumes, or the filesystem directly on the disk.
+/// The table and its volumes, or what lies directly on the disk.
 fn find_layout(disk: &Extent<'_>, sector_size: u32, notes: &mut Notes) -> DiskLayout {
-    let (sector, error) = disk.head(512);
-    if let Some(error) = error {
-        notes.add(format!("the disk's first sector cannot be read: {error}"));
-    }
-    let record = BootRecord::parse(&sector);
-    let is_boot_sector = signature::is_boot_sector(&sector);
-    if record.as_ref().is_some_and(BootRecord::is_protective) {
-        if let Some(layout) = gpt_layout(disk, sector_size, notes) {
-            if record.as_ref().is_some_and(BootRecord::is_hybrid) {
-                notes.add("the protective MBR lists partitions too (hybrid MBR); the GPT was used");
-            }
-            return hybrid_content(disk, layout, notes);
+    let mut own = Notes::default();
+    let verdict = verdict::of_disk(*disk, sector_size, &mut own);
+    let is_beside_table =
+        |kind: Kind| BIOS_RAID.contains(&kind) || matches!(kind, Kind::Iso9660 | Kind::Udf);
+    let has_table = match verdict.content.as_ref().map(|content| content.kind) {
+        None => true,
+        Some(kind) if kind.is_table() => true,
+        Some(kind) => is_beside_table(kind) && tables::may_be(disk, sector_size),
+    };
+    let table = if has_table { listed(disk, sector_size, notes) } else { None };
+    match table {
+        Some(layout) => beside(disk, layout, verdict, notes),
+        None => {
+            notes.append(own);
+            direct(disk, sector_size, verdict)
         }
-        notes.add("the MBR says that a GPT follows, but no valid one was found");
-    }
-    if is_boot_sector && let Some(layout) = direct(disk, sector_size, notes) {
-        if record.is_some_and(|record| {
-            record.entries.iter().any(|each| each.start != 0 && each.sectors != 0)
-        }) {
-            notes.add("the boot sector of the filesystem also looks like a partition table");
-        }
-        return layout;
-    }
-    match record {
-        Some(record) if record.is_used() => {
-            if !record.is_protective() && gpt::read_copy(disk, sector_size, 1).is_ok() {
-                notes.add("a GPT is there too, but the MBR does not protect it; the MBR was used");
-            }
-            let layout = mbr_layout(disk, sector_size, &record, notes);
-            hybrid_content(disk, layout, notes)
-        }
-        empty => without_entries(disk, sector_size, empty.as_ref(), notes),
     }
 }
 
-/// A disk whose first sector lists no partitions: a GPT without its MBR, a filesystem, nothing.
-fn without_entries(
+/// Firmware's RAIDs: what lies on their members is most often a mirrored disk with its table.
+const BIOS_RAID: [Kind; 4] = [Kind::IntelRaid, Kind::DdfRaid, Kind::LsiRaid, Kind::NvidiaRaid];
+
+/// What lies directly on the disk, as the volume `disk`.
+fn direct(disk: &Extent<'_>, sector_size: u32, verdict: Verdict) -> DiskLayout {
+    let mut volume = Volume::new("disk", 0, disk.length());
+    volume.found(verdict);
+    let volumes = if volume.content.is_some() { vec![volume] } else { Vec::new() };
+    DiskLayout { table: None, sector_size, disk_id: None, volumes, notes: Vec::new() }
+}
+
+/// A table beside which `verdict` found more. A CD's filesystem spans a disk that has a table as
+/// well, as on installation media that boot from either: it is the volume `disk`. Anything else is
+/// told, but not listed: it is most often a rest, and its allocation map must not rule the
+/// partitions' blocks.
+fn beside(
     disk: &Extent<'_>,
-    sector_size: u32,
-    record: Option<&BootRecord>,
+    mut layout: DiskLayout,
+    verdict: Verdict,
     notes: &mut Notes,
 ) -> DiskLayout {
-    let mut gpt_notes = Notes::default();
-    let table = gpt_layout(disk, sector_size, &mut gpt_notes);
-    let at_start = candidates(sector_size).any(|size| gpt::read_copy(disk, size, 1).is_ok());
-    // A backup alone may be a rest of earlier times: a filesystem goes before it.
-    let direct = if at_start { None } else { direct(disk, sector_size, notes) };
-    match (table, direct, record) {
-        (_, Some(layout), _) => layout,
-        (Some(layout), None, _) => {
-            notes.append(gpt_notes);
-            notes.add("the GPT's protective MBR is missing");
-            layout
-        }
-        (None, None, record) => {
-            notes.append(gpt_notes);
-            DiskLayout {
-                table: record.map(|_| PartitionTable::Mbr),
-                sector_size,
-                disk_id: record.and_then(disk_signature),
-                volumes: Vec::new(),
-                notes: Vec::new(),
-            }
+    for rest in &verdict.others {
+        notes.add(format!("a superblock of {} is beside the partition table", rest.kind));
+    }
+    let raid = verdict.content.as_ref().filter(|content| BIOS_RAID.contains(&content.kind));
+    let raid = raid.map(|content| format!("the whole disk is a {}", content.kind));
+    if let Some(doubt) = verdict.doubt.or(raid) {
+        notes.add(format!("disk: {doubt}"));
+        for volume in &mut layout.volumes {
+            volume.read_whole.get_or_insert(doubt.clone());
         }
     }
-}
-
-/// The filesystem directly on the disk, as the volume `disk`.
-fn direct(disk: &Extent<'_>, sector_size: u32, notes: &mut Notes) -> Option<DiskLayout> {
-    let mut volume = Volume::new("disk", 0, disk.length());
-    volume.content = Some(signature::detect(*disk, "disk", notes)?);
-    let volumes = vec![volume];
-    Some(DiskLayout { table: None, sector_size, disk_id: None, volumes, notes: Vec::new() })
-}
-
-/// Adds the volume `disk` where a CD's filesystem spans a disk that has a table as well, as on
-/// installation media that boot from either. Any other filesystem there is told, but not
-/// listed: it is most often a rest, and its allocation map must not rule the partitions' blocks.
-fn hybrid_content(disk: &Extent<'_>, mut layout: DiskLayout, notes: &mut Notes) -> DiskLayout {
-    if let Some(content) = signature::detect_beside_table(*disk, &mut Notes::default()) {
-        notes.add(format!("a superblock of {} is beside the partition table", content.kind));
-    }
-    let content = signature::detect_optical(*disk, "disk", notes);
-    if content.is_some() && !layout.volumes.iter().any(|volume| volume.start == 0) {
+    let optical = |content: &Content| matches!(content.kind, Kind::Iso9660 | Kind::Udf);
+    let all = verdict.content.into_iter().chain(verdict.others);
+    if let Some(content) = all.into_iter().find(optical)
+        && !layout.volumes.iter().any(|volume| volume.start == 0)
+    {
         let mut volume = Volume::new("disk", 0, disk.length());
-        volume.content = content;
+        volume.content = Some(content);
         layout.volumes.push(volume);
     }
     layout
+}
+
+/// The partitions that the table in `extent` lists, with what they hold; `None` if there is no
+/// table.
+pub(super) fn listed(
+    extent: &Extent<'_>,
+    sector_size: u32,
+    notes: &mut Notes,
+) -> Option<DiskLayout> {
+    let (sector, error) = extent.head(512);
+    if let Some(error) = error {
+        notes.add(format!("the first sector cannot be read: {error}"));
+    }
+    let record = BootRecord::parse(&sector);
+    if record.as_ref().is_some_and(BootRecord::is_protective) {
+        if let Some(layout) = gpt_layout(extent, sector_size, notes) {
+            if record.as_ref().is_some_and(BootRecord::is_hybrid) {
+                notes.add("the protective MBR lists partitions too (hybrid MBR); the GPT was used");
+            }
+            return Some(layout);
+        }
+        notes.add("the MBR says that a GPT follows, but no valid one was found");
+    }
+    let is_table = |record: &BootRecord| {
+        !signature::is_boot_sector(&sector)
+            || candidates(sector_size).any(|size| mbr::makes_sense(record, extent.length(), size))
+    };
+    let record = record.filter(is_table);
+    match record {
+        Some(record) if record.is_used() => {
+            if !record.is_protective() && gpt::read_copy(extent, sector_size, 1).is_ok() {
+                notes.add("a GPT is there too, but the MBR does not protect it; the MBR was used");
+            }
+            Some(mbr_layout(extent, sector_size, &record, notes))
+        }
+        record => {
+            let mut own = Notes::default();
+            let table = gpt_layout(extent, sector_size, &mut own);
+            notes.append(own);
+            if let Some(layout) = table {
+                notes.add("the GPT's protective MBR is missing");
+                return Some(layout);
+            }
+            // An MBR that lists nothing is a table all the same.
+            let record = record?;
+            Some(DiskLayout {
+                table: Some(PartitionTable::Mbr),
+                sector_size,
+                disk_id: disk_signature(&record),
+                volumes: Vec::new(),
+                notes: Vec::new(),
+            })
+        }
+    }
 }
 
 fn candidates(sector_size: u32) -> impl Iterator<Item = u32> {
@@ -159,10 +185,7 @@ fn gpt_layout(disk: &Extent<'_>, sector_size: u32, notes: &mut Notes) -> Option<
     let (table, own) = found?;
     notes.append(own);
     let mut volumes = gpt::volumes(&table, notes);
-    for volume in &mut volumes {
-        let extent = disk.part(volume.start, volume.length);
-        volume.content = signature::detect(extent, &volume.name, notes);
-    }
+    look(disk, table.sector_size, &mut volumes, notes);
     Some(DiskLayout {
         table: Some(PartitionTable::Gpt),
         sector_size: table.sector_size,
@@ -180,8 +203,9 @@ fn mbr_layout(
     record: &BootRecord,
     notes: &mut Notes,
 ) -> DiskLayout {
-    let recognized =
-        |layout: &DiskLayout| layout.volumes.iter().any(|volume| volume.content.is_some());
+    // A link of this table's own chain may look like a table, wherever another size leads.
+    let is_known = |volume: &Volume| volume.content.is_some() && !volume.holds_table();
+    let recognized = |layout: &DiskLayout| layout.volumes.iter().any(is_known);
     let (mut layout, mut own) = mbr_layout_in(disk, sector_size, record);
     for size in candidates(sector_size).skip(1) {
         if recognized(&layout) {
@@ -200,10 +224,7 @@ fn mbr_layout(
 fn mbr_layout_in(disk: &Extent<'_>, sector_size: u32, record: &BootRecord) -> (DiskLayout, Notes) {
     let mut notes = Notes::default();
     let mut volumes = mbr::volumes(disk, sector_size, record, &mut notes);
-    for volume in &mut volumes {
-        let extent = disk.part(volume.start, volume.length);
-        volume.content = signature::detect(extent, &volume.name, &mut notes);
-    }
+    look(disk, sector_size, &mut volumes, &mut notes);
     let layout = DiskLayout {
         table: Some(PartitionTable::Mbr),
         sector_size,
@@ -212,6 +233,14 @@ fn mbr_layout_in(disk: &Extent<'_>, sector_size: u32, record: &BootRecord) -> (D
         notes: Vec::new(),
     };
     (layout, notes)
+}
+
+/// Says what volumes hold.
+fn look(disk: &Extent<'_>, sector_size: u32, volumes: &mut [Volume], notes: &mut Notes) {
+    for volume in volumes {
+        let extent = disk.part(volume.start, volume.length);
+        volume.found(verdict::of(extent, (&volume.name, sector_size), notes));
+    }
 }
 
 fn disk_signature(record: &BootRecord) -> Option<String> {

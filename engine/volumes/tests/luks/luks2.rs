@@ -6,7 +6,7 @@ use std::thread;
 use imgx_fixtures::pattern::{MIB, Random, incompressible};
 use imgx_volumes::base::{ByteOffset, ByteRange, ErrorKind, ReadAt};
 use imgx_volumes::volume::luks::{Header, Opened, Version};
-use imgx_volumes::volume::{Layer, probe};
+use imgx_volumes::volume::{Kind, Layer, probe};
 
 use crate::need;
 use crate::support::{
@@ -215,7 +215,7 @@ fn labels_and_uuids_are_those_of_cryptsetup() {
     assert_eq!((found.label(), found.subsystem()), (Some("secrets"), Some("mail")));
     let layout = probe(&known.bytes, 512).expect("the probe runs");
     let content = layout.volumes[0].content.clone().expect("it has content");
-    assert_eq!(content.kind, "luks");
+    assert_eq!(content.kind, Kind::Luks);
     assert_eq!((content.label.as_deref(), content.uuid.as_deref()), (Some("secrets"), Some(uuid)));
     assert!(layout.notes.is_empty(), "{:?}", layout.notes);
 }

@@ -19,12 +19,9 @@ use super::changes::whole_blocks;
 use crate::base::limits::MAX_UNUSED_PIECES;
 use crate::base::ranges::{common, joined, whole_units};
 use crate::base::{BlockSize, ByteRange, Error, ErrorKind, ReadAt, Result};
-use crate::fs::{self, FileId};
+use crate::fs::{self, FileId, ReadOptions};
 use crate::store::manifest::{SkippedFile, VolumeUse};
-use crate::volume::{self, DiskLayout, Volume};
-
-/// The kinds of volumes that hold other volumes, whose bytes are theirs too.
-const CONTAINERS: [&str; 2] = ["lvm2 physical volume", "md raid member"];
+use crate::volume::{self, DiskLayout, Kind, Volume};
 
 /// What is not used of a disk.
 #[derive(Debug, Default)]
@@ -101,7 +98,7 @@ impl Search<'_> {
                 Err(error) => (None, Some(error.to_string())),
             };
             let found = if doubt.is_none() { found } else { Found::default() };
-            let held = volume.content.as_ref().map(|content| content.kind.clone());
+            let held = volume.content.as_ref().map(|content| content.kind.to_string());
             let kind = kind.or(held).unwrap_or_default();
             let name = volume.name.clone();
             let skipped = Vec::new();
@@ -133,9 +130,12 @@ impl Search<'_> {
     /// Adds what is not used of a volume to `found`, as bytes of the disk, and says what it holds;
     /// `None` if that is nothing which knows of free space.
     fn look_at(&self, volume: &Volume, found: &mut Found) -> Option<Result<String>> {
-        let content = volume.content.as_ref().map(|content| content.kind.as_str());
-        if volume.unsupported.is_some() || holds_volumes(volume) {
+        let content = volume.content.as_ref();
+        if volume.unsupported.is_some() || volume.holds_volumes() {
             return None;
+        }
+        if let Some(why) = &volume.read_whole {
+            return Some(Err(Error::new(ErrorKind::Unsupported, why.as_str())));
         }
         let free = &mut found.free;
         let mut take = |range: ByteRange| {
@@ -146,11 +146,18 @@ impl Search<'_> {
                 ControlFlow::Continue(())
             }
         };
-        if content == Some("swap") {
-            let _only_one = take(ByteRange { start: SWAP_HEADER, end: volume.length });
-            return Some(Ok("swap".to_owned()));
+        let held = content.map(|content| content.kind);
+        if held == Some(Kind::Swap) {
+            // What lies behind its end is not the swap space's.
+            let size = content.and_then(|content| content.size).unwrap_or(0).min(volume.length);
+            if size > SWAP_HEADER {
+                let _only_one = take(ByteRange { start: SWAP_HEADER, end: size });
+            }
+            return Some(Ok(Kind::Swap.to_string()));
         }
-        let opened = volume::open(self.disk, volume).and_then(|bytes| fs::open(&bytes));
+        let options = ReadOptions::default();
+        let opened =
+            volume::open(self.disk, volume).and_then(|bytes| fs::open_with(&bytes, held, &options));
         match opened {
             Ok(filesystem) => {
                 let outcome = match self.is_in_use {
@@ -177,19 +184,13 @@ impl Search<'_> {
         }
         let others = self.layout.volumes.iter().filter(|other| !std::ptr::eq(*other, volume));
         for other in others {
-            if !holds_volumes(other) && places.iter().any(|place| other.lies_in(place)) {
+            if !other.holds_volumes() && places.iter().any(|place| other.lies_in(place)) {
                 let context = format!("volume {} lies on the same bytes", other.name);
                 return Err(Error::new(ErrorKind::Unsupported, context));
             }
         }
         Ok(())
     }
-}
-
-/// Whether what lies in a volume are other volumes.
-fn holds_volumes(volume: &Volume) -> bool {
-    let content = volume.content.as_ref();
-    content.is_some_and(|content| CONTAINERS.contains(&content.kind.as_str()))
 }
 
 /// Where a volume lies on the disk.

@@ -10,18 +10,18 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Search, holds_volumes, places};
+use super::{Search, places};
 use crate::base::ranges::{common, joined, touches, without};
 use crate::base::{
     BlockIndex, ByteCount, ByteOffset, ByteRange, Error, ErrorKind, Observer, ReadAt, Result,
 };
 use crate::block::Cached;
-use crate::fs::{self, FileId, FileType, Filesystem, Part, Place};
+use crate::fs::{self, FileId, FileType, Filesystem, Part, Place, ReadOptions};
 use crate::job::files::{Descend, Found, LastLink, Visited, Walk, list_sorted, resolve};
 use crate::store::tree::TreeVisitor;
 use crate::store::{Entry, ImageReader, TreeRun};
 use crate::sys::threads;
-use crate::volume::{self, DiskLayout, Volume};
+use crate::volume::{self, DiskLayout, Kind, Volume};
 
 /// A volume of which it is not certain that an image left nothing out that it uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub fn is_reached(
     let touched = |volume: &&Volume| {
         let is_touched = |place: &ByteRange| touches(&guard.left_out, place);
         // What is in use of those the volumes in them say.
-        !holds_volumes(volume) && places(volume).iter().any(is_touched)
+        !volume.holds_volumes() && places(volume).iter().any(is_touched)
     };
     for volume in layout.volumes.iter().filter(touched) {
         match look_through((&guard, &[]), volume, observer) {
@@ -126,7 +126,8 @@ fn look_through(
     }
     let disk: Arc<dyn ReadAt> = Arc::clone(guard) as Arc<dyn ReadAt>;
     let bytes = volume::open(&disk, volume)?;
-    let filesystem = fs::open(&bytes)?;
+    let held = volume.content.as_ref().map(|content| content.kind);
+    let filesystem = fs::open_with(&bytes, held, &ReadOptions::default())?;
     // Until here others' signatures were looked for anywhere.
     guard.take_missing();
     guard.is_armed.store(true, Ordering::Relaxed);
@@ -186,7 +187,7 @@ impl TreeVisitor for Unallocated<'_> {
 }
 
 fn is_swap(volume: &Volume) -> bool {
-    volume.content.as_ref().is_some_and(|content| content.kind == "swap")
+    volume.holds(Kind::Swap)
 }
 
 fn in_use(range: ByteRange, why: &str) -> Error {

@@ -50,11 +50,13 @@ pub(in crate::volume) fn identify(head: &[u8]) -> Option<Identity> {
     Identity::parse(head, HeaderCopy::First).filter(|identity| identity.version < 256)
 }
 
-/// What the second header of a LUKS2 volume is, at any of its places that `head` reaches.
-pub(in crate::volume) fn identify_second(head: &[u8]) -> Option<Identity> {
+/// What the second header of a LUKS2 volume is, at any of its places that `head` reaches, and where.
+pub(in crate::volume) fn identify_second(head: &[u8]) -> Option<(u64, Identity)> {
     PLACES
         .iter()
-        .filter_map(|place| head.get(usize::try_from(*place).ok()?..))
-        .filter_map(|block| Identity::parse(block, HeaderCopy::Second))
-        .find(|identity| identity.version == 2)
+        .filter_map(|place| {
+            let block = head.get(usize::try_from(*place).ok()?..)?;
+            Some((*place, Identity::parse(block, HeaderCopy::Second)?))
+        })
+        .find(|(_, identity)| identity.version == 2)
 }

@@ -24,9 +24,6 @@ pub use label::Label;
 pub(super) use mapped::volumes;
 pub use segment::{Kind, RaidLevel};
 
-/// What holds a physical volume, as `signature` names it.
-pub const PHYSICAL: &str = "lvm2 physical volume";
-
 /// LVM's CRC: CRC32 from its own start value, without the final complement.
 fn checksum(bytes: &[u8]) -> u32 {
     let mut sum = crc32fast::Hasher::new_with_initial(!0xf597_a6cf);

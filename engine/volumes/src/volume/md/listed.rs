@@ -5,12 +5,11 @@ use super::super::layout::{Notes, Volume};
 use super::array::check;
 use super::members::{Picked, called, pick};
 use super::superblock::{Level, Superblock, superblock};
-
-/// What holds a member, as `signature` names it.
-pub(in super::super) const MEMBER: &str = "md raid member";
+use crate::kind::Kind;
 
 /// A member, where it is on the disk, and its bytes.
 struct Found {
+    name: String,
     superblock: Superblock,
     start: u64,
     length: u64,
@@ -24,7 +23,7 @@ pub(in super::super) fn volumes(
 ) -> Vec<Volume> {
     let mut arrays: Vec<Vec<Found>> = Vec::new();
     for volume in volumes {
-        if volume.content.as_ref().is_none_or(|content| content.kind != MEMBER) {
+        if !volume.holds(Kind::MdMember) || !volume.is_contiguous() {
             continue;
         }
         let extent = disk.part(volume.start, volume.length);
@@ -36,7 +35,8 @@ pub(in super::super) fn volumes(
                 continue;
             }
         };
-        let found = Found { superblock, start: volume.start, length: extent.length() };
+        let name = volume.name.clone();
+        let found = Found { name, superblock, start: volume.start, length: extent.length() };
         let is_same = |members: &&mut Vec<Found>| {
             members.first().is_some_and(|first| first.superblock.array == found.superblock.array)
         };
@@ -54,6 +54,7 @@ fn volume(members: &[Found]) -> Option<Volume> {
     let name = format!("md/{}", first.superblock.name());
     let mut volume = Volume::new(name, first.start, first.superblock.used);
     volume.type_name = Some("RAID array".to_owned());
+    volume.within = members.iter().map(|member| member.name.clone()).collect();
     match mirrored(members) {
         Ok((start, length)) => (volume.start, volume.length) = (start, length),
         Err(why) => volume.unsupported = Some(why),

@@ -21,7 +21,7 @@ mod whole_rows;
 mod zones;
 
 pub use array::Array;
-pub(super) use listed::{MEMBER, volumes};
+pub(super) use listed::volumes;
 pub use members::Refused;
 pub(super) use superblock::find;
 pub use superblock::{Features, Level, Reshape, Role, Superblock, Version, superblock};

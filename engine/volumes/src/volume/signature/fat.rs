@@ -7,10 +7,11 @@
 use crate::base::bytes::to_hex;
 use crate::base::limits::MAX_LABEL_SEARCH;
 
-use super::super::layout::{Content, Notes};
+use super::super::layout::Notes;
 use super::super::text::label;
-use super::Subject;
+use super::{Signature, Subject};
 use crate::base::fields::{array, has, le16, le32, slice, u8_at};
+use crate::kind::Kind;
 
 const ENTRY: usize = 32;
 
@@ -92,20 +93,20 @@ impl Bpb {
 
 /// FAT of any width. Its label is the root directory's volume entry, as everywhere but in the
 /// oldest tools; the boot sector's copy is often stale.
-pub(super) fn fat(subject: &Subject<'_>, notes: &mut Notes) -> Option<Content> {
+pub(super) fn fat(subject: &Subject<'_>, notes: &mut Notes) -> Option<Signature> {
     let bpb = Bpb::parse(subject.head)?;
     // The volume serial number follows an extended boot signature of 0x28 or 0x29.
     let (kind, extended) = match bpb.width {
-        Width::Fat12 => ("fat12", 38),
-        Width::Fat16 => ("fat16", 38),
-        Width::Fat32 => ("fat32", 66),
+        Width::Fat12 => (Kind::Fat12, 38),
+        Width::Fat16 => (Kind::Fat16, 38),
+        Width::Fat32 => (Kind::Fat32, 66),
     };
     let serial = u8_at(subject.head, extended)
         .filter(|signature| matches!(signature, 0x28 | 0x29))
         .and_then(|_| array::<4>(subject.head, usize::checked_add(extended, 1)?))
         .and_then(serial_number);
     Some(
-        Content::new(kind)
+        Signature::new(kind, 0)
             .label(root_label(subject, &bpb, notes))
             .uuid(serial)
             .size(Some(bpb.size)),

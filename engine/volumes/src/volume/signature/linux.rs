@@ -5,14 +5,15 @@
 //! SquashFS: `include/linux/f2fs_fs.h`, `fs/erofs/erofs_fs.h`, `fs/squashfs/squashfs_fs.h`.
 //! Swap: `include/linux/swap.h`.
 
-use super::super::layout::{Content, Notes};
+use super::super::layout::Notes;
 use super::super::text::{label, label_utf16, uuid};
-use super::Subject;
+use super::{Signature, Subject};
 use crate::base::fields::{array, be32, be64, has, le16, le32, le64, slice, u8_at};
+use crate::kind::Kind;
 
 /// ext2, ext3, ext4, told apart by the features that each kernel driver accepts, and their
 /// external journals.
-pub(super) fn ext(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
+pub(super) fn ext(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {
     let block = subject.head.get(1024..)?;
     // A copy (s_block_group_nr) is no filesystem's start, wherever a table has it begin.
     if !has(block, 56, &[0x53, 0xef]) || !has(block, 90, &[0, 0]) {
@@ -23,25 +24,27 @@ pub(super) fn ext(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> 
     let beyond_ext2 = incompat & !0x12 != 0 || ro_compat & !0x7 != 0;
     let beyond_ext3 = incompat & !0x16 != 0 || ro_compat & !0x7 != 0;
     let kind = match compat & 0x4 {
-        _ if incompat & 0x8 != 0 => "ext journal",
-        0 if !beyond_ext2 => "ext2",
-        0 => "ext4",
-        _ if beyond_ext3 => "ext4",
-        _ => "ext3",
+        _ if incompat & 0x8 != 0 => Kind::ExtJournal,
+        0 if !beyond_ext2 => Kind::Ext2,
+        0 => Kind::Ext4,
+        _ if beyond_ext3 => Kind::Ext4,
+        _ => Kind::Ext3,
     };
     // The block count's upper half counts only with the 64-bit feature.
     let high = if incompat & 0x80 == 0 { 0 } else { le32(block, 336)? };
     let blocks = u64::from(le32(block, 4)?) | u64::from(high) << 32;
     let size = blocks.checked_mul(1024_u64.checked_shl(shift)?);
     let id = array(block, 104).and_then(|id| uuid(&id));
-    Some(Content::new(kind).label(slice(block, 120, 16).and_then(label)).uuid(id).size(size))
+    Some(
+        Signature::new(kind, 1024).label(slice(block, 120, 16).and_then(label)).uuid(id).size(size),
+    )
 }
 
 /// XFS, and its external log.
-pub(super) fn xfs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
+pub(super) fn xfs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {
     let block = subject.head;
     if has(block, 0, &[0xfe, 0xed, 0xba, 0xbe]) && matches!(be32(block, 4), Some(1 | 2)) {
-        return Some(Content::new("xfs log"));
+        return Some(Signature::new(Kind::XfsLog, 0));
     }
     if !has(block, 0, b"XFSB") {
         return None;
@@ -52,7 +55,7 @@ pub(super) fn xfs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> 
     }
     let id = array(block, 32).and_then(|id| uuid(&id));
     Some(
-        Content::new("xfs")
+        Signature::new(Kind::Xfs, 0)
             .label(slice(block, 108, 12).and_then(label))
             .uuid(id)
             .size(be64(block, 8)?.checked_mul(u64::from(size))),
@@ -60,14 +63,14 @@ pub(super) fn xfs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> 
 }
 
 /// btrfs. The size is that of this device, not of the whole filesystem.
-pub(super) fn btrfs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
+pub(super) fn btrfs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {
     let block = subject.head.get(65536..)?;
     if !has(block, 64, b"_BHRfS_M") || le64(block, 48)? != 65536 {
         return None;
     }
     let id = array(block, 32).and_then(|id| uuid(&id));
     Some(
-        Content::new("btrfs")
+        Signature::new(Kind::Btrfs, 65536)
             .label(slice(block, 299, 256).and_then(label))
             .uuid(id)
             .size(le64(block, 209)),
@@ -75,7 +78,7 @@ pub(super) fn btrfs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content
 }
 
 /// F2FS.
-pub(super) fn f2fs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
+pub(super) fn f2fs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {
     let block = subject.head.get(1024..)?;
     if !has(block, 0, &[0x10, 0x20, 0xf5, 0xf2]) {
         return None;
@@ -85,11 +88,11 @@ pub(super) fn f2fs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content>
         .and_then(|shift| le64(block, 36)?.checked_mul(1_u64.checked_shl(shift)?));
     let id = array(block, 108).and_then(|id| uuid(&id));
     let label = slice(block, 124, 1024).and_then(label_utf16);
-    Some(Content::new("f2fs").label(label).uuid(id).size(size))
+    Some(Signature::new(Kind::F2fs, 1024).label(label).uuid(id).size(size))
 }
 
 /// EROFS.
-pub(super) fn erofs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
+pub(super) fn erofs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {
     let block = subject.head.get(1024..)?;
     if !has(block, 0, &[0xe2, 0xe1, 0xf5, 0xe0]) {
         return None;
@@ -98,18 +101,23 @@ pub(super) fn erofs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content
         u64::from(le32(block, 36)?).checked_mul(1_u64.checked_shl(u32::from(shift))?)
     });
     let id = array(block, 48).and_then(|id| uuid(&id));
-    Some(Content::new("erofs").label(slice(block, 64, 16).and_then(label)).uuid(id).size(size))
+    Some(
+        Signature::new(Kind::Erofs, 1024)
+            .label(slice(block, 64, 16).and_then(label))
+            .uuid(id)
+            .size(size),
+    )
 }
 
 /// SquashFS of any version; only version 4 says its size where it is read here.
-pub(super) fn squashfs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
+pub(super) fn squashfs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {
     let block = subject.head;
     let little = has(block, 0, b"hsqs");
     if !little && !has(block, 0, b"sqsh") && !has(block, 0, b"qshs") {
         return None;
     }
     let size = le16(block, 28).filter(|major| little && *major == 4).and_then(|_| le64(block, 40));
-    Some(Content::new("squashfs").size(size))
+    Some(Signature::new(Kind::Squashfs, 0).size(size))
 }
 
 /// Page sizes of the architectures that Linux swaps on.
@@ -120,12 +128,17 @@ fn page_magics(head: &[u8]) -> impl Iterator<Item = (usize, [u8; 10])> {
     PAGES.iter().filter_map(|page| Some((*page, array(head, page.checked_sub(10)?)?)))
 }
 
+/// Where the magic of a page of `page` bytes stands.
+fn magic_at(page: usize) -> Option<u64> {
+    u64::try_from(page.checked_sub(10)?).ok()
+}
+
 /// Swap space, with the size that its header says.
-pub(super) fn swap(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
+pub(super) fn swap(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {
     let head = subject.head;
     for (page, magic) in page_magics(head) {
         if magic == *b"SWAP-SPACE" {
-            return Some(Content::new("swap"));
+            return Some(Signature::new(Kind::Swap, magic_at(page)?));
         }
         if magic != *b"SWAPSPACE2" {
             continue;
@@ -138,7 +151,7 @@ pub(super) fn swap(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content>
         let pages = u64::from(last).checked_add(1)?;
         let id = array(head, 1036).and_then(|id| uuid(&id));
         return Some(
-            Content::new("swap")
+            Signature::new(Kind::Swap, magic_at(page)?)
                 .label(slice(head, 1052, 16).and_then(label))
                 .uuid(id)
                 .size(pages.checked_mul(u64::try_from(page).ok()?)),
@@ -148,12 +161,12 @@ pub(super) fn swap(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content>
 }
 
 /// A hibernated machine's memory in a swap space: it must not be thrown away as mere swap.
-pub(super) fn hibernation(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
+pub(super) fn hibernation(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {
     const MAGICS: [&[u8]; 5] =
         [b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001", TUX_ON_ICE];
     let known = page_magics(subject.head)
         .any(|(_, magic)| MAGICS.iter().any(|known| has(&magic, 0, known)));
-    (known || has(subject.head, 0, TUX_ON_ICE)).then(|| Content::new("hibernation image"))
+    (known || has(subject.head, 0, TUX_ON_ICE)).then(|| Signature::new(Kind::Hibernation, 0))
 }
 
 const TUX_ON_ICE: &[u8] = &[0xed, 0xc3, 0x02, 0xe9, 0x98, 0x56, 0xe5, 0x0c];

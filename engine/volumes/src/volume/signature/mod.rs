@@ -13,6 +13,7 @@ mod windows;
 
 use super::extent::Extent;
 use super::layout::{Content, Notes};
+use crate::kind::Kind;
 
 /// Bytes of a volume's head that detectors see: past the btrfs superblock, whose 4 KiB are at
 /// 64 KiB, and past the volume descriptors of ISO 9660 and UDF from 32 KiB.
@@ -46,7 +47,7 @@ impl Subject<'_> {
     }
 }
 
-type Detector = fn(&Subject<'_>, &mut Notes) -> Option<Content>;
+type Detector = fn(&Subject<'_>, &mut Notes) -> Option<Signature>;
 
 const DETECTORS: &[Detector] = &[
     containers::luks,
@@ -72,37 +73,53 @@ const DETECTORS: &[Detector] = &[
     linux::btrfs,
     containers::zfs,
     magics::bcache,
-    magics::other,
 ];
 
-/// What `extent`, called `name` in notes, contains.
-pub(super) fn detect(extent: Extent<'_>, name: &str, notes: &mut Notes) -> Option<Content> {
-    run(DETECTORS, extent, name, notes)
+/// A signature that was found in a stretch of bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signature {
+    /// What it says is there.
+    pub content: Content,
+    /// Where it stands, bytes from the stretch's start.
+    pub place: u64,
 }
 
-/// The CD's filesystem in `extent`, if there is one.
-pub(super) fn detect_optical(extent: Extent<'_>, name: &str, notes: &mut Notes) -> Option<Content> {
-    run(&[optical::udf, optical::iso9660], extent, name, notes)
+impl Signature {
+    /// One that stands at byte `place`, with nothing else known.
+    pub(super) fn new(kind: Kind, place: u64) -> Self {
+        Self { content: Content { kind, label: None, uuid: None, size: None }, place }
+    }
+
+    pub(super) fn label(mut self, label: Option<String>) -> Self {
+        self.content.label = label;
+        self
+    }
+
+    pub(super) fn uuid(mut self, uuid: Option<String>) -> Self {
+        self.content.uuid = uuid;
+        self
+    }
+
+    pub(super) fn size(mut self, size: Option<u64>) -> Self {
+        self.content.size = size;
+        self
+    }
 }
 
-/// The filesystem that has its superblock at the start of `extent`, where a partition table may
-/// stand beside it.
-pub(super) fn detect_beside_table(extent: Extent<'_>, notes: &mut Notes) -> Option<Content> {
-    run(&[linux::ext, linux::btrfs], extent, "disk", notes)
-}
-
-fn run(
-    detectors: &[Detector],
-    extent: Extent<'_>,
-    name: &str,
-    notes: &mut Notes,
-) -> Option<Content> {
+/// Every signature in `extent`, called `name` in notes, in the order of [`DETECTORS`].
+pub(super) fn all(extent: Extent<'_>, name: &str, notes: &mut Notes) -> Vec<Signature> {
     let (head, error) = extent.head(HEAD);
     if let Some(error) = error {
         notes.add(format!("{name}: its first bytes cannot all be read: {error}"));
     }
     let subject = Subject { head: &head, extent, name };
-    detectors.iter().find_map(|detector| detector(&subject, notes))
+    let mut found: Vec<Signature> =
+        DETECTORS.iter().filter_map(|detector| detector(&subject, notes)).collect();
+    // Magic numbers of two bytes mean nothing beside a signature that does.
+    if found.is_empty() {
+        found.extend(magics::other(&subject, notes));
+    }
+    found
 }
 
 /// Whether the disk's first sector belongs to a filesystem and is no partition table, though

@@ -2,10 +2,11 @@
 //!
 //! ISO 9660: ECMA-119, section 8. UDF: ECMA-167, part 2 (the volume recognition sequence).
 
-use super::super::layout::{Content, Notes};
+use super::super::layout::Notes;
 use super::super::text::{label, label_utf16_be};
-use super::Subject;
+use super::{Signature, Subject};
 use crate::base::fields::{has, le16, le32, slice};
+use crate::kind::Kind;
 
 const FIRST: usize = 32 * 1024;
 const SECTOR: usize = 2048;
@@ -16,14 +17,14 @@ fn descriptors(head: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// UDF, also where an ISO 9660 view of the same files stands beside it.
-pub(super) fn udf(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
+pub(super) fn udf(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {
     descriptors(subject.head)
         .any(|descriptor| has(descriptor, 1, b"NSR02") || has(descriptor, 1, b"NSR03"))
-        .then(|| Content::new("udf"))
+        .then(|| Signature::new(Kind::Udf, 32768))
 }
 
 /// ISO 9660, with Joliet's label where there is one.
-pub(super) fn iso9660(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
+pub(super) fn iso9660(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {
     let volumes = || descriptors(subject.head).take_while(|each| has(each, 1, b"CD001"));
     let primary = volumes().find(|descriptor| has(descriptor, 0, &[1]))?;
     let joliet = volumes().find(|descriptor| {
@@ -37,7 +38,7 @@ pub(super) fn iso9660(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Conte
     };
     let size = u64::from(le32(primary, 80)?).checked_mul(u64::from(le16(primary, 128)?));
     let date = [830, 813].iter().find_map(|at| date(slice(primary, *at, 16)?));
-    Some(Content::new("iso9660").label(label).uuid(date).size(size))
+    Some(Signature::new(Kind::Iso9660, 32768).label(label).uuid(date).size(size))
 }
 
 /// Joliet's label, which keeps case and accents but only 16 letters, and the rest of the plain one

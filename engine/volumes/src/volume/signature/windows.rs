@@ -6,11 +6,12 @@
 use crate::base::bytes::to_hex;
 use crate::base::limits::MAX_LABEL_SEARCH;
 
-use super::super::layout::{Content, Notes};
+use super::super::layout::Notes;
 use super::super::text::label_utf16;
-use super::Subject;
 use super::fat::serial_number;
+use super::{Signature, Subject};
 use crate::base::fields::{array, has, le16, le32, le64, slice, u8_at};
+use crate::kind::Kind;
 
 /// Whether `sector` is NTFS's or exFAT's boot sector.
 pub(super) fn is_boot_sector(sector: &[u8]) -> bool {
@@ -18,16 +19,16 @@ pub(super) fn is_boot_sector(sector: &[u8]) -> bool {
 }
 
 /// BitLocker, by the OEM name of its boot sector (from Windows 7 on, and "to go").
-pub(super) fn bitlocker(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
+pub(super) fn bitlocker(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {
     let to_go = [0x3b, 0xd6, 0x67, 0x49, 0x29, 0x2e, 0xd8, 0x4a];
     let known = has(subject.head, 3, b"-FVE-FS-")
         || (has(subject.head, 3, b"MSWIN4.1") && has(subject.head, 424, &to_go));
-    known.then(|| Content::new("bitlocker"))
+    known.then(|| Signature::new(Kind::BitLocker, 0))
 }
 
 /// ReFS.
-pub(super) fn refs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Content> {
-    has(subject.head, 3, b"ReFS\0\0\0\0").then(|| Content::new("refs"))
+pub(super) fn refs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {
+    has(subject.head, 3, b"ReFS\0\0\0\0").then(|| Signature::new(Kind::Refs, 0))
 }
 
 struct Ntfs {
@@ -109,12 +110,12 @@ fn apply_fixups(record: &mut [u8]) -> Option<()> {
 }
 
 /// NTFS.
-pub(super) fn ntfs(subject: &Subject<'_>, notes: &mut Notes) -> Option<Content> {
+pub(super) fn ntfs(subject: &Subject<'_>, notes: &mut Notes) -> Option<Signature> {
     let boot = Ntfs::parse(subject.head)?;
     let mut serial: [u8; 8] = array(subject.head, 72)?;
     serial.reverse();
     Some(
-        Content::new("ntfs")
+        Signature::new(Kind::Ntfs, 0)
             .label(boot.label(subject, notes))
             .uuid((serial != [0; 8]).then(|| to_hex(&serial).to_uppercase()))
             .size(Some(boot.size)),
@@ -185,10 +186,10 @@ impl Exfat {
 }
 
 /// exFAT.
-pub(super) fn exfat(subject: &Subject<'_>, notes: &mut Notes) -> Option<Content> {
+pub(super) fn exfat(subject: &Subject<'_>, notes: &mut Notes) -> Option<Signature> {
     let boot = Exfat::parse(subject.head)?;
     Some(
-        Content::new("exfat")
+        Signature::new(Kind::Exfat, 0)
             .label(boot.label(subject, notes))
             .uuid(array::<4>(subject.head, 100).and_then(serial_number))
             .size(Some(boot.size)),
