@@ -210,9 +210,9 @@ mod tests {
         for (found, newest) in [
             ([swap, btrfs], Kind::Swap),
             ([ext, btrfs], Kind::Ext4),
-            ([swap, mbr], Kind::Table),
-            ([ext, mbr], Kind::Table),
-            ([btrfs, mbr], Kind::Table),
+            ([swap, mbr], Kind::Mbr),
+            ([ext, mbr], Kind::Mbr),
+            ([btrfs, mbr], Kind::Mbr),
             ([(Kind::MdMember, 4096, None), (Kind::Gpt, 446, None)], Kind::MdMember),
             ([(Kind::MdMember, 4096, None), ext], Kind::MdMember),
         ] {

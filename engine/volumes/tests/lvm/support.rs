@@ -16,7 +16,7 @@ use imgx_volumes::volume::lvm::Group;
 use sha2::{Digest, Sha256};
 
 const PIECE: usize = 64 << 10;
-const ZEROS: [u8; PIECE] = [0; PIECE];
+static ZEROS: [u8; PIECE] = [0; PIECE];
 
 /// A disk in memory, mostly zeros.
 pub struct Sparse {

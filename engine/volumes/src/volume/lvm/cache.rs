@@ -35,7 +35,7 @@ fn refused(why: impl Into<String>) -> Error {
 /// `Unsupported` if it does, or may; `Corrupt` if it is damaged.
 pub(super) fn check_clean(metadata: Arc<dyn Layer>) -> Result<()> {
     let metadata = Metadata::new(metadata);
-    let block = metadata.superblock(SUPERBLOCK)?;
+    let block = metadata.superblock(&SUPERBLOCK)?;
     let short = |at| le32(&block, at).unwrap_or_default();
     let long = |at| le64(&block, at).unwrap_or_default();
     if short(4) & NEEDS_CHECK != 0 {

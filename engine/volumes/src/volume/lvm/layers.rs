@@ -7,6 +7,9 @@ use crate::base::{
 };
 use crate::volume::layer::Layer;
 
+/// What is called for each stretch of a layer below.
+type VisitLayer<'a> = &'a mut dyn FnMut(&Arc<dyn Layer>, ByteRange) -> Result<()>;
+
 /// Part of a physical volume.
 pub(super) struct Stretch {
     /// Its number among those that the group was read from.
@@ -183,11 +186,7 @@ impl Striped {
         Some((layer, row.checked_add(within)?, self.stripe.checked_sub(within)?))
     }
 
-    fn each(
-        &self,
-        wanted: ByteRange,
-        visit: &mut dyn FnMut(&Arc<dyn Layer>, ByteRange) -> Result<()>,
-    ) -> Result<()> {
+    fn each(&self, wanted: ByteRange, visit: VisitLayer<'_>) -> Result<()> {
         let mut at = wanted.start;
         while at < wanted.end {
             let (layer, place, left) =

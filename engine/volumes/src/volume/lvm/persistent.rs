@@ -40,11 +40,17 @@ impl Node {
     }
 }
 
+/// Nodes by their block and the size of their values.
+type Nodes = HashMap<(u64, usize), Arc<Node>>;
+
+/// What is called for each key of a tree and its value of `N` bytes.
+type VisitValue<'a, const N: usize> = &'a mut dyn FnMut(u64, &[u8; N]) -> Result<ControlFlow<()>>;
+
 /// The metadata of a pool or cache.
 pub(super) struct Metadata {
     below: Arc<dyn Layer>,
     /// Nodes that were read, and those of before, which are forgotten next.
-    recent: Mutex<[HashMap<(u64, usize), Arc<Node>>; 2]>,
+    recent: Mutex<[Nodes; 2]>,
 }
 
 impl Metadata {
@@ -56,7 +62,7 @@ impl Metadata {
     ///
     /// # Errors
     /// `Corrupt` unless it has this checksum, magic number and one of these versions.
-    pub(super) fn superblock(&self, what: Superblock) -> Result<Vec<u8>> {
+    pub(super) fn superblock(&self, what: &Superblock) -> Result<Vec<u8>> {
         let block = self.block(0, what.salt)?;
         let place = what.place;
         let field = |at| le32(&block, at).unwrap_or_default();
@@ -150,7 +156,7 @@ impl Metadata {
         &self,
         root: u64,
         first: u64,
-        visit: &mut dyn FnMut(u64, &[u8; N]) -> Result<ControlFlow<()>>,
+        visit: VisitValue<'_, N>,
     ) -> Result<()> {
         // Nodes on the way down, which entry comes next, and the key that ends each.
         let mut way: Vec<(Arc<Node>, usize, Option<u64>)> = Vec::new();

@@ -152,7 +152,8 @@ pub(super) fn open(
         match open_member(segment, position, member, open) {
             Ok((superblock, image)) => {
                 images.push(Arc::clone(&image));
-                given.push((superblock, image as Arc<dyn ReadAt>));
+                let bytes: Arc<dyn ReadAt> = image;
+                given.push((superblock, bytes));
             }
             // RAID 0 needs all of them.
             Err(error) if *level == RaidLevel::Zero => return Err(error),

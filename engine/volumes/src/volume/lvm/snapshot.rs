@@ -162,7 +162,7 @@ fn runs(store: &dyn Layer, chunk: u64) -> Result<Vec<Run>> {
             if new == 0 {
                 break 'areas;
             }
-            if new >= chunks || old > u64::MAX / chunk.max(1) {
+            if new >= chunks || old.checked_mul(chunk).is_none() {
                 let expected = format!("an exception within {chunks} chunks");
                 let found = format!("chunk {old} at {new}");
                 let at = place.saturating_mul(chunk);

@@ -61,7 +61,7 @@ impl Pool {
         expected: &Expected,
     ) -> Result<Self> {
         let metadata = Metadata::new(metadata);
-        let block = metadata.superblock(SUPERBLOCK)?;
+        let block = metadata.superblock(&SUPERBLOCK)?;
         let short = |at| le32(&block, at).unwrap_or_default();
         let long = |at| le64(&block, at).unwrap_or_default();
         let refused = |why: String| Err(Error::new(ErrorKind::Unsupported, why));
