@@ -18,6 +18,9 @@ pub(super) fn luks(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signatur
 /// A LUKS2 container whose first header is overwritten, by the second one at any of the places
 /// where it can be and that the head reaches.
 pub(super) fn luks_second_header(subject: &Subject<'_>, notes: &mut Notes) -> Option<Signature> {
+    if luks::identify(subject.head).is_some() {
+        return None;
+    }
     let (place, identity) = luks::identify_second(subject.head)?;
     notes.add(format!("{}: the first LUKS2 header is damaged; the second was read", subject.name));
     Some(luks_at(place, identity))
