@@ -30,15 +30,16 @@ const TOP_LEVEL: [&str; 18] = [
 
 /// The engine's layers, each a folder, and which each may import. What lies below them are crates:
 /// `base`, and `volume` and `fs`, which never import one another.
-const LAYERS: [(&str, &[&str]); 8] = [
+const LAYERS: [(&str, &[&str]); 9] = [
     ("sys", &["base"]),
     ("block", &["base", "sys"]),
     ("track", &["base", "sys", "block"]),
     ("store", &["base", "sys", "block"]),
     ("export", &["base", "sys", "block", "track", "store", "volume", "fs"]),
     ("job", &["base", "sys", "block", "track", "store", "volume", "fs", "export"]),
-    ("volume", &["base"]),
-    ("fs", &["base"]),
+    ("kind", &[]),
+    ("volume", &["base", "kind"]),
+    ("fs", &["base", "kind"]),
 ];
 
 /// Where they are.
