@@ -211,7 +211,7 @@ impl Serialize for Kind {
 impl<'de> Deserialize<'de> for Kind {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        Self::named(&name).ok_or_else(|| D::Error::custom(format!("no known content: {name}")))
+        Self::named(&name).ok_or_else(|| D::Error::custom("a content that is not known"))
     }
 }
 

@@ -200,7 +200,7 @@ mod tests {
         let volume = |number: u64| {
             let word = "<".repeat(10_000);
             json!({"name": word, "start": number * length, "length": length,
-                "content": {"kind": word, "label": word}})
+                "content": {"kind": "lvm2 physical volume", "label": word}})
         };
         let volumes: Vec<_> = (0..count).map(volume).collect();
         let layout = json!({"sector_size": 512, "volumes": volumes});
