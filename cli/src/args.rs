@@ -13,6 +13,7 @@ use imgx_engine::block::IoMode;
 use imgx_engine::fs::FileType;
 use imgx_engine::job::{Effort, OnError, ParentChoice, TrackerChoice};
 
+use crate::unlock::UnlockArguments;
 use crate::zone::{Moment, Zone, parse_moment};
 
 const EXIT_CODES: &str = "\
@@ -168,6 +169,8 @@ pub struct CaptureArguments {
     /// Working threads [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     pub threads: Option<usize>,
+    #[command(flatten)]
+    pub unlock: UnlockArguments,
 }
 
 /// How disks are read for their files.
@@ -181,12 +184,14 @@ pub struct ReadingArguments {
     /// typed), and in which they are shown: Europe/Berlin, +02:00, UTC [default: the machine's]
     #[arg(long, value_name = "ZONE", value_parser = Zone::parse, allow_hyphen_values = true)]
     pub tz: Option<Zone>,
+    #[command(flatten)]
+    pub unlock: UnlockArguments,
 }
 
 impl ReadingArguments {
-    /// Further disks, where no times are shown.
-    pub fn with(with: &[ImageWord]) -> Self {
-        Self { with: with.to_vec(), tz: None }
+    /// Further disks, and what is encrypted on any, where no times are shown.
+    pub fn with(with: &[ImageWord], unlock: &UnlockArguments) -> Self {
+        Self { with: with.to_vec(), tz: None, unlock: unlock.clone() }
     }
 
     /// The zone.
@@ -204,6 +209,8 @@ pub struct ShowArguments {
     /// A further disk, on which parts of its volumes lie; may be given several times
     #[arg(long, value_name = "IMAGE", value_parser = image_word())]
     pub with: Vec<ImageWord>,
+    #[command(flatten)]
+    pub unlock: UnlockArguments,
 }
 
 /// `diff`.
@@ -228,6 +235,8 @@ pub struct DiffArguments {
     #[arg(long, value_name = "ZONE", value_parser = Zone::parse, allow_hyphen_values = true)]
     #[arg(requires = "files")]
     pub tz: Option<Zone>,
+    #[command(flatten)]
+    pub unlock: UnlockArguments,
 }
 
 /// `map`.

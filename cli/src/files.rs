@@ -71,7 +71,8 @@ impl Files {
             exports.extend(opened.exports);
             locks.extend(opened.locks);
         }
-        let disk = disk.beside(beside)?.with_options(&reading.zone().read_options());
+        let disk = disk.beside(beside)?.unlocked(&reading.unlock.keys()?)?;
+        let disk = disk.with_options(&reading.zone().read_options());
         for other in disk.unrelated() {
             let message =
                 format!("warning: nothing on {other} is a part of what is on {}", &**reference);

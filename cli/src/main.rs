@@ -11,6 +11,7 @@ mod listing;
 mod output;
 mod progress;
 mod session;
+mod unlock;
 mod zone;
 
 use std::process::ExitCode;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -142,9 +143,9 @@ fn layouts_equal_the_corpus() {
     };
     let tally = Mutex::new(Tally::default());
     images.par_iter().for_each(|image| {
-        let disk = Sparse::unpack(&corpus.join(&image.file));
+        let disk: Arc<dyn ReadAt> = Arc::new(Sparse::unpack(&corpus.join(&image.file)));
         let start = Instant::now();
-        let layout = probe(&disk, 512).expect("bad content is never an error");
+        let layout = probe(disk, 512).expect("bad content is never an error");
         let took = start.elapsed();
         let mut tally = tally.lock().expect("no thread panicked");
         tally.images += 1;

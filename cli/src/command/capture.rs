@@ -37,6 +37,7 @@ pub fn run(arguments: &CaptureArguments, session: &Session) -> Result<Outcome> {
         raw: arguments.raw,
         audit: arguments.audit,
         threads: arguments.threads,
+        keys: arguments.unlock.keys()?,
     };
     let clock = Instant::now();
     let reporter = Reporter::new(&session.console, stop);

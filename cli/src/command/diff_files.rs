@@ -34,8 +34,13 @@ pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
     };
     let zone = arguments.tz.clone().unwrap_or_else(Zone::system);
     if references.into_iter().any(|reference| is_path(reference)) || !arguments.with.is_empty() {
-        let [before, after] = beside(&arguments.with, session)?
-            .map(|with| ReadingArguments { with, tz: Some(zone.clone()) });
+        arguments.unlock.keys()?;
+        let unlock = &arguments.unlock;
+        let [before, after] = beside(&arguments.with, session)?.map(|with| ReadingArguments {
+            with,
+            tz: Some(zone.clone()),
+            unlock: unlock.clone(),
+        });
         let before = Files::open(references[0], &before, "diff", session)?;
         let after = Files::open(references[1], &after, "diff", session)?;
         let job = DiffFiles::of_disks([before.disk, after.disk]);
@@ -48,7 +53,8 @@ pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
             repository.reader(images.resolve(references[0], session)?),
             repository.reader(images.resolve(references[1], session)?),
         ];
-        let job = DiffFiles::of_images(readers, &stop)?.with_options(&zone.read_options());
+        let job = DiffFiles::of_images(readers, &stop)?.unlocked(&arguments.unlock.keys()?)?;
+        let job = job.with_options(&zone.read_options());
         printer.run(&job, &stop)?;
     }
     Ok(printer.losses.outcome())

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use imgx_engine::base::Result;
+use imgx_engine::base::{ReadAt, Result};
 use imgx_engine::block::{Disk, OpenOptions, SourceInfo, SourceKind};
 use imgx_engine::store::repository::Image;
 use imgx_engine::volume::{DiskLayout, Kind, Volume, probe};
@@ -21,9 +22,9 @@ use crate::session::{Outcome, Session};
 /// `NotFound` for an unknown image or path; `Io`.
 pub fn run(arguments: &ShowArguments, session: &Session) -> Result<Outcome> {
     let layout = match arguments.with.as_slice() {
-        [] => None,
+        [] if arguments.unlock.is_empty() => None,
         with => {
-            let reading = ReadingArguments::with(with);
+            let reading = ReadingArguments::with(with, &arguments.unlock);
             let files = Files::open(&arguments.image, &reading, "show", session)?;
             Some(files.disk.layout().clone())
         }
@@ -41,9 +42,10 @@ pub fn run(arguments: &ShowArguments, session: &Session) -> Result<Outcome> {
 
 /// Shows a disk, and what it holds with others beside it, if that is known.
 fn show_disk(path: &Path, layout: Option<DiskLayout>, console: &Console) -> Result<Outcome> {
-    let disk = Disk::open(path, &OpenOptions::default())?;
+    let disk = Arc::new(Disk::open(path, &OpenOptions::default())?);
     let info = disk.info();
-    let layout = layout.map_or_else(|| probe(&disk, info.logical_sector_size), Ok)?;
+    let bytes = Arc::clone(&disk) as Arc<dyn ReadAt>;
+    let layout = layout.map_or_else(|| probe(bytes, info.logical_sector_size), Ok)?;
     for warning in disk.warnings() {
         console.complain(&format!("warning: {warning}"));
     }

@@ -21,19 +21,24 @@ impl<'a> FieldReader<'a> {
     ///
     /// # Errors
     /// `Corrupt`, with the position, when fewer are left.
+    #[inline]
     pub fn take(&mut self, length: usize) -> Result<&'a [u8]> {
         let rest = self.bytes.get(self.position..).unwrap_or_default();
-        let Some(field) = rest.get(..length) else {
-            return Err(self.corrupt(format!("{length} bytes"), format!("{} left", rest.len())));
-        };
+        let Some(field) = rest.get(..length) else { return Err(self.too_short(length)) };
         self.position = self.position.saturating_add(length);
         Ok(field)
+    }
+
+    #[cold]
+    fn too_short(&self, length: usize) -> Error {
+        self.corrupt(format!("{length} bytes"), format!("{} left", self.remaining()))
     }
 
     /// The next `N` bytes, as an array.
     ///
     /// # Errors
     /// `Corrupt` when fewer are left.
+    #[inline]
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N)?);

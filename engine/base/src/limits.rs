@@ -245,6 +245,8 @@ pub const MAX_NBD_PIECES: usize = 1024;
 pub const MAX_NBD_CHUNKS: usize = 65_536;
 /// Connections to one NBD export at most.
 pub const NBD_CONNECTIONS: usize = 4;
+/// Bytes of a key file at most: cryptsetup's own limit.
+pub const MAX_KEY_FILE: u64 = 8 * 1024 * 1024;
 /// Bytes of one LUKS2 header at most, checksum and JSON together: the largest of its format.
 pub const MAX_LUKS_HEADER: u64 = 4 * 1024 * 1024;
 /// Keyslots, segments and digests of one LUKS2 header at most, of each: cryptsetup's own limit.

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use imgx_engine::base::ByteOffset;
-use imgx_engine::volume::{open, probe};
+use imgx_engine::volume::{Keys, Stack};
 use imgx_fuzz::Seed;
 use libfuzzer_sys::fuzz_target;
 
@@ -13,9 +13,9 @@ static SEEDS: LazyLock<[Seed; 2]> = LazyLock::new(|| ["gpt", "lvm"].map(Seed::lo
 fuzz_target!(|data: &[u8]| {
     let Some((which, data)) = data.split_first() else { return };
     let disk = SEEDS[usize::from(which % 2)].patched(data);
-    let layout = probe(disk.as_ref(), 512).expect("bad content is no error");
-    for volume in &layout.volumes {
-        if let Ok(bytes) = open(&disk, volume) {
+    let stack = Stack::open(&disk, 512, &Keys::default()).expect("bad content is no error");
+    for volume in stack.volumes() {
+        if let Ok(bytes) = volume.bytes() {
             let mut buffer = vec![0; 4096];
             let size = bytes.size().0;
             for place in [0, size / 2, size.saturating_sub(4096)] {

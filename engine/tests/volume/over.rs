@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use imgx_engine::volume::{Kind, Volume, probe};
 use imgx_fixtures::loopdev::{LoopDevice, Options};
@@ -167,7 +168,7 @@ impl Stage {
     }
 
     fn volume(&self) -> Volume {
-        let layout = probe(&FileDisk::open(&self.disk), 512).expect("it is probed");
+        let layout = probe(Arc::new(FileDisk::open(&self.disk)), 512).expect("it is probed");
         let found = layout.volume("p1");
         found.unwrap_or_else(|| panic!("p1 is there: {layout:#?}")).clone()
     }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use imgx_engine::base::ByteCount;
 use imgx_engine::volume::{plan_gpt_move, probe};
@@ -24,8 +25,8 @@ fn restore(image: &Memory, path: &Path, sector_size: u32, size: u64) {
         assert!(place.0 + bytes.len() as u64 <= size);
         file.write_all_at(bytes, place.0).expect("the move can be written");
     }
-    let before = probe(image, sector_size).expect("the probe runs");
-    let after = probe(&FileDisk::open(path), sector_size).expect("the probe runs");
+    let before = probe(Arc::new(image.clone()), sector_size).expect("the probe runs");
+    let after = probe(Arc::new(FileDisk::open(path)), sector_size).expect("the probe runs");
     assert_eq!(rows(&after), rows(&before));
     assert_eq!(after.notes, [""; 0]);
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use imgx_engine::base::{ByteOffset, ReadAt};
 use imgx_engine::block::{Disk, OpenOptions};
-use imgx_engine::volume::{self, DiskLayout, probe};
+use imgx_engine::volume::{Keys, Stack, Volume};
 use imgx_fixtures::loopdev::LoopDevice;
 use imgx_fixtures::lvm::{self, Logical, linear, striped};
 use imgx_fixtures::md::{Metadata, Plan};
@@ -17,16 +17,19 @@ const MIB: u64 = 1 << 20;
 /// Where the disk's two partitions are.
 const PARTITIONS: [(u64, u64); 2] = [(MIB, 40 * MIB), (41 * MIB, 40 * MIB)];
 
-fn open(path: &Path) -> (Arc<dyn ReadAt>, DiskLayout) {
+fn open(path: &Path) -> Stack {
     let disk = Disk::open(path, &OpenOptions::default()).expect("the disk opens");
     let disk: Arc<dyn ReadAt> = Arc::new(disk);
-    let layout = probe(disk.as_ref(), 512).expect("it is probed");
-    (disk, layout)
+    Stack::open(&disk, 512, &Keys::default()).expect("it is opened")
 }
 
-fn content(disk: &Arc<dyn ReadAt>, layout: &DiskLayout, name: &str) -> Vec<u8> {
-    let found = layout.find(name).unwrap_or_else(|error| panic!("{error}: {layout:#?}"));
-    let volume = volume::open(disk, found).expect("it opens");
+fn find<'a>(stack: &'a Stack, name: &str) -> &'a Volume {
+    let layout = stack.layout();
+    layout.find(name).unwrap_or_else(|error| panic!("{error}: {layout:#?}"))
+}
+
+fn content(stack: &Stack, name: &str) -> Vec<u8> {
+    let volume = stack.bytes(find(stack, name)).expect("it opens");
     let mut bytes = vec![0; usize::try_from(volume.size().0).expect("small")];
     volume.read_exact_at(ByteOffset(0), &mut bytes).expect("it is read");
     bytes
@@ -84,15 +87,15 @@ fn logical_volumes_are_where_lvm_says() {
         file.write_all_at(stripe, start + row).expect("written");
     }
 
-    let (disk, layout) = open(&path);
-    assert!(content(&disk, &layout, &format!("{group}/turned")) == bytes, "turned differs");
-    assert!(content(&disk, &layout, &format!("{group}/striped")) == stripes, "striped differs");
-    let by_label = layout.find("LABEL=within").expect("its label is known");
+    let stack = open(&path);
+    assert!(content(&stack, &format!("{group}/turned")) == bytes, "turned differs");
+    assert!(content(&stack, &format!("{group}/striped")) == stripes, "striped differs");
+    let by_label = find(&stack, "LABEL=within");
     assert_eq!(by_label.name, format!("{group}/turned"));
-    let broken = layout.find(&format!("{group}/broken")).expect("it is listed");
-    let why = volume::open(&disk, broken).err().expect("it is not read").to_string();
+    let broken = find(&stack, &format!("{group}/broken"));
+    let why = stack.bytes(broken).err().expect("it is not read").to_string();
     assert!(why.contains("type error"), "{why}");
-    layout.find("nothing/there").expect_err("there is none");
+    stack.layout().find("nothing/there").expect_err("there is none");
 
     // One physical volume alone.
     let alone = folder.path().join("alone");
@@ -101,9 +104,9 @@ fn logical_volumes_are_where_lvm_says() {
     let start = usize::try_from(start).expect("small");
     let end = start + usize::try_from(length).expect("small");
     fs::write(&alone, &whole[start..end]).expect("written");
-    let (disk, layout) = open(&alone);
-    let half = layout.find(&format!("{group}/turned")).expect("it is listed");
-    let why = volume::open(&disk, half).err().expect("half of it is missing").to_string();
+    let stack = open(&alone);
+    let half = find(&stack, &format!("{group}/turned"));
+    let why = stack.bytes(half).err().expect("half of it is missing").to_string();
     assert!(why.contains("on another disk"), "{why}");
 }
 
@@ -129,11 +132,10 @@ fn sign(path: &Path, metadata: Metadata, said: [(u64, u32, [u16; 2]); 2]) {
 
 /// The last byte of the one array there is, or why it is not read.
 fn read_mirror(path: &Path, name: &str) -> Result<u8, String> {
-    let (disk, layout) = open(path);
-    let arrays = layout.volumes.iter().filter(|volume| volume.name.starts_with("md/"));
+    let stack = open(path);
+    let arrays = stack.layout().volumes.iter().filter(|volume| volume.name.starts_with("md/"));
     assert_eq!(arrays.map(|volume| volume.name.as_str()).collect::<Vec<_>>(), [name]);
-    let volume = layout.find(name).expect("it is listed");
-    let array = volume::open(&disk, volume).map_err(|error| error.to_string())?;
+    let array = stack.bytes(find(&stack, name)).map_err(|error| error.to_string())?;
     assert_eq!(array.size().0, 16 * MIB);
     let mut bytes = [0];
     array.read_exact_at(ByteOffset(16 * MIB - 1), &mut bytes).expect("read");
@@ -180,8 +182,8 @@ fn an_array_of_another_level_is_listed_and_not_read() {
     let plan = Plan::new(5, 2, 64 * 1024, 3);
     let content = vec![1; usize::try_from(plan.size()).expect("small")];
     fs::write(&path, &plan.write(&content)[0]).expect("written");
-    let (disk, layout) = open(&path);
-    let array = layout.find("md/fixture").expect("it is listed");
-    let why = volume::open(&disk, array).err().expect("it is not read").to_string();
+    let stack = open(&path);
+    let array = find(&stack, "md/fixture");
+    let why = stack.bytes(array).err().expect("it is not read").to_string();
     assert!(why.contains("RAID5"), "{why}");
 }

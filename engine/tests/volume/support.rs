@@ -52,6 +52,7 @@ impl ReadAt for Memory {
 }
 
 /// A disk with sectors that cannot be read.
+#[derive(Clone)]
 pub struct Failing<D>(pub D, pub Vec<ByteRange>);
 
 impl<D: ReadAt> ReadAt for Failing<D> {

@@ -19,6 +19,7 @@ use crate::listing::put_path;
 use crate::output::{exact_size, local_time, short_id, size};
 use crate::progress::Reporter;
 use crate::session::{Outcome, Session};
+use crate::unlock::UnlockArguments;
 
 /// Letters of a label that are shown.
 const LONGEST_LABEL: usize = 24;
@@ -52,7 +53,12 @@ pub fn run(arguments: &MapArguments, session: &Session) -> Result<Outcome> {
         [] => DiskMap::read(images, cells, &reporter)?,
         with => {
             let image = arguments.second.as_ref().unwrap_or(&arguments.first);
-            let files = Files::open(image, &ReadingArguments::with(with), "map", session)?;
+            let files = Files::open(
+                image,
+                &ReadingArguments::with(with, &UnlockArguments::default()),
+                "map",
+                session,
+            )?;
             let layout = Some(files.disk.layout().clone());
             DiskMap::read_as(layout, images, cells, &reporter)?
         }

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::changes::{Reading, whole_blocks};
-use super::unused::places;
-use super::unused::proof::{self, Unproven};
+use super::unused::proof::{self, Claim, Unproven};
 use super::{Capture, From};
 use crate::base::limits::MAX_UNREADABLE_RANGES;
 use crate::base::ranges::{common, joined, without};
@@ -75,9 +74,12 @@ impl Capture<'_> {
     ) -> Result<Vec<Unproven>> {
         let looked_at = reading.volumes.iter().filter(|volume| volume.doubt.is_none());
         let names: Vec<&str> = looked_at.map(|volume| volume.volume.as_str()).collect();
-        let what = (names.as_slice(), self.options.skip_swap);
+        let volumes = names.iter().filter_map(|name| self.layout().volume(name));
+        let places = joined(volumes.flat_map(|volume| self.places(volume)).collect());
+        let skip_swap = self.options.skip_swap;
+        let claim = Claim { names: &names, places, skip_swap };
         let mut doubts = self.inherited(&image, reading, &names)?;
-        let unproven = proof::check(image, &self.layout, what, observer)?;
+        let unproven = proof::check(image, |disk| self.stack_on(disk), claim, observer)?;
         for Unproven { volume, why } in &unproven {
             let message = format!("{volume}: all of it is read: {why}");
             observer.event(&Event::Warning { message: &message });
@@ -96,10 +98,10 @@ impl Capture<'_> {
         let parent = self.parent.iter().filter(|_| reading.is_incremental);
         let mut doubts = Vec::new();
         for before in parent.flat_map(|parent| &parent.manifest.allocation) {
-            let of = self.layout.volume(&before.volume);
+            let of = self.layout().volume(&before.volume);
             let of = of.filter(|volume| names.contains(&volume.name.as_str()));
             let (Some(of), Some(why)) = (of, &before.doubt) else { continue };
-            if proof::unallocated(image, &places(of))?.is_empty() {
+            if proof::unallocated(image, &self.places(of))?.is_empty() {
                 doubts.push(Unproven { volume: of.name.clone(), why: why.clone() });
             }
         }
@@ -119,9 +121,9 @@ impl Capture<'_> {
     ) -> Result<Manifest> {
         let clock = Instant::now();
         let why = |name: &str| unproven.iter().find(|one| one.volume == name).map(|one| &one.why);
-        let volumes = &self.layout.volumes;
+        let volumes = &self.layout().volumes;
         let wanted = volumes.iter().filter(|volume| why(&volume.name).is_some());
-        let wanted = joined(wanted.flat_map(places).collect());
+        let wanted = joined(wanted.flat_map(|volume| self.places(volume)).collect());
         let before = Image { id: self.repository.keys().image_id(&manifest.encode()), manifest };
         let left_out = proof::unallocated(&self.repository.reader(&before), &wanted)?;
         let mut manifest = match left_out.is_empty() {
@@ -134,7 +136,8 @@ impl Capture<'_> {
                 volume.keep_all(why);
             } else if let Some(of) = volumes.iter().find(|of| of.name == volume.volume) {
                 // A block may be of two volumes.
-                let read: u64 = common(&left_out, &places(of)).iter().map(ByteRange::len).sum();
+                let read: u64 =
+                    common(&left_out, &self.places(of)).iter().map(ByteRange::len).sum();
                 volume.unallocated = volume.unallocated.saturating_sub(read);
             }
         }

@@ -57,7 +57,7 @@ use crate::store::tree::disk_digest;
 use crate::store::{ImageId, LockKind, Manifest, Parent, Repository, StoreWriter, salvage};
 use crate::sys::holders::Holders;
 use crate::sys::threads;
-use crate::volume::{DiskLayout, Volume, probe};
+use crate::volume::{DiskLayout, Keys, Stack, Volume};
 
 pub use changes::{ChangeTracker, Findings, Since};
 pub use checkpoint::Copied;
@@ -129,6 +129,8 @@ pub struct CaptureOptions {
     pub audit: Option<u64>,
     /// Worker threads; by default one for each processor.
     pub threads: Option<usize>,
+    /// Keys of encrypted volumes: what their contents do not use need not be read.
+    pub keys: Arc<Keys>,
 }
 
 /// A capture that is ready to run.
@@ -141,7 +143,8 @@ pub struct Capture<'a> {
     /// The marks of damage that it refers to none of.
     avoids: Option<String>,
     parent: Option<Image>,
-    layout: DiskLayout,
+    /// What is on the disk, as it was when this was planned.
+    stack: Stack,
     tracker: Option<Box<dyn ChangeTracker>>,
     /// Why there is no tracker, though there should be one.
     doubt: Option<String>,
@@ -225,8 +228,11 @@ impl<'a> Capture<'a> {
         if let Some(message) = history::odd_clock(now, &images, &name, parent.as_ref()) {
             observer.event(&Event::Warning { message: &message });
         }
-        let layout = probe(disk.as_ref(), info.logical_sector_size)?;
-        for line in parent.iter().flat_map(|parent| changes_of_disk(info, &layout, parent)) {
+        let bytes = Arc::clone(&disk) as Arc<dyn ReadAt>;
+        let stack = Stack::open(&bytes, info.logical_sector_size, &options.keys)?;
+        options.keys.check_used(stack.layout())?;
+        let changes = |parent| changes_of_disk(info, stack.layout(), parent);
+        for line in parent.iter().flat_map(changes) {
             let message = format!("{line}; the image continues the history of {name}");
             observer.event(&Event::Warning { message: &message });
         }
@@ -253,7 +259,7 @@ impl<'a> Capture<'a> {
             ordinal: images.next_ordinal(),
             avoids: None,
             parent,
-            layout,
+            stack,
             tracker,
             doubt,
             holders,
@@ -407,11 +413,11 @@ impl<'a> Capture<'a> {
     fn moment(&self, stillness: &Stillness) -> Option<Moment> {
         let mut moment = Moment { filesystems: self.mounted.clone(), ..Moment::default() };
         match stillness.written() {
-            Written::Within(torn) => moment::tell(&mut moment, &self.layout, &torn),
-            Written::Nowhere if self.is_in_use => moment::tell(&mut moment, &self.layout, &[]),
+            Written::Within(torn) => moment::tell(&mut moment, &self.stack, &torn),
+            Written::Nowhere if self.is_in_use => moment::tell(&mut moment, &self.stack, &[]),
             Written::Unknown if self.is_in_use => {
                 let doubt = "it is in use, and what is written to it is not counted".to_owned();
-                moment::tell_unknown(&mut moment, &self.layout, doubt);
+                moment::tell_unknown(&mut moment, &self.stack, doubt);
             }
             Written::Nowhere | Written::Unknown => return None,
         }
@@ -434,7 +440,7 @@ impl<'a> Capture<'a> {
     /// All data of the disk, but what no filesystem uses.
     fn everything(&self) -> Result<Reading> {
         let data = self.data()?;
-        let unused = self.unused(|_all| true);
+        let unused = self.unused(|_all| true)?;
         let ranges = ranges::without(&data, &unused.ranges);
         let Unused { ranges: left_out, volumes, swap, .. } = unused;
         Ok(Reading { left_out, volumes, swap, ..Reading::all(ranges) })
@@ -447,19 +453,34 @@ impl<'a> Capture<'a> {
     }
 
     /// What no filesystem uses of the volumes that `is_wanted`.
-    fn unused(&self, is_wanted: impl Fn(&Volume) -> bool) -> Unused {
+    fn unused(&self, is_wanted: impl Fn(&Volume) -> bool) -> Result<Unused> {
         if !self.may_leave_out() {
-            return Unused::default();
+            return Ok(Unused::default());
         }
         let disk: Arc<dyn ReadAt> = Arc::clone(&self.disk) as Arc<dyn ReadAt>;
         let disk: Arc<dyn ReadAt> = Arc::new(Cached::new(disk));
         let block = self.repository.config().block_size;
-        let (layout, is_in_use) = (&self.layout, self.is_in_use);
-        let skip_swap = self.options.skip_swap;
-        let unused = Search { disk: &disk, layout, block, is_in_use, skip_swap }.run(is_wanted);
+        let stack = &self.stack_on(&disk)?;
+        let (is_in_use, skip_swap) = (self.is_in_use, self.options.skip_swap);
+        let size = disk.size();
+        let unused = Search { stack, size, block, is_in_use, skip_swap }.run(is_wanted);
         #[cfg(feature = "fault-injection")]
         let unused = unused.leaving_out(&self.leave_out);
-        unused
+        Ok(unused)
+    }
+
+    /// What lies in the disk's volumes by what is on `disk` now: the disk, or an image of it.
+    fn stack_on(&self, disk: &Arc<dyn ReadAt>) -> Result<Stack> {
+        Stack::over(disk, self.layout().clone(), &self.options.keys)
+    }
+
+    fn layout(&self) -> &DiskLayout {
+        self.stack.layout()
+    }
+
+    /// Where a volume lies on the disk.
+    fn places(&self, volume: &Volume) -> Vec<ByteRange> {
+        unused::places(&self.stack, volume)
     }
 
     /// What is to be read, and the checkpoint that came before.
@@ -527,20 +548,20 @@ impl<'a> Capture<'a> {
     /// these, and what no filesystem used then and one uses now, written or not.
     fn read_of_changes(&self, parent: &Image, changes: &[ByteRange]) -> Result<Reading> {
         let before = serde_json::from_value::<DiskLayout>(parent.manifest.layout.clone()).ok();
-        let is_same_layout = before.is_some_and(|before| before.volumes == self.layout.volumes);
+        let is_same_layout = before.is_some_and(|before| before.volumes == self.layout().volumes);
         // What the parent lacks is wanted now.
         let mut had_skipped = parent.manifest.allocation.iter().flat_map(|before| &before.skipped);
         let lacks_nothing = self.options.skip_swap || had_skipped.next().is_none();
         let is_alike = is_same_layout && self.may_leave_out() && lacks_nothing;
         // What a volume uses is as it was where nothing of it was written.
         let is_touched = |volume: &Volume| {
-            !is_alike || unused::places(volume).iter().any(|place| touches(changes, place))
+            !is_alike || self.places(volume).iter().any(|place| touches(changes, place))
         };
-        let unused = self.unused(is_touched);
+        let unused = self.unused(is_touched)?;
         let looked_at = match is_alike {
             true => {
-                let touched = self.layout.volumes.iter().filter(|volume| is_touched(volume));
-                ranges::joined(touched.flat_map(unused::places).collect())
+                let touched = self.layout().volumes.iter().filter(|volume| is_touched(volume));
+                ranges::joined(touched.flat_map(|volume| self.places(volume)).collect())
             }
             false => vec![ByteRange { start: 0, end: parent.manifest.size.0 }],
         };
@@ -660,7 +681,7 @@ impl<'a> Capture<'a> {
         let before = self.parent.iter().filter(|_| is_inherited);
         let before = before.flat_map(|parent| &parent.manifest.allocation).filter(|before| {
             let is_it = |volume: &VolumeUse| volume.volume == before.volume;
-            !reading.volumes.iter().any(is_it) && self.layout.volume(&before.volume).is_some()
+            !reading.volumes.iter().any(is_it) && self.layout().volume(&before.volume).is_some()
         });
         before.chain(&reading.volumes).cloned().collect()
     }
@@ -697,7 +718,7 @@ impl<'a> Capture<'a> {
             tracking: None,
             live: None,
             source: as_json(self.disk.info()),
-            layout: as_json(&self.layout),
+            layout: as_json(self.layout()),
             allocation: self.allocation(reading),
             unreadable: assembled.unreadable.clone(),
             cost,

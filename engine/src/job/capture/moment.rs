@@ -4,13 +4,15 @@ use super::unused::places;
 use crate::base::ByteRange;
 use crate::base::ranges::{joined, touches, without};
 use crate::store::manifest::{Moment, VolumeMoment};
-use crate::volume::{DiskLayout, Volume};
+use crate::volume::{Stack, Volume};
 
 /// Says of `moment` that the bytes `torn` were written while they were read, and all else of the
-/// disk `layout` is at one instant.
-pub fn tell(moment: &mut Moment, layout: &DiskLayout, torn: &[ByteRange]) {
+/// disk that `stack` is on is at one instant.
+pub fn tell(moment: &mut Moment, stack: &Stack, torn: &[ByteRange]) {
     const WHY: &str = "written to while it was read";
     let torn = joined(torn.to_vec());
+    let volumes = &stack.layout().volumes;
+    let places = |volume: &Volume| places(stack, volume);
     // Where a volume lies that is not understood is not known.
     let is_torn = |volume: &Volume| {
         let places = places(volume);
@@ -21,24 +23,24 @@ pub fn tell(moment: &mut Moment, layout: &DiskLayout, torn: &[ByteRange]) {
         volume: volume.name.clone(),
         doubt: is_torn(volume).then(|| WHY.to_owned()),
     };
-    moment.volumes = layout.volumes.iter().map(of_volume).collect();
+    moment.volumes = volumes.iter().map(of_volume).collect();
     let doubted = moment.volumes.iter().filter(|volume| volume.doubt.is_some());
     let mut doubted: Vec<&str> = doubted.map(|volume| volume.volume.as_str()).collect();
-    let held = joined(layout.volumes.iter().flat_map(places).collect());
+    let held = joined(volumes.iter().flat_map(places).collect());
     if !without(&torn, &held).is_empty() {
         doubted.push("what lies outside of volumes");
     }
     moment.doubt = match doubted.as_slice() {
         [] => None,
-        _ if layout.volumes.is_empty() => Some(WHY.to_owned()),
+        _ if volumes.is_empty() => Some(WHY.to_owned()),
         names => Some(format!("{}: {WHY}", names.join(", "))),
     };
 }
 
 /// Says of `moment` that nothing is certain, because of `doubt`.
-pub fn tell_unknown(moment: &mut Moment, layout: &DiskLayout, doubt: String) {
+pub fn tell_unknown(moment: &mut Moment, stack: &Stack, doubt: String) {
     let of_volume =
         |volume: &Volume| VolumeMoment { volume: volume.name.clone(), doubt: Some(doubt.clone()) };
-    moment.volumes = layout.volumes.iter().map(of_volume).collect();
+    moment.volumes = stack.layout().volumes.iter().map(of_volume).collect();
     moment.doubt = Some(doubt);
 }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::base::limits::MAX_RECHECKED;
 use crate::base::{BlockIndex, ByteRange, Error, ErrorKind, Result};
@@ -36,6 +36,8 @@ pub struct Recheck<'a> {
     seen: Mutex<HashMap<(PackId, u32), bool>>,
     /// Bytes that are still to be read back in any case.
     left: AtomicU64,
+    /// Buffers for frames, one for each that is being read.
+    buffers: Mutex<Vec<Vec<u8>>>,
 }
 
 impl<'a> Recheck<'a> {
@@ -43,8 +45,9 @@ impl<'a> Recheck<'a> {
     /// `always` bytes back in any case.
     #[must_use]
     pub fn new(repository: &Repository, index: &'a Index, always: u64) -> Self {
-        let (seed, seen, left) = (RandomState::new(), Mutex::default(), AtomicU64::new(always));
-        Self { index, frames: repository.frames(), seed, seen, left }
+        let (seen, left, buffers) = (Mutex::default(), AtomicU64::new(always), Mutex::default());
+        let (frames, seed) = (repository.frames(), RandomState::new());
+        Self { index, frames, seed, seen, left, buffers }
     }
 
     /// Where a block of `length` bytes is stored, as far as it is known to be sound.
@@ -70,7 +73,7 @@ impl<'a> Recheck<'a> {
         if !self.index.had_pack(place.pack) {
             return Ok(());
         }
-        let seen = self.lock().get(&(place.pack, place.offset)).copied();
+        let seen = lock(&self.seen).get(&(place.pack, place.offset)).copied();
         match seen {
             Some(true) => Ok(()),
             Some(false) => Err(Error::corrupt(place, "a sound frame", "a damaged one")),
@@ -81,21 +84,34 @@ impl<'a> Recheck<'a> {
 
     /// Compares stored bytes with their checksums: what was stored was right.
     fn read(&self, stored: &StoredEntry) -> Result<()> {
-        let mut bytes = Vec::new();
-        let frame = self.frames.checked(FrameKind::Block, stored, &mut bytes);
-        let base = frame.map(|frame| frame.base);
-        self.remember(stored, base.and_then(|base| base.map_or(Ok(()), |base| self.base(&base))))
+        let outcome = match self.base_of(stored) {
+            Ok(Some(base)) => self.check_base(&base),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        self.remember(stored, outcome)
     }
 
     /// The same of what a delta is against.
-    fn base(&self, stored: &StoredEntry) -> Result<()> {
-        if let Some(true) = self.lock().get(&(stored.place.pack, stored.place.offset)) {
+    fn check_base(&self, stored: &StoredEntry) -> Result<()> {
+        if let Some(true) = lock(&self.seen).get(&(stored.place.pack, stored.place.offset)) {
             return Ok(());
         }
-        let mut bytes = Vec::new();
+        let outcome = match self.base_of(stored) {
+            Ok(Some(_)) => Err(Error::corrupt(stored.place, "no delta", "a delta")),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        self.remember(stored, outcome)
+    }
+
+    /// Reads a frame and checks it; what it is a delta against.
+    fn base_of(&self, stored: &StoredEntry) -> Result<Option<StoredEntry>> {
+        let mut bytes = lock(&self.buffers).pop().unwrap_or_default();
         let frame = self.frames.checked(FrameKind::Block, stored, &mut bytes);
-        let is_delta = Error::corrupt(stored.place, "no delta", "a delta");
-        self.remember(stored, frame.and_then(|f| f.base.map_or(Ok(()), |_| Err(is_delta))))
+        let base = frame.map(|frame| frame.base);
+        lock(&self.buffers).push(bytes);
+        base
     }
 
     fn remember(&self, stored: &StoredEntry, outcome: Result<()>) -> Result<()> {
@@ -104,16 +120,12 @@ impl<'a> Recheck<'a> {
             self.index.distrust(place);
             self.frames.mark_damaged(place);
         }
-        let mut seen = self.lock();
+        let mut seen = lock(&self.seen);
         if seen.len() >= MAX_RECHECKED {
             seen.clear();
         }
         seen.insert((place.pack, place.offset), outcome.is_ok());
         outcome
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(PackId, u32), bool>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_wanted(&self, place: &Place, length: u64) -> bool {
@@ -126,6 +138,10 @@ impl<'a> Recheck<'a> {
         self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
             || self.seed.hash_one((place.pack, place.offset)).is_multiple_of(SAMPLE)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What an image refers to in vain: damaged nodes, and blocks at places that are known to be bad or

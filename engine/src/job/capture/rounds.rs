@@ -14,7 +14,7 @@ use super::checkpoint::{Copied, Pending, Told};
 use super::doubted::Late;
 use super::live::{Live, Outcome, Rounds, Settled};
 use super::moment;
-use super::unused::{Search, places, proof};
+use super::unused::{Search, proof};
 use crate::base::ranges::{common, joined, touches, without};
 use crate::base::{ByteRange, Error, ErrorKind, Observer, ReadAt, Result};
 use crate::block::{Cached, Disk};
@@ -103,11 +103,11 @@ impl Copying<'_, '_> {
     fn run(&mut self, live: &Live, disk: &Disk) -> Result<Moment> {
         let observer = self.observer;
         let (mut moment, outcome) = live.run(self, disk, observer)?;
-        let layout = &self.capture.layout;
+        let stack = &self.capture.stack;
         match outcome {
-            Outcome::OneInstant => moment::tell(&mut moment, layout, &[]),
-            Outcome::Torn(torn) => moment::tell(&mut moment, layout, &torn),
-            Outcome::Doubt(doubt) => moment::tell_unknown(&mut moment, layout, doubt),
+            Outcome::OneInstant => moment::tell(&mut moment, stack, &[]),
+            Outcome::Torn(torn) => moment::tell(&mut moment, stack, &torn),
+            Outcome::Doubt(doubt) => moment::tell_unknown(&mut moment, stack, doubt),
         }
         if moment.doubt.is_some() {
             self.read_all(disk)?;
@@ -145,7 +145,8 @@ impl Copying<'_, '_> {
             return Ok(Vec::new());
         }
         // Filesystems are frozen meanwhile: a question for each volume, and none for each range.
-        let volumes = &self.capture.layout.volumes;
+        let volumes = &self.capture.layout().volumes;
+        let places = |volume: &Volume| self.capture.places(volume);
         let held = joined(volumes.iter().flat_map(places).collect());
         let of_volumes = volumes.iter().map(|volume| common(ranges, &places(volume)));
         let mut written = Vec::new();
@@ -159,17 +160,20 @@ impl Copying<'_, '_> {
 
     /// What the image so far lacks, though its own filesystems use it.
     fn lacking(&mut self) -> Result<Vec<ByteRange>> {
-        let Capture { repository, layout, options, .. } = self.capture;
+        let Capture { repository, options, .. } = self.capture;
+        let places = |volume: &Volume| self.capture.places(volume);
         let seen = joined(std::mem::take(&mut self.seen));
         let is_touched = |volume: &Volume| places(volume).iter().any(|place| touches(&seen, place));
-        let touched = layout.volumes.iter().filter(|volume| is_touched(volume));
+        let volumes = &self.capture.layout().volumes;
+        let touched = volumes.iter().filter(|volume| is_touched(volume));
         let touched = joined(touched.flat_map(places).collect());
         let reader = repository.reader(&self.before);
         let left_out = proof::unallocated(&reader, &touched)?;
         let disk: Arc<dyn ReadAt> = Arc::new(Cached::new(Arc::new(reader)));
         let block = self.before.manifest.block_size;
-        let skip_swap = options.skip_swap;
-        let search = Search { disk: &disk, layout, block, is_in_use: false, skip_swap };
+        let (stack, skip_swap) = (&self.capture.stack_on(&disk)?, options.skip_swap);
+        let size = disk.size();
+        let search = Search { stack, size, block, is_in_use: false, skip_swap };
         let unused = search.run(is_touched);
         let lacking = without(&left_out, &unused.ranges);
         self.volumes = unused.volumes;
@@ -217,9 +221,10 @@ impl Rounds for Copying<'_, '_> {
         }
         self.read(disk, lacking.clone())?;
         // Room that was reserved then may be written to by now.
-        let Capture { repository, layout, .. } = self.capture;
+        let Self { capture, observer, .. } = *self;
+        let reader = capture.repository.reader(&self.before);
         let is_late = self.tracker.is_written_since(&lacking).unwrap_or(true)
-            && proof::is_reached(repository.reader(&self.before), layout, lacking, self.observer)?;
+            && proof::is_reached(reader, |disk| capture.stack_on(disk), lacking, observer)?;
         let late = "what came into use unwritten was written as soon as all was thawed";
         Ok(if is_late { Settled::Late(late.to_owned()) } else { Settled::AsFrozen })
     }

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
+use crate::base::limits::MAX_UNUSED_PIECES;
 use crate::base::ranges::{common, joined, touches};
 use crate::base::{ByteCount, ByteOffset, ByteRange, Observer, ReadAt, Result};
 use crate::job::files::each_place;
 use crate::store::difference::Differences;
 use crate::store::{ImageReader, difference};
-use crate::volume::Volume;
+use crate::volume::Placed;
 
 /// Bytes in which a difference is counted where no tree says it: an image's usual block.
 const COUNTED: u64 = 128 * 1024;
@@ -40,27 +41,25 @@ impl Ground {
     }
 
     /// Whether a volume that is at the same places of both disks is the same on both.
-    pub fn is_same(&self, volumes: [&Volume; 2]) -> bool {
+    pub fn is_same(&self, volumes: [&Placed; 2]) -> bool {
         let [before, after] = volumes;
-        let is_hit = |ranges: &Vec<ByteRange>| ranges.iter().any(|range| after.lies_in(range));
-        let is_known = self.doubtful.as_ref().is_some_and(|ranges| !is_hit(ranges));
-        is_known && is_placed_alike(before, after) && before.length == after.length
+        let Some(doubtful) = &self.doubtful else { return false };
+        let places = after.places(MAX_UNUSED_PIECES);
+        let is_apart = places.is_some_and(|places| common(&places, doubtful).is_empty());
+        is_apart && is_placed_alike(before, after) && length(before) == length(after)
     }
 
     /// Bytes of a volume that may differ, as the trees say; `None` where they do not.
-    pub fn count(&self, volumes: [&Volume; 2]) -> Option<u64> {
+    pub fn count(&self, volumes: [&Placed; 2]) -> Option<u64> {
         let ranges = self.doubtful.as_ref()?;
         let [before, after] = volumes;
-        if !is_placed_alike(before, after) || before.length != after.length {
+        if !is_placed_alike(before, after) || length(before) != length(after) {
             return None;
         }
-        let mut bytes = 0_u64;
-        let whole = ByteRange { start: 0, end: after.length };
-        after.each_place(whole, &mut |place| {
-            let parts = common(&[place], ranges);
-            bytes = bytes.saturating_add(ByteCount::total(parts.iter().map(ByteRange::len)).0);
-        });
-        Some(bytes)
+        let places = after.places(MAX_UNUSED_PIECES)?;
+        let bytes = |ranges: &[ByteRange]| ByteCount::total(ranges.iter().map(ByteRange::len)).0;
+        // Copies would be counted each.
+        (bytes(&places) <= length(after)).then(|| bytes(&common(&places, ranges)))
     }
 
     /// The second disk, read from the first one where they are the same, so that what both hold
@@ -89,10 +88,20 @@ impl Differences for Doubtful<'_> {
     }
 }
 
-/// Whether both volumes begin with the same stretches of their disks.
-fn is_placed_alike(before: &Volume, after: &Volume) -> bool {
-    let is_had = before.unsupported.is_none() && after.unsupported.is_none();
-    is_had && before.start == after.start && before.segments == after.segments
+fn length(placed: &Placed) -> u64 {
+    placed.volume().length
+}
+
+/// Whether both volumes are the same stretches of their disks, and of theirs alone, as far as both
+/// reach; of volumes within others, whether they are in all.
+fn is_placed_alike(before: &Placed, after: &Placed) -> bool {
+    let [one, other] = [before, after].map(Placed::volume);
+    let is_had = one.unsupported.is_none() && other.unsupported.is_none();
+    let is_same = match one.is_stacked() || other.is_stacked() {
+        true => one.mapping.is_some() && one.mapping == other.mapping,
+        false => one.start == other.start,
+    };
+    is_had && is_same
 }
 
 /// Bytes of whole [`COUNTED`] pieces in which two volumes differ, found by reading both.
@@ -167,7 +176,7 @@ impl ReadAt for Shared {
 pub(super) struct VolumeGround<'a> {
     ground: &'a Ground,
     /// The parts that each filesystem lies on.
-    parts: [&'a [Volume]; 2],
+    parts: [&'a [Placed]; 2],
     /// What a dirty journal on either side has newer than the volume, sorted and apart.
     replayed: Vec<ByteRange>,
     is_placed_alike: bool,
@@ -175,12 +184,12 @@ pub(super) struct VolumeGround<'a> {
 
 impl<'a> VolumeGround<'a> {
     /// Of filesystems on `parts`, one behind the other, that read `replayed` from their journals.
-    pub fn new(ground: &'a Ground, parts: [&'a [Volume]; 2], replayed: [&[ByteRange]; 2]) -> Self {
+    pub fn new(ground: &'a Ground, parts: [&'a [Placed]; 2], replayed: [&[ByteRange]; 2]) -> Self {
         let replayed = joined(replayed.concat());
         let [before, after] = parts;
         let mut pairs = before.iter().zip(after);
-        let is_alike = |(one, other): (&Volume, &Volume)| {
-            is_placed_alike(one, other) && (one.length == other.length || before.len() == 1)
+        let is_alike = |(one, other): (&Placed, &Placed)| {
+            is_placed_alike(one, other) && (length(one) == length(other) || before.len() == 1)
         };
         let is_placed_alike = before.len() == after.len() && pairs.all(is_alike);
         Self { ground, parts, replayed, is_placed_alike }
@@ -189,23 +198,60 @@ impl<'a> VolumeGround<'a> {
     /// The parts of `range`, bytes of the volume, that may not be the same on both sides.
     pub fn doubtful(&self, range: ByteRange) -> Vec<ByteRange> {
         let Some(doubtful) = &self.ground.doubtful else { return vec![range] };
-        if !self.is_placed_alike && self.places(0, range) != self.places(1, range) {
-            return vec![range];
+        if !self.is_placed_alike {
+            let [before, after] = [0, 1].map(|side| self.places(side, range));
+            if before.is_none() || before != after {
+                return vec![range];
+            }
         }
-        let length = |parts: &&[Volume]| ByteCount::total(parts.iter().map(|part| part.length)).0;
+        let length = |parts: &&[Placed]| ByteCount::total(parts.iter().map(length)).0;
         let shared = self.parts.iter().map(length).min().unwrap_or_default();
         let within = ByteRange { start: range.start, end: range.end.min(shared) };
-        let (mut at, mut found) = (range.start, Vec::new());
+        let found = match self.parts[1].iter().any(|part| part.volume().is_stacked()) {
+            true => self.doubtful_pieces(within, doubtful),
+            false => self.doubtful_parts(within, doubtful),
+        };
+        let Ok(mut found) = found else { return vec![range] };
+        // What is on one side only.
+        found.push(ByteRange { start: within.end.max(range.start), end: range.end });
+        found.extend(common(&[range], &self.replayed));
+        joined(found)
+    }
+
+    /// What of `within` is in doubt, of volumes of which each byte is in one place.
+    fn doubtful_parts(&self, within: ByteRange, doubtful: &[ByteRange]) -> Result<Vec<ByteRange>> {
+        let (mut at, mut found) = (within.start, Vec::new());
         each_place(self.parts[1], within, &mut |place| {
             for part in common(&[place], doubtful) {
                 found.push(ByteRange::new(at + (part.start - place.start), part.len()));
             }
             at = at.saturating_add(place.len());
-        });
+        })?;
         // What is nowhere on the disk.
-        found.push(ByteRange { start: at.min(range.end), end: range.end });
-        found.extend(common(&[range], &self.replayed));
-        joined(found)
+        found.push(ByteRange { start: at.min(within.end), end: within.end });
+        Ok(found)
+    }
+
+    /// The same in whole pieces, of volumes whose bytes may be in several places.
+    fn doubtful_pieces(&self, within: ByteRange, doubtful: &[ByteRange]) -> Result<Vec<ByteRange>> {
+        let is_hit = |range: ByteRange| -> Result<bool> {
+            let mut is_hit = false;
+            each_place(self.parts[1], range, &mut |place| is_hit |= touches(doubtful, &place))?;
+            Ok(is_hit)
+        };
+        if within.is_empty() || !is_hit(within)? {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        let mut at = within.start;
+        while at < within.end {
+            let piece = ByteRange::new(at, COUNTED.min(within.end - at));
+            if is_hit(piece)? {
+                found.push(piece);
+            }
+            at = piece.end;
+        }
+        Ok(found)
     }
 
     /// Whether a journal has some of `range` newer than the volume, on either side.
@@ -218,10 +264,11 @@ impl<'a> VolumeGround<'a> {
         self.ground.doubtful.is_some() && self.is_placed_alike
     }
 
-    fn places(&self, side: usize, range: ByteRange) -> Vec<ByteRange> {
+    /// Where `range` is; `None` where more than that tells what is in it.
+    fn places(&self, side: usize, range: ByteRange) -> Option<Vec<ByteRange>> {
         let mut places = Vec::new();
-        each_place(self.parts[side], range, &mut |place| places.push(place));
-        places
+        each_place(self.parts[side], range, &mut |place| places.push(place)).ok()?;
+        Some(places)
     }
 }
 
@@ -230,11 +277,19 @@ mod tests {
     use std::slice::from_ref;
 
     use super::*;
+    use crate::volume::{Keys, Stack};
 
-    fn volume(start: u64, length: u64, segments: &serde_json::Value) -> Volume {
-        let value = serde_json::json!({"name": "v", "start": start, "length": length,
-            "segments": segments});
-        serde_json::from_value(value).expect("a volume")
+    /// Volumes of a disk of zeros, by their starts and lengths.
+    fn volumes(ranges: &[(u64, u64)]) -> Vec<Placed> {
+        let volumes = ranges.iter().map(|(start, length)| {
+            serde_json::json!({"name": format!("v{start}"), "start": start, "length": length})
+        });
+        let volumes: Vec<serde_json::Value> = volumes.collect();
+        let layout = serde_json::json!({"sector_size": 512, "volumes": volumes});
+        let layout = serde_json::from_value(layout).expect("a layout");
+        let disk: Arc<dyn ReadAt> = Arc::new(vec![0_u8; 4096]);
+        let stack = Stack::over(&disk, layout, &Keys::default()).expect("opened");
+        stack.volumes().collect()
     }
 
     fn known(doubtful: &[(u64, u64)]) -> Ground {
@@ -250,33 +305,18 @@ mod tests {
     #[test]
     fn doubt_is_told_in_bytes_of_the_volume() {
         let ground = known(&[(0, 110), (150, 160), (190, 300)]);
-        let plain = volume(100, 100, &serde_json::json!([]));
+        let [plain, moved] = volumes(&[(100, 100), (101, 100)]).try_into().unwrap_or_else(|_| {
+            panic!("two volumes");
+        });
         let replayed = [ByteRange { start: 20, end: 30 }];
         let here = VolumeGround::new(&ground, [from_ref(&plain); 2], [&[], &replayed]);
         assert_eq!(told(&here, 0, 100), [(0, 10), (20, 30), (50, 60), (90, 100)]);
         assert_eq!(told(&here, 10, 20), []);
         assert_eq!(told(&here, 55, 200), [(55, 60), (90, 200)], "beyond the volume's end");
         assert_eq!(ground.count([&plain, &plain]), Some(30));
-        let moved = volume(101, 100, &serde_json::json!([]));
         let here = VolumeGround::new(&ground, [&moved, &plain].map(from_ref), [&[], &[]]);
         assert_eq!(told(&here, 12, 13), [(12, 13)]);
         assert_eq!(ground.count([&moved, &plain]), None);
-    }
-
-    #[test]
-    fn doubt_follows_the_segments_of_a_logical_volume() {
-        let segment = |start: u64, length: u64, place: u64| {
-            serde_json::json!({"start": start, "length": length, "stripe": length,
-                "places": [place]})
-        };
-        let one = volume(1000, 20, &serde_json::json!([segment(0, 10, 1000), segment(10, 10, 50)]));
-        let grown =
-            serde_json::json!([segment(0, 10, 1000), segment(10, 10, 50), segment(20, 10, 0)]);
-        let grown = volume(1000, 30, &grown);
-        let ground = known(&[(52, 55), (1008, 1009)]);
-        let here = VolumeGround::new(&ground, [&one, &grown].map(from_ref), [&[], &[]]);
-        assert_eq!(told(&here, 0, 20), [(8, 9), (12, 15)]);
-        assert_eq!(told(&here, 20, 25), [(20, 25)], "only one of them has it");
-        assert!(!ground.is_same([&one, &one]) && known(&[(70, 90)]).is_same([&one, &one]));
+        assert!(!ground.is_same([&plain; 2]) && known(&[(70, 90)]).is_same([&plain; 2]));
     }
 }

@@ -45,7 +45,7 @@ use crate::base::{Error, ErrorKind, Observer, ReadAt, Result};
 use crate::block::Cached;
 use crate::fs::ReadOptions;
 use crate::store::ImageReader;
-use crate::volume::Volume;
+use crate::volume::{Keys, Volume};
 
 /// What became of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +138,15 @@ impl DiffFiles {
         Self { disks, ..self }
     }
 
+    /// The same with what `keys` open.
+    ///
+    /// # Errors
+    /// Those of [`FileDisk::unlocked`].
+    pub fn unlocked(self, keys: &Arc<Keys>) -> Result<Self> {
+        let [before, after] = self.disks;
+        Ok(Self { disks: [before.unlocked(keys)?, after.unlocked(keys)?], ..self })
+    }
+
     /// Compares them, volume by volume; changes in the order of their paths.
     ///
     /// # Errors
@@ -169,19 +178,25 @@ impl DiffFiles {
         tell: Tell<'_>,
         compared: &mut Vec<String>,
     ) -> Result<VolumeState> {
-        if self.ground.is_same(volumes) {
+        let places = [0, 1].map(|side| self.disks[side].placed(volumes[side]));
+        let places = match &places {
+            [Some(before), Some(after)] => Some([before, after]),
+            _ => None,
+        };
+        if places.is_some_and(|places| self.ground.is_same(places)) {
             return Ok(VolumeState::Same);
         }
         let [before, after] = [0, 1].map(|side| self.disks[side].open_volume(volumes[side]));
         match (before, after) {
             (Ok(before), Ok(after)) => {
-                compared.extend(after.parts.iter().map(|part| part.name.clone()));
+                compared.extend(after.parts.iter().map(|part| part.volume().name.clone()));
                 let sealed = self.files(volumes, [&before, &after], observer, tell)?;
                 Ok(VolumeState::Compared { sealed })
             }
             (before, after) => {
                 let errors = [before.err(), after.err()];
-                self.unread(volumes, errors, observer, tell)
+                let known = places.and_then(|places| self.ground.count(places));
+                self.unread(volumes, (errors, known), observer, tell)
             }
         }
     }
@@ -190,20 +205,18 @@ impl DiffFiles {
     fn unread(
         &self,
         volumes: [&Volume; 2],
-        errors: [Option<Error>; 2],
+        (errors, known): ([Option<Error>; 2], Option<u64>),
         observer: &dyn Observer,
         tell: Tell<'_>,
     ) -> Result<VolumeState> {
         for (side, error) in Side::BOTH.into_iter().zip(errors) {
             let Some(error) = error else { continue };
             let volume = volumes[side.index()];
-            let is_filesystem =
-                volume.content.as_ref().is_some_and(|content| content.kind.is_filesystem());
-            if error.kind() != ErrorKind::Unsupported || is_filesystem {
+            if error.kind() != ErrorKind::Unsupported || volume.holds_filesystem() {
                 tell(Told::Lost { volume: &volume.name, side, path: b"", error })?;
             }
         }
-        let changed = match self.ground.count(volumes) {
+        let changed = match known {
             Some(bytes) => Some(bytes),
             None => {
                 let [before, after] = [0, 1].map(|side| self.disks[side].bytes_of(volumes[side]));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::base::limits::MAX_DISKS;
 use crate::base::{ByteRange, Error, ErrorKind, ReadAt, Result};
 use crate::block::Joined;
-use crate::volume::{self, DiskLayout, Volume};
+use crate::volume::{DiskLayout, Keys, Stack, Volume};
 
 /// Bytes between two disks that are read as one, so that no table reaches from one into the next.
 const GAP: u64 = 1 << 50;
@@ -24,17 +24,19 @@ pub(super) struct Beside {
 /// Several disks as one, the first at its own bytes.
 pub(super) struct Together {
     pub disk: Arc<dyn ReadAt>,
-    pub layout: DiskLayout,
+    /// The volumes of the first, those of the others, and what lies in any of them.
+    pub stack: Stack,
     pub others: Vec<Beside>,
 }
 
 /// Joins `others` to a disk: arrays and logical volumes are then those of all of them.
 ///
 /// # Errors
-/// `Limit` when there are too many.
+/// `Limit` when there are too many; those of [`Stack::over`].
 pub(super) fn join(
     (disk, mut layout): (Arc<dyn ReadAt>, DiskLayout),
     others: Vec<(String, Arc<dyn ReadAt>, DiskLayout)>,
+    keys: &Keys,
 ) -> Result<Together> {
     if others.len() >= MAX_DISKS {
         return Err(Error::new(ErrorKind::Limit, format!("more than {MAX_DISKS} disks")));
@@ -44,10 +46,10 @@ pub(super) fn join(
     let others: Vec<Beside> =
         joined.starts().skip(1).zip(others).map(|(start, other)| beside(start, other)).collect();
     layout.volumes.retain(|volume| !volume.is_stacked());
-    let moved = others.iter().flat_map(|other| &other.volumes);
-    let plain: Vec<Volume> = layout.volumes.iter().chain(moved).cloned().collect();
-    layout.volumes.extend(volume::stacked(&joined, layout.sector_size, &plain));
-    Ok(Together { disk: Arc::new(joined), layout, others })
+    layout.volumes.extend(others.iter().flat_map(|other| other.volumes.iter().cloned()));
+    let disk: Arc<dyn ReadAt> = Arc::new(joined);
+    let stack = Stack::over(&disk, layout, keys)?;
+    Ok(Together { disk, stack, others })
 }
 
 fn beside(start: u64, (name, disk, layout): (String, Arc<dyn ReadAt>, DiskLayout)) -> Beside {

@@ -9,7 +9,7 @@ use crate::base::{ByteRange, Error, ErrorKind, ReadAt, Result};
 use crate::block::{Cached, Disk, Joined};
 use crate::fs::{self, FileId, Filesystem, ReadOptions};
 use crate::store::ImageReader;
-use crate::volume::{self, DiskLayout, Kind, Volume, probe};
+use crate::volume::{DiskLayout, Keys, Kind, Placed, Stack, Volume, probe};
 
 /// Bytes of a sector where nothing says more; a partition table knows better by itself.
 const USUAL_SECTOR: u32 = 512;
@@ -20,9 +20,14 @@ const WHOLE: &str = "disk";
 /// A disk whose files are to be read: an image, a device, a raw file.
 pub struct FileDisk {
     disk: Arc<dyn ReadAt>,
+    /// All volumes, those of other disks too.
+    stack: Stack,
+    /// Those on the disk itself, and what lies in any.
     layout: DiskLayout,
     /// Whether the layout was read from the disk itself, by this version.
     is_probed: bool,
+    /// Keys of encrypted volumes.
+    keys: Arc<Keys>,
     /// Further disks, on which parts of its volumes may lie.
     others: Vec<Beside>,
     /// Files whose contents an image does not have.
@@ -40,7 +45,7 @@ pub struct OpenVolume {
     /// The volume's own bytes; of several volumes, one behind the other.
     pub bytes: Arc<dyn ReadAt>,
     /// The volumes that it lies on.
-    pub parts: Vec<Volume>,
+    pub parts: Vec<Placed>,
     /// Files whose contents were left out of the image, so that they cannot be opened.
     pub left_out: Vec<FileId>,
 }
@@ -48,25 +53,34 @@ pub struct OpenVolume {
 impl OpenVolume {
     /// Calls `visit` for each stretch of the disk that holds some of the filesystem's bytes
     /// `within`.
-    pub fn each_place(&self, within: ByteRange, visit: &mut dyn FnMut(ByteRange)) {
-        each_place(&self.parts, within, visit);
+    ///
+    /// # Errors
+    /// Those of [`Placed::each_place`].
+    pub fn each_place(&self, within: ByteRange, visit: &mut dyn FnMut(ByteRange)) -> Result<()> {
+        each_place(&self.parts, within, visit)
     }
 }
 
 /// The same of `parts`, one behind the other.
+///
+/// # Errors
+/// As [`OpenVolume::each_place`].
 pub(in crate::job) fn each_place(
-    parts: &[Volume],
+    parts: &[Placed],
     within: ByteRange,
     visit: &mut dyn FnMut(ByteRange),
-) {
+) -> Result<()> {
     let mut start = 0_u64;
+    let mut outcome = Ok(());
     for part in parts {
-        let own = ByteRange::new(start, part.length);
+        let own = ByteRange::new(start, part.volume().length);
         if let Some(common) = own.intersection(&within) {
-            part.each_place(ByteRange::new(common.start - start, common.len()), visit);
+            let range = ByteRange::new(common.start - start, common.len());
+            outcome = outcome.and(part.each_place(range, visit));
         }
         start = own.end;
     }
+    outcome
 }
 
 impl FileDisk {
@@ -79,9 +93,10 @@ impl FileDisk {
         let layout = layout_of(&image);
         let left_out = LeftOut::all(&image.manifest().allocation);
         let disk: Arc<dyn ReadAt> = Arc::new(Cached::new(Arc::new(image)));
+        let keys = Arc::default();
         let disk = match layout {
-            Some(layout) => Self::new(disk, layout, false),
-            None => Self::probed(disk, USUAL_SECTOR)?,
+            Some(layout) => Self::new(Stack::over(&disk, layout, &keys)?, disk, false, keys),
+            None => Self::probed(disk, USUAL_SECTOR, keys)?,
         };
         Ok(Self { left_out, ..disk })
     }
@@ -93,7 +108,7 @@ impl FileDisk {
     pub(in crate::job) fn of_image_on(image: &ImageReader, disk: Arc<dyn ReadAt>) -> Result<Self> {
         let sector_size = layout_of(image).map_or(USUAL_SECTOR, |layout| layout.sector_size);
         let left_out = LeftOut::all(&image.manifest().allocation);
-        Ok(Self { left_out, ..Self::probed(disk, sector_size)? })
+        Ok(Self { left_out, ..Self::probed(disk, sector_size, Arc::default())? })
     }
 
     /// A device or raw file.
@@ -102,17 +117,40 @@ impl FileDisk {
     /// `Io` when it cannot be read.
     pub fn of_disk(disk: Disk) -> Result<Self> {
         let sector_size = disk.info().logical_sector_size;
-        Self::probed(Arc::new(Cached::new(Arc::new(disk))), sector_size)
+        Self::probed(Arc::new(Cached::new(Arc::new(disk))), sector_size, Arc::default())
     }
 
-    fn probed(disk: Arc<dyn ReadAt>, sector_size: u32) -> Result<Self> {
-        let layout = probe(disk.as_ref(), sector_size)?;
-        Ok(Self::new(disk, layout, true))
+    fn probed(disk: Arc<dyn ReadAt>, sector_size: u32, keys: Arc<Keys>) -> Result<Self> {
+        Ok(Self::new(Stack::open(&disk, sector_size, &keys)?, disk, true, keys))
     }
 
-    fn new(disk: Arc<dyn ReadAt>, layout: DiskLayout, is_probed: bool) -> Self {
+    fn new(stack: Stack, disk: Arc<dyn ReadAt>, is_probed: bool, keys: Arc<Keys>) -> Self {
         let (others, left_out, options) = (Vec::new(), Vec::new(), ReadOptions::default());
-        Self { disk, layout, is_probed, others, left_out, options }
+        let layout = stack.layout().clone();
+        Self { disk, stack, layout, is_probed, keys, others, left_out, options }
+    }
+
+    /// The same with what `keys` open.
+    ///
+    /// # Errors
+    /// Those of keys that open nothing, or are for no volume that there is.
+    pub fn unlocked(self, keys: &Arc<Keys>) -> Result<Self> {
+        if keys.is_empty() {
+            return Ok(self);
+        }
+        let stack = Stack::over(&self.disk, self.stack.layout().clone(), keys)?;
+        keys.check_used(stack.layout())?;
+        Ok(Self { keys: Arc::clone(keys), ..self }.on(stack))
+    }
+
+    /// The same on another stack.
+    fn on(self, stack: Stack) -> Self {
+        let mut layout = stack.layout().clone();
+        let of_others = |volume: &Volume| {
+            self.others.iter().any(|other| other.volumes.iter().any(|own| own.is(volume)))
+        };
+        layout.volumes.retain(|volume| !of_others(volume));
+        Self { stack, layout, ..self }
     }
 
     /// The same with its filesystems read as `options` say.
@@ -135,7 +173,7 @@ impl FileDisk {
         let of_others = others.iter().flat_map(|(_, other)| &other.left_out);
         left_out.extend(of_others.filter(|other| other.volume.contains('/')).cloned());
         let probed = |disk: Self| -> Result<(Arc<dyn ReadAt>, DiskLayout)> {
-            let layout = probe(disk.disk.as_ref(), disk.layout.sector_size)?;
+            let layout = probe(Arc::clone(&disk.disk), disk.layout.sector_size)?;
             Ok((disk.disk, layout))
         };
         let others = others.into_iter().map(|(name, other)| {
@@ -143,9 +181,10 @@ impl FileDisk {
             Ok((name, disk, layout))
         });
         let others = others.collect::<Result<Vec<_>>>()?;
-        let options = self.options.clone();
-        let Together { disk, layout, others } = beside::join(probed(self)?, others)?;
-        Ok(Self { disk, layout, is_probed: true, others, left_out, options })
+        let (options, keys) = (self.options.clone(), Arc::clone(&self.keys));
+        let Together { disk, stack, others } = beside::join(probed(self)?, others, &keys)?;
+        let joined = Self::new(stack.clone(), disk, true, keys);
+        Ok(Self { others, left_out, options, ..joined }.on(stack))
     }
 
     /// The names of the disks beside it that hold nothing of what is on it.
@@ -153,8 +192,8 @@ impl FileDisk {
     pub fn unrelated(&self) -> Vec<&str> {
         let members = self.members();
         let is_stacked_on = |other: &Beside| {
-            let mut stacked = self.layout.volumes.iter().filter(|volume| volume.is_stacked());
-            stacked.any(|volume| volume.lies_in(&other.range))
+            let mut stacked = self.stack.volumes().filter(|placed| placed.volume().is_stacked());
+            stacked.any(|placed| placed.lies_in(&other.range))
         };
         let others = self.others.iter().enumerate().filter(|(number, other)| {
             !is_stacked_on(other) && !members::has_part(&members, number + 1)
@@ -171,9 +210,9 @@ impl FileDisk {
     }
 
     fn identities(&self) -> Vec<String> {
-        let physical = self.layout.volumes.iter().filter_map(|volume| volume.content.as_ref());
-        let physical = physical.filter(|content| content.kind == Kind::PhysicalVolume);
-        let physical = physical.filter_map(|content| content.uuid.clone());
+        let volumes = self.layout.volumes.iter();
+        let physical = volumes.filter(|volume| volume.holds(Kind::PhysicalVolume));
+        let physical = physical.filter_map(|volume| volume.content.as_ref()?.uuid.clone());
         let devices = self.members().into_iter().map(|member| member.device.device);
         self.layout.disk_id.iter().cloned().chain(physical).chain(devices).collect()
     }
@@ -183,7 +222,7 @@ impl FileDisk {
         let own = self.layout.volumes.iter().map(|volume| (0, volume));
         let others = (1..).zip(&self.others);
         let others = others.flat_map(|(disk, other)| other.volumes.iter().map(move |v| (disk, v)));
-        members::of(&self.disk, own.chain(others))
+        members::of(&self.stack, own.chain(others))
     }
 
     /// Its volumes.
@@ -206,7 +245,8 @@ impl FileDisk {
             return opened;
         }
         // The manifest's layout may be an earlier version's, which knew less.
-        self.layout = probe(self.disk.as_ref(), self.layout.sector_size)?;
+        self.stack = Stack::open(&self.disk, self.layout.sector_size, &self.keys)?;
+        self.layout = self.stack.layout().clone();
         self.is_probed = true;
         self.try_open(selector)
     }
@@ -283,10 +323,8 @@ impl FileDisk {
             if !opened.as_ref().err().is_some_and(is_foreign) {
                 parts.extend(together.iter().map(|member| member.volume));
             }
-            let is_filesystem =
-                volume.content.as_ref().is_some_and(|content| content.kind.is_filesystem());
             let is_one = opened.as_ref().map_or_else(is_opened, |_| true);
-            (is_one || is_filesystem).then_some((volume, opened))
+            (is_one || volume.holds_filesystem()).then_some((volume, opened))
         };
         self.layout.volumes.iter().filter_map(open)
     }
@@ -300,7 +338,13 @@ impl FileDisk {
         let closed = move |volume: &Volume| match (&volume.unsupported, &volume.content) {
             (Some(why), _) => Some(why.clone()),
             (None, Some(content)) if content.kind.is_container() && !is_open(volume) => {
-                Some(format!("it holds {}, which is not opened", content.kind))
+                Some(match content.kind {
+                    Kind::Luks => {
+                        let name = &volume.name;
+                        format!("it holds luks: --unlock {name} or --unlock {name}=FILE opens it")
+                    }
+                    kind => format!("it holds {kind}, which is not opened"),
+                })
             }
             _ => None,
         };
@@ -313,7 +357,12 @@ impl FileDisk {
     /// # Errors
     /// `Unsupported`, saying why, when they cannot be had.
     pub(in crate::job) fn bytes_of(&self, volume: &Volume) -> Result<Arc<dyn ReadAt>> {
-        volume::open(&self.disk, volume)
+        self.stack.bytes(volume)
+    }
+
+    /// Where a volume lies.
+    pub(in crate::job) fn placed(&self, volume: &Volume) -> Option<Placed> {
+        self.stack.placed(volume)
     }
 
     /// Opens the filesystem of `volume`, which is one of the layout's, or the one that it is a
@@ -338,12 +387,12 @@ impl FileDisk {
                 name: first.name.clone(),
                 filesystem,
                 bytes: Arc::new(Joined::new(all, 0)),
-                parts: together.iter().map(|member| member.volume.clone()).collect(),
+                parts: together.iter().map(|member| member.placed.clone()).collect(),
                 left_out: Vec::new(),
             });
         }
-        let bytes = volume::open(&self.disk, volume)?;
-        let held = volume.content.as_ref().map(|content| content.kind);
+        let bytes = self.stack.bytes(volume)?;
+        let held = volume.kind();
         let filesystem =
             fs::open_with(&bytes, held, &self.options).map_err(|error| match &volume.content {
                 Some(content) if error.kind() == ErrorKind::Unsupported => {
@@ -351,7 +400,7 @@ impl FileDisk {
                 }
                 _ => within(error),
             })?;
-        let (name, parts) = (volume.name.clone(), vec![volume.clone()]);
+        let (name, parts) = (volume.name.clone(), self.stack.placed(volume).into_iter().collect());
         let named = self.left_out.iter().filter(|files| files.volume == volume.name);
         let (filesystem, left_out) =
             named.fold((filesystem, Vec::new()), |(inner, mut all), files| {

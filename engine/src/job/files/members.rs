@@ -4,30 +4,32 @@ use std::sync::Arc;
 
 use crate::base::{Error, ErrorKind, ReadAt, Result};
 use crate::fs::{self, DeviceOf};
-use crate::volume::{self, Kind, Volume};
+use crate::volume::{Kind, Placed, Stack, Volume};
 
 /// A volume that is one device of a btrfs.
 pub(super) struct Member<'a> {
     pub volume: &'a Volume,
+    pub placed: Placed,
     pub bytes: Arc<dyn ReadAt>,
     /// The number of the disk that it is on, zero for the one whose files are read.
     disk: usize,
     pub device: DeviceOf,
 }
 
-/// The devices of a btrfs that are among `volumes` of `disk`, each with the number of its own
+/// The devices of a btrfs that are among `volumes` of `stack`, each with the number of its own
 /// disk. What cannot be read is none.
 pub(super) fn of<'a>(
-    disk: &Arc<dyn ReadAt>,
+    stack: &Stack,
     volumes: impl Iterator<Item = (usize, &'a Volume)>,
 ) -> Vec<Member<'a>> {
     let member = |(number, volume): (usize, &'a Volume)| {
         if !may_be(volume) {
             return None;
         }
-        let bytes = volume::open(disk, volume).ok()?;
+        let placed = stack.placed(volume)?;
+        let bytes = placed.bytes().ok()?;
         let device = fs::btrfs_device(&bytes)?;
-        Some(Member { volume, bytes, disk: number, device })
+        Some(Member { volume, placed, bytes, disk: number, device })
     };
     volumes.filter_map(member).collect()
 }

@@ -11,9 +11,9 @@ use crate::volume::Volume;
 /// shortest of those: what is inside another hides it there.
 pub(super) fn regions(size: ByteCount, volumes: &[Volume]) -> Vec<(ByteRange, Option<usize>)> {
     let disk = ByteRange { start: 0, end: size.0 };
-    // A mapped volume lies in pieces within partitions, which stand for it.
+    // What lies in other volumes lies in pieces of them, which stand for it.
     let within =
-        |volume: &Volume| volume.range().intersection(&disk).filter(|_| volume.is_contiguous());
+        |volume: &Volume| volume.range().intersection(&disk).filter(|_| !volume.is_stacked());
     // A manifest may list more than any table that was probed.
     let ranges: Vec<Option<ByteRange>> = volumes.iter().take(MAX_PARTITIONS).map(within).collect();
     let mut cuts = vec![disk.start, disk.end];

@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use crate::base::limits::MAX_DAMAGED_FILES;
-use crate::base::{ByteRange, Error, ErrorKind, Event, Observer, Result};
+use crate::base::limits::{MAX_DAMAGED_FILES, MAX_IO_SIZE};
+use crate::base::{ByteOffset, ByteRange, Error, ErrorKind, Event, Observer, ReadAt, Result};
 use crate::fs::{Extent, FileId, FileType, Place};
 use crate::job::files::{Descend, FileDisk, LastLink, OpenVolume, Visited, Walk, resolve};
 use crate::store::ImageReader;
@@ -135,13 +135,30 @@ impl Search<'_> {
                 Place::Encoded(start, length) => ByteRange::new(start, length),
                 Place::Inline | Place::Hole | Place::Unwritten(_) => ByteRange::new(0, 0),
             };
-            self.volume.each_place(place, &mut |place| is_hit |= self.is_lost(place));
+            let looked_up = self.volume.each_place(place, &mut |place| {
+                is_hit |= self.is_lost(place);
+            });
+            // Where that is not all there is to its bytes, only reading them tells.
+            is_hit |= looked_up.is_err() && !self.is_readable(place);
             match is_hit || is_stopped {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }
         })?;
         if is_stopped { Err(Error::cancelled()) } else { Ok(is_hit) }
+    }
+
+    fn is_readable(&self, place: ByteRange) -> bool {
+        let mut buffer = vec![0; MAX_IO_SIZE];
+        let mut at = place.start;
+        while at < place.end && !self.observer.cancelled() {
+            let count = usize::try_from(place.end - at).unwrap_or(usize::MAX).min(buffer.len());
+            if self.volume.bytes.read_exact_at(ByteOffset(at), &mut buffer[..count]).is_err() {
+                return false;
+            }
+            at += count as u64;
+        }
+        true
     }
 
     fn is_lost(&self, place: ByteRange) -> bool {

@@ -15,19 +15,23 @@ mod salvage;
 mod scrub;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use self::files::damaged_files;
 use self::mark::{Marks, mark};
 use crate::base::limits::{
-    MAX_LOST_RANGES, MAX_PARTITIONS, WAITING_DELTA_BYTES, WAITING_DELTAS, WAITING_PLACES,
+    MAX_LOST_RANGES, MAX_PARTITIONS, MAX_UNUSED_PIECES, WAITING_DELTA_BYTES, WAITING_DELTAS,
+    WAITING_PLACES,
 };
-use crate::base::{BlockIndex, ErrorKind};
+use crate::base::ranges::touches;
+use crate::base::{BlockIndex, ErrorKind, ReadAt};
 use crate::base::{ByteRange, Error, Event, Observer, Result};
+use crate::block::Cached;
 use crate::store::memo::Sums;
 use crate::store::repository::Image;
 use crate::store::tree::{Below, Subtree, TreeVisitor};
 use crate::store::{ImageReader, PackId, Repository, StoredEntry, TreeRun};
-use crate::volume::DiskLayout;
+use crate::volume::{DiskLayout, Keys, Stack};
 
 pub use files::DamagedFile;
 pub use salvage::{Salvage, SalvageReport, SalvagedImage};
@@ -190,13 +194,13 @@ fn attribute(
     reader.walk(None, &mut lost)?;
     // A layout that a later version wrote differently only costs the volumes' names.
     let layout: Option<DiskLayout> = serde_json::from_value(image.manifest.layout.clone()).ok();
-    let mut known_volumes = layout.map(|layout| layout.volumes).unwrap_or_default();
-    // A manifest may list more than any table that was probed.
-    known_volumes.truncate(MAX_PARTITIONS);
+    let known_volumes = layout.map(|layout| volumes_of(repository.reader(image), layout));
+    let known_volumes = known_volumes.transpose()?.unwrap_or_default();
     let mut damaged = Vec::new();
     for range in lost.ranges {
-        let touched = known_volumes.iter().filter(|volume| volume.lies_in(&range));
-        let volumes: Vec<String> = touched.map(|volume| volume.name.clone()).collect();
+        let is_touched = |places: &Vec<ByteRange>| touches(places, &range);
+        let touched = known_volumes.iter().filter(|(_, places)| is_touched(places));
+        let volumes: Vec<String> = touched.map(|(name, _)| name.clone()).collect();
         let place = if volumes.is_empty() { "no volume".to_owned() } else { volumes.join(", ") };
         let (name, id) = (&image.manifest.name, image.id);
         let report = format!("image {name} {id}: {range} of the disk are lost (in {place})");
@@ -204,6 +208,22 @@ fn attribute(
         damaged.push(DamagedRange { image: id.to_string(), name: name.clone(), range, volumes });
     }
     Ok(damaged)
+}
+
+/// The names of an image's volumes, and where each lies.
+///
+/// # Errors
+/// Those of [`Stack::over`].
+fn volumes_of(image: ImageReader, mut layout: DiskLayout) -> Result<Vec<(String, Vec<ByteRange>)>> {
+    // A manifest may list more than any table that was probed.
+    layout.volumes.truncate(MAX_PARTITIONS);
+    let disk: Arc<dyn ReadAt> = Arc::new(Cached::new(Arc::new(image)));
+    let stack = Stack::over(&disk, layout, &Keys::default())?;
+    let named = stack.volumes().map(|placed| {
+        let places = placed.places(MAX_UNUSED_PIECES).unwrap_or_default();
+        (placed.volume().name.clone(), places)
+    });
+    Ok(named.collect())
 }
 
 /// Collects what an image has lost.

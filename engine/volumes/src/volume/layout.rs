@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::segment::{Segment, each_piece};
 use super::verdict::Verdict;
 use crate::base::ByteRange;
 use crate::base::limits::MAX_LAYOUT_NOTES;
@@ -60,9 +59,12 @@ impl DiskLayout {
 /// A partition, or the whole disk where a filesystem lies directly on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
-    /// `p1`, `p2`... by partition number, `disk`, `GROUP/NAME` of LVM, `md/NAME` of a RAID.
+    /// `p1`, `p2`... by partition number, `disk`, `GROUP/NAME` of LVM, `md/NAME` of a RAID. What
+    /// lies in an encrypted volume or on a virtual machine's disk is called by that one's name
+    /// before its own: `p3/luks`, `p3/luks/vg0/root`, `vg0/machine/p1`.
     pub name: String,
-    /// First byte on the disk; of a logical volume, its first byte's place.
+    /// First byte on the disk; of what lies in other volumes, a place of its first byte, or zero
+    /// if that is not known.
     pub start: u64,
     /// Bytes, as the table says; a damaged table may say more than the disk has.
     pub length: u64,
@@ -85,11 +87,13 @@ pub struct Volume {
     /// What its signature says it contains; `None` if no known one is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
-    /// Where its bytes are, if it is a logical volume; otherwise they are at [`start`](Self::start).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub segments: Vec<Segment>,
+    /// A digest of where its bytes are, if they lie in other volumes and are its alone: where it is
+    /// the same, they are at the same places.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapping: Option<String>,
     /// The volumes whose bytes it is made of: of a logical volume its physical ones, of an array
-    /// its members, of a partition within a volume that volume. None if it is the disk's own.
+    /// its members, of a partition or of what is encrypted within a volume that volume. None if it
+    /// is the disk's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub within: Vec<String>,
     /// Why its bytes cannot be had; nothing if they can.
@@ -114,7 +118,7 @@ impl Volume {
             partition_uuid: None,
             active: false,
             content: None,
-            segments: Vec::new(),
+            mapping: None,
             within: Vec::new(),
             unsupported: None,
             read_whole: None,
@@ -122,28 +126,40 @@ impl Volume {
     }
 
     /// Whether it lies within other volumes: a RAID array, a logical volume, a partition of a
-    /// volume.
+    /// volume, what is encrypted in one.
     #[must_use]
     pub fn is_stacked(&self) -> bool {
         !self.within.is_empty()
     }
 
+    /// What it holds, if that is known.
+    #[must_use]
+    pub fn kind(&self) -> Option<Kind> {
+        self.content.as_ref().map(|content| content.kind)
+    }
+
     /// Whether what it holds is of this kind.
     #[must_use]
     pub fn holds(&self, kind: Kind) -> bool {
-        self.content.as_ref().is_some_and(|content| content.kind == kind)
+        self.kind() == Some(kind)
     }
 
     /// Whether what it holds is a partition table.
     #[must_use]
     pub fn holds_table(&self) -> bool {
-        self.content.as_ref().is_some_and(|content| content.kind.is_table())
+        self.kind().is_some_and(Kind::is_table)
     }
 
     /// Whether what lies in it are other volumes.
     #[must_use]
     pub fn holds_volumes(&self) -> bool {
-        self.content.as_ref().is_some_and(|content| content.kind.is_container())
+        self.kind().is_some_and(Kind::is_container)
+    }
+
+    /// Whether what it holds is a filesystem, read or not.
+    #[must_use]
+    pub fn holds_filesystem(&self) -> bool {
+        self.kind().is_some_and(Kind::is_filesystem)
     }
 
     /// Keeps what was found out about its content.
@@ -152,52 +168,14 @@ impl Volume {
         self.read_whole = self.read_whole.take().or(verdict.doubt);
     }
 
-    /// Whether it is one stretch of the disk: a partition, the whole disk, a RAID array.
+    /// Whether both are called the same, and lie in the same.
     #[must_use]
-    pub fn is_contiguous(&self) -> bool {
-        self.segments.is_empty() && self.unsupported.is_none()
+    pub fn is(&self, other: &Self) -> bool {
+        let is_one = self.name == other.name && self.within == other.within;
+        is_one && self.start == other.start && self.partition_uuid == other.partition_uuid
     }
 
-    /// Calls `visit` for each stretch of the disk that holds some of the volume's bytes `within`.
-    /// What no stretch holds is left out.
-    pub fn each_place(&self, within: ByteRange, visit: &mut dyn FnMut(ByteRange)) {
-        if self.unsupported.is_some() {
-            return;
-        }
-        let end = within.end.min(self.length);
-        let within = ByteRange { start: within.start.min(end), end };
-        if self.segments.is_empty() {
-            visit(ByteRange::new(self.start.saturating_add(within.start), within.len()));
-            return;
-        }
-        // A gap ends it, and what was visited holds.
-        let _ = each_piece(&self.segments, within, &mut |place, length| {
-            visit(ByteRange::new(place, length));
-            Ok(())
-        });
-    }
-
-    /// Whether some of its bytes lie in `range` of the disk.
-    #[must_use]
-    pub fn lies_in(&self, range: &ByteRange) -> bool {
-        let is_hit =
-            |place: u64, length: u64| ByteRange::new(place, length).intersection(range).is_some();
-        let mut pieces = self.segments.iter().flat_map(|segment| {
-            let count = u64::try_from(segment.places.len()).unwrap_or(u64::MAX).max(1);
-            // Of a striped segment's last row some places have less.
-            let length = match count {
-                1 => segment.length,
-                _ => segment.length.div_ceil(count).saturating_add(segment.stripe),
-            };
-            segment.places.iter().map(move |place| (*place, length))
-        });
-        match self.is_contiguous() {
-            true => is_hit(self.start, self.length),
-            false => pieces.any(|(place, length)| is_hit(place, length)),
-        }
-    }
-
-    /// Its bytes on the disk, if it is [contiguous](Self::is_contiguous).
+    /// Its bytes on the disk, if it is the disk's own.
     #[must_use]
     pub fn range(&self) -> ByteRange {
         ByteRange::new(self.start, self.length)

@@ -1,7 +1,7 @@
 //! Volumes: what partition tables and superblocks say that a disk holds.
 //!
-//! [`probe`] reads a disk's layout for an image's manifest; [`plan_gpt_move`] makes a GPT right
-//! on a larger disk. All of it is hostile ground: the bytes may be damaged or made to harm, so
+//! A [`Stack`] opens what a disk holds, volumes within volumes; [`probe`] tells its layout for an
+//! image's manifest; [`plan_gpt_move`] makes a GPT right on a larger disk. All of it is hostile ground: the bytes may be damaged or made to harm, so
 //! nothing here panics, every loop and allocation has a limit, and bad content ends in a note,
 //! never in an error.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::as_conversions)]
@@ -15,12 +15,11 @@ pub mod luks;
 pub mod lvm;
 mod mbr;
 pub mod md;
-mod open;
 mod probe;
 mod relocate;
-mod segment;
+mod select;
 mod signature;
-mod stacked;
+mod stack;
 mod tables;
 mod text;
 mod types;
@@ -30,8 +29,6 @@ pub use crate::kind::{Kind, Nature};
 pub use layer::Layer;
 pub use layout::{Content, DiskLayout, PartitionTable, Volume};
 pub use leftover::{Leftover, leftovers};
-pub use open::open;
 pub use probe::probe;
 pub use relocate::{GptMove, plan_gpt_move};
-pub use segment::Segment;
-pub use stacked::stacked;
+pub use stack::{Ask, Keys, Placed, Stack};

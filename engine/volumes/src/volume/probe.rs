@@ -1,33 +1,44 @@
 //! Finds a disk's partition table, its volumes and what they contain.
 
+use std::sync::Arc;
+
 use crate::base::{Error, ErrorKind, ReadAt, Result};
 
 use super::extent::Extent;
 use super::layout::{Content, DiskLayout, Notes, PartitionTable, Volume};
 use super::mbr::BootRecord;
+use super::stack::{Keys, Stack};
 use super::text::guid;
 use super::verdict::{self, Verdict};
-use super::{gpt, mbr, signature, stacked, tables};
+use super::{gpt, mbr, signature, tables};
 use crate::kind::Kind;
 
 /// Sector sizes that are tried after the disk's own: an image file of a 4096-byte-sector disk
 /// does not say that it is one.
 const SECTOR_SIZES: [u32; 2] = [512, 4096];
 
-/// Says what `disk` holds. `sector_size` is what its device reports, 512 for a file.
+/// Says what `disk` holds, what is encrypted left aside. `sector_size` is what its device reports,
+/// 512 for a file.
 ///
 /// Bad content is never an error: damage, and parts that cannot be read, are told in the
 /// layout's notes.
 ///
 /// # Errors
 /// `Invalid` when `sector_size` is no power of two from 512 to 65,536.
-pub fn probe(disk: &dyn ReadAt, sector_size: u32) -> Result<DiskLayout> {
+pub fn probe(disk: Arc<dyn ReadAt>, sector_size: u32) -> Result<DiskLayout> {
+    Ok(Stack::open(&disk, sector_size, &Keys::default())?.layout().clone())
+}
+
+/// The volumes that are the disk's own, and what each holds.
+///
+/// # Errors
+/// See [`probe`].
+pub(super) fn plain(disk: &dyn ReadAt, sector_size: u32) -> Result<DiskLayout> {
     check_sector_size(sector_size)?;
     let whole = Extent::whole(disk);
     let mut notes = Notes::default();
     let mut layout = find_layout(&whole, sector_size, &mut notes);
     check_places(&whole, &layout.volumes, &mut notes);
-    stacked::add(disk, layout.sector_size, &mut layout.volumes, &mut notes);
     layout.notes = notes.into_sentences();
     Ok(layout)
 }

@@ -11,17 +11,15 @@ mod fstab;
 pub mod proof;
 mod swap;
 
-use std::ops::ControlFlow;
-use std::sync::Arc;
-
 use self::swap::{SWAP_HEADER, SwapFile};
 use super::changes::whole_blocks;
 use crate::base::limits::MAX_UNUSED_PIECES;
 use crate::base::ranges::{common, joined, whole_units};
-use crate::base::{BlockSize, ByteRange, Error, ErrorKind, ReadAt, Result};
+use crate::base::{BlockSize, ByteCount, ByteRange, Error, ErrorKind, Result};
 use crate::fs::{self, FileId, ReadOptions};
 use crate::store::manifest::{SkippedFile, VolumeUse};
-use crate::volume::{self, DiskLayout, Kind, Volume};
+use crate::volume::{Kind, Placed, Stack, Volume};
+use std::ops::ControlFlow;
 
 /// What is not used of a disk.
 #[derive(Debug, Default)]
@@ -71,10 +69,10 @@ impl Unused {
 
 /// Looks for what is not used.
 pub struct Search<'a> {
-    /// The disk, or its image.
-    pub disk: &'a Arc<dyn ReadAt>,
-    /// Its volumes.
-    pub layout: &'a DiskLayout,
+    /// The volumes of the disk, or of its image.
+    pub stack: &'a Stack,
+    /// Its size.
+    pub size: ByteCount,
     /// Its blocks.
     pub block: BlockSize,
     /// Whether it is written to meanwhile, so that what is found is likely, and no more.
@@ -89,16 +87,17 @@ impl Search<'_> {
     pub fn run(&self, is_wanted: impl Fn(&Volume) -> bool) -> Unused {
         let mut unused = Unused::default();
         let mut all = Vec::new();
-        for volume in self.layout.volumes.iter().filter(|volume| is_wanted(volume)) {
+        for placed in self.stack.volumes().filter(|placed| is_wanted(placed.volume())) {
+            let volume = placed.volume();
             let mut found = Found::default();
-            let Some(outcome) = self.look_at(volume, &mut found) else { continue };
-            let outcome = outcome.and_then(|kind| self.check_apart(volume).map(|()| kind));
+            let Some(outcome) = self.look_at(&placed, &mut found) else { continue };
+            let outcome = outcome.and_then(|kind| self.check_apart(&placed).map(|()| kind));
             let (kind, doubt) = match outcome {
                 Ok(kind) => (Some(kind), None),
                 Err(error) => (None, Some(error.to_string())),
             };
             let found = if doubt.is_none() { found } else { Found::default() };
-            let held = volume.content.as_ref().map(|content| content.kind.to_string());
+            let held = volume.kind().map(|kind| kind.to_string());
             let kind = kind.or(held).unwrap_or_default();
             let name = volume.name.clone();
             let skipped = Vec::new();
@@ -106,7 +105,7 @@ impl Search<'_> {
             all.push(found);
         }
         let pieces = joined(all.iter().flat_map(Found::pieces).collect());
-        unused.ranges = whole_units(&pieces, self.block.bytes(), self.disk.size().0);
+        unused.ranges = whole_units(&pieces, self.block.bytes(), self.size.0);
         let mut swap = Vec::new();
         for (volume, found) in unused.volumes.iter_mut().zip(all) {
             let left_out = |pieces: &[ByteRange]| -> u64 {
@@ -122,14 +121,15 @@ impl Search<'_> {
                 volume.skipped.push(SkippedFile { path, bytes, note });
             }
         }
-        let swap = whole_blocks(swap, self.block, self.disk.size());
+        let swap = whole_blocks(swap, self.block, self.size);
         unused.swap = common(&swap, &unused.ranges);
         unused
     }
 
     /// Adds what is not used of a volume to `found`, as bytes of the disk, and says what it holds;
     /// `None` if that is nothing which knows of free space.
-    fn look_at(&self, volume: &Volume, found: &mut Found) -> Option<Result<String>> {
+    fn look_at(&self, placed: &Placed, found: &mut Found) -> Option<Result<String>> {
+        let volume = placed.volume();
         let content = volume.content.as_ref();
         if volume.unsupported.is_some() || volume.holds_volumes() {
             return None;
@@ -138,34 +138,36 @@ impl Search<'_> {
             return Some(Err(Error::new(ErrorKind::Unsupported, why.as_str())));
         }
         let free = &mut found.free;
+        let mut shared = None;
         let mut take = |range: ByteRange| {
-            volume.each_place(range, &mut |place| free.push(place));
-            if free.len() > MAX_UNUSED_PIECES {
+            let taken = placed.each_place(range, &mut |place| free.push(place));
+            shared = taken.err();
+            if shared.is_some() || free.len() > MAX_UNUSED_PIECES {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
             }
         };
-        let held = content.map(|content| content.kind);
+        let held = volume.kind();
         if held == Some(Kind::Swap) {
             // What lies behind its end is not the swap space's.
             let size = content.and_then(|content| content.size).unwrap_or(0).min(volume.length);
             if size > SWAP_HEADER {
                 let _only_one = take(ByteRange { start: SWAP_HEADER, end: size });
             }
-            return Some(Ok(Kind::Swap.to_string()));
+            return Some(shared.map_or(Ok(Kind::Swap.to_string()), Err));
         }
         let options = ReadOptions::default();
-        let opened =
-            volume::open(self.disk, volume).and_then(|bytes| fs::open_with(&bytes, held, &options));
+        let opened = placed.bytes().and_then(|bytes| fs::open_with(&bytes, held, &options));
         match opened {
             Ok(filesystem) => {
                 let outcome = match self.is_in_use {
                     true => filesystem.likely_free_space(&mut take),
                     false => filesystem.free_space(&mut take),
                 };
+                let outcome = shared.map_or(outcome, Err);
                 if self.skip_swap && outcome.is_ok() {
-                    found.swap = swap::find(filesystem.as_ref(), volume);
+                    found.swap = swap::find(filesystem.as_ref(), placed);
                 }
                 Some(outcome.map(|()| filesystem.info().kind.to_owned()))
             }
@@ -175,17 +177,24 @@ impl Search<'_> {
     }
 
     /// Checks that no other volume lies on the same bytes, but what this one lies in.
-    fn check_apart(&self, volume: &Volume) -> Result<()> {
-        let places = places(volume);
-        let size = self.disk.size().0;
-        if places.last().is_none_or(|last| last.end > size) {
-            let context = format!("volume {} does not lie within the disk", volume.name);
-            return Err(Error::new(ErrorKind::Unsupported, context));
+    fn check_apart(&self, placed: &Placed) -> Result<()> {
+        let volume = placed.volume();
+        let unsupported = |why: &str| {
+            Err(Error::new(ErrorKind::Unsupported, format!("volume {} {why}", volume.name)))
+        };
+        let Some(places) = placed.places(MAX_UNUSED_PIECES) else {
+            return unsupported("is in too many pieces");
+        };
+        if places.last().is_none_or(|last| last.end > self.size.0) {
+            return unsupported("does not lie within the disk");
         }
-        let others = self.layout.volumes.iter().filter(|other| !std::ptr::eq(*other, volume));
-        for other in others {
-            if !other.holds_volumes() && places.iter().any(|place| other.lies_in(place)) {
-                let context = format!("volume {} lies on the same bytes", other.name);
+        for other in self.stack.volumes() {
+            if other.is(placed) || other.volume().holds_volumes() {
+                continue;
+            }
+            let others = other.places(MAX_UNUSED_PIECES).unwrap_or_else(|| places.clone());
+            if !common(&places, &others).is_empty() {
+                let context = format!("volume {} lies on the same bytes", other.volume().name);
                 return Err(Error::new(ErrorKind::Unsupported, context));
             }
         }
@@ -193,10 +202,12 @@ impl Search<'_> {
     }
 }
 
-/// Where a volume lies on the disk.
-pub fn places(volume: &Volume) -> Vec<ByteRange> {
-    let mut places = Vec::new();
-    let whole = ByteRange { start: 0, end: volume.length };
-    volume.each_place(whole, &mut |place| places.push(place));
-    joined(places)
+/// Where a volume of `stack` lies on the disk, or, of one in very many pieces, where the volumes lie
+/// that it is made of.
+pub fn places(stack: &Stack, volume: &Volume) -> Vec<ByteRange> {
+    let Some(placed) = stack.placed(volume) else { return Vec::new() };
+    placed.places(MAX_UNUSED_PIECES).unwrap_or_else(|| {
+        let around = stack.layout().volumes.iter().filter(|of| volume.within.contains(&of.name));
+        joined(around.flat_map(|of| places(stack, of)).collect())
+    })
 }

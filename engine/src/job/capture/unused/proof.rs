@@ -21,7 +21,7 @@ use crate::job::files::{Descend, Found, LastLink, Visited, Walk, list_sorted, re
 use crate::store::tree::TreeVisitor;
 use crate::store::{Entry, ImageReader, TreeRun};
 use crate::sys::threads;
-use crate::volume::{self, DiskLayout, Kind, Volume};
+use crate::volume::{Kind, Placed, Stack, Volume};
 
 /// A volume of which it is not certain that an image left nothing out that it uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,35 +32,48 @@ pub struct Unproven {
     pub why: String,
 }
 
-/// Walks the volumes called `names` of `image`, which is not committed yet, and says which of them
-/// may use what was left out. With `skip_swap` it may lack the contents of swap files, and of those
-/// only.
+/// What an image is said to lack nothing of.
+pub struct Claim<'a> {
+    /// The names of volumes.
+    pub names: &'a [&'a str],
+    /// Where they lie on the disk: sorted and apart.
+    pub places: Vec<ByteRange>,
+    /// Whether it may lack the contents of swap files, and of those only.
+    pub skip_swap: bool,
+}
+
+/// Walks the claimed volumes of `image`, which is not committed yet, and says which of them may use
+/// what was left out. `open` opens what is on a disk.
 ///
 /// # Errors
 /// `Corrupt` or `Io` when the image cannot be read back from the repository; `Cancelled`.
 pub fn check(
     image: ImageReader,
-    layout: &DiskLayout,
-    (names, skip_swap): (&[&str], bool),
+    open: impl Fn(&Arc<dyn ReadAt>) -> Result<Stack>,
+    Claim { names, places: wanted, skip_swap }: Claim<'_>,
     observer: &dyn Observer,
 ) -> Result<Vec<Unproven>> {
     let block = image.manifest().block_size;
-    let volumes: Vec<&Volume> =
-        layout.volumes.iter().filter(|volume| names.contains(&volume.name.as_str())).collect();
-    let wanted = joined(volumes.iter().flat_map(|volume| places(volume)).collect());
     let left_out = unallocated(&image, &wanted)?;
     if left_out.is_empty() {
         return Ok(Vec::new());
     }
     let guard = Guard::new(image, left_out);
     let disk: Arc<dyn ReadAt> = Arc::clone(&guard) as Arc<dyn ReadAt>;
-    let search = Search { disk: &disk, layout, block, is_in_use: false, skip_swap };
-    let unused = search.run(|volume| names.contains(&volume.name.as_str()));
+    let stack = open(&disk)?;
+    let (size, is_in_use) = (disk.size(), false);
+    let is_meant = |volume: &Volume| names.contains(&volume.name.as_str());
+    let unused = Search { stack: &stack, size, block, is_in_use, skip_swap }.run(is_meant);
     guard.check_readable()?;
     let unexplained = without(&guard.left_out, &unused.ranges);
     let mut unproven = Vec::new();
-    for volume in volumes {
-        let places = places(volume);
+    for name in names.iter().filter(|name| stack.layout().volume(name).is_none()) {
+        let why = "the image does not show what it lies in".to_owned();
+        unproven.push(Unproven { volume: (*name).to_owned(), why });
+    }
+    for placed in stack.volumes().filter(|placed| is_meant(placed.volume())) {
+        let volume = placed.volume();
+        let places = places(&stack, volume);
         if common(&guard.left_out, &places).is_empty() {
             continue;
         }
@@ -69,7 +82,7 @@ pub fn check(
             None => {
                 let skipped = unused.skipped.iter().filter(|(of, _)| *of == volume.name);
                 let skipped: Vec<FileId> = skipped.map(|(_, file)| *file).collect();
-                look_through((&guard, &skipped), volume, observer)
+                look_through((&guard, &skipped), &placed, observer)
             }
         };
         guard.check_readable()?;
@@ -86,24 +99,27 @@ pub fn check(
 }
 
 /// Whether a filesystem of `image` keeps anything in `ranges`, besides room for what was never
-/// written; also where that cannot be told.
+/// written; also where that cannot be told. `open` opens what is on a disk.
 ///
 /// # Errors
 /// `Cancelled`.
 pub fn is_reached(
     image: ImageReader,
-    layout: &DiskLayout,
+    open: impl Fn(&Arc<dyn ReadAt>) -> Result<Stack>,
     ranges: Vec<ByteRange>,
     observer: &dyn Observer,
 ) -> Result<bool> {
     let guard = Guard::new(image, ranges);
-    let touched = |volume: &&Volume| {
+    let disk: Arc<dyn ReadAt> = Arc::clone(&guard) as Arc<dyn ReadAt>;
+    let stack = open(&disk)?;
+    let touched = |placed: &Placed| {
+        let volume = placed.volume();
         let is_touched = |place: &ByteRange| touches(&guard.left_out, place);
         // What is in use of those the volumes in them say.
-        !volume.holds_volumes() && places(volume).iter().any(is_touched)
+        !volume.holds_volumes() && places(&stack, volume).iter().any(is_touched)
     };
-    for volume in layout.volumes.iter().filter(touched) {
-        match look_through((&guard, &[]), volume, observer) {
+    for placed in stack.volumes().filter(touched) {
+        match look_through((&guard, &[]), &placed, observer) {
             Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
             Err(_found_or_unknown) => return Ok(true),
             Ok(()) => {}
@@ -118,16 +134,14 @@ pub fn is_reached(
 /// What it reaches and is missing; what is damaged, so that it may reach more; `Cancelled`.
 fn look_through(
     (guard, skipped): (&Arc<Guard>, &[FileId]),
-    volume: &Volume,
+    volume: &Placed,
     observer: &dyn Observer,
 ) -> Result<()> {
-    if is_swap(volume) {
+    if volume.volume().holds(Kind::Swap) {
         return Ok(());
     }
-    let disk: Arc<dyn ReadAt> = Arc::clone(guard) as Arc<dyn ReadAt>;
-    let bytes = volume::open(&disk, volume)?;
-    let held = volume.content.as_ref().map(|content| content.kind);
-    let filesystem = fs::open_with(&bytes, held, &ReadOptions::default())?;
+    let held = volume.volume().kind();
+    let filesystem = fs::open_with(&volume.bytes()?, held, &ReadOptions::default())?;
     // Until here others' signatures were looked for anywhere.
     guard.take_missing();
     guard.is_armed.store(true, Ordering::Relaxed);
@@ -140,7 +154,7 @@ fn look_through(
         };
         // The walk says which file it is, if a folder leads to it.
         walk((guard, skipped), (volume, &start), filesystem.as_ref(), observer)?;
-        lacking.map_or(Ok(()), |range| Err(in_use(range, &volume.name)))
+        lacking.map_or(Ok(()), |range| Err(in_use(range, &volume.volume().name)))
     });
     guard.is_armed.store(false, Ordering::Relaxed);
     outcome
@@ -186,10 +200,6 @@ impl TreeVisitor for Unallocated<'_> {
     }
 }
 
-fn is_swap(volume: &Volume) -> bool {
-    volume.holds(Kind::Swap)
-}
-
 fn in_use(range: ByteRange, why: &str) -> Error {
     let context = format!("{range} are said to be free, and are in use ({why})");
     Error::new(ErrorKind::Corrupt, context)
@@ -212,23 +222,27 @@ enum Surveyed {
 /// What is damaged of the files; `Cancelled`.
 fn survey(
     (guard, skipped): (&Guard, &[FileId]),
-    volume: &Volume,
+    volume: &Placed,
     filesystem: &dyn Filesystem,
     observer: &dyn Observer,
 ) -> Result<Surveyed> {
     // Whether a content may be that of a skipped file, or not.
     let is_open = AtomicBool::new(false);
+    let shared = Mutex::new(None);
     let show = |file: Option<FileId>, part: Part| {
         let is_content = matches!(part, Part::Content(_));
         if is_content && file.is_some_and(|file| skipped.contains(&file)) {
             return;
         }
         let may_be_skipped = is_content && file.is_none() && !skipped.is_empty();
-        volume.each_place(part.range(), &mut |place| match may_be_skipped {
+        let looked_up = volume.each_place(part.range(), &mut |place| match may_be_skipped {
             true if touches(&guard.left_out, &place) => is_open.store(true, Ordering::Relaxed),
             true => {}
             false => guard.note(place),
         });
+        if let Err(error) = looked_up {
+            *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        }
     };
     let looked_through = filesystem.survey().and_then(|survey| {
         let Some(survey) = survey else { return Ok(false) };
@@ -245,6 +259,9 @@ fn survey(
         let damage = damage.into_inner().unwrap_or_else(PoisonError::into_inner);
         damage.filter(|_| !is_sound).map_or(Ok(true), Err)
     });
+    if let Some(error) = shared.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
     let says_all = match looked_through {
         Ok(says_all) => says_all && !is_open.into_inner(),
         // Folders may lead to it in a way that can be read.
@@ -265,7 +282,7 @@ fn survey(
 /// The first that is missing; the first that is damaged; `Cancelled`.
 fn walk(
     (guard, skipped): (&Guard, &[FileId]),
-    (volume, start): (&Volume, &Found),
+    (volume, start): (&Placed, &Found),
     filesystem: &dyn Filesystem,
     observer: &dyn Observer,
 ) -> Result<()> {
@@ -277,20 +294,24 @@ fn walk(
         match visited {
             Visited::Lost { path, error } => {
                 damage.note::<()>(path, Err(error));
-                guard.check(volume, b"").map(|()| Descend::Past)
+                guard.check(volume.volume(), b"").map(|()| Descend::Past)
             }
             Visited::File { path, file, metadata, .. } => {
                 damage.note(path, filesystem.xattrs(file));
                 match metadata.file_type {
                     FileType::Symlink => damage.note(path, filesystem.link_target(file)),
                     FileType::Regular if skipped.contains(&file) => {}
-                    FileType::Regular => {
-                        let content = filesystem.open(file);
-                        damage.note(path, content.and_then(|file| look_up(guard, volume, file)));
-                    }
+                    FileType::Regular => match filesystem.open(file) {
+                        Ok(content) => {
+                            let mut shared = Ok(());
+                            damage.note(path, look_up((guard, volume), content, &mut shared));
+                            shared?;
+                        }
+                        Err(error) => damage.note::<()>(path, Err(error)),
+                    },
                     _ => {}
                 }
-                guard.check(volume, path).map(|()| Descend::Into)
+                guard.check(volume.volume(), path).map(|()| Descend::Into)
             }
         }
     })?;
@@ -310,7 +331,12 @@ impl Damage {
     }
 }
 
-fn look_up(guard: &Guard, volume: &Volume, mut file: Box<dyn fs::FileContent + '_>) -> Result<()> {
+/// Notes where a file's content lies; in `shared` why that is not all there is to it.
+fn look_up(
+    (guard, volume): (&Guard, &Placed),
+    mut file: Box<dyn fs::FileContent + '_>,
+    shared: &mut Result<()>,
+) -> Result<()> {
     file.extents(&mut |extent| {
         let range = match extent.place {
             Place::At(start) => ByteRange::new(start, extent.length),
@@ -318,8 +344,8 @@ fn look_up(guard: &Guard, volume: &Volume, mut file: Box<dyn fs::FileContent + '
             // What was never written is of no use to anybody.
             Place::Inline | Place::Hole | Place::Unwritten(_) => return ControlFlow::Continue(()),
         };
-        volume.each_place(range, &mut |place| guard.note(place));
-        ControlFlow::Continue(())
+        *shared = volume.each_place(range, &mut |place| guard.note(place));
+        if shared.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })
 }
 

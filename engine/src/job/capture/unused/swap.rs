@@ -14,7 +14,7 @@ use crate::base::ranges::joined;
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use crate::fs::{FileId, FileType, Filesystem, Place, Protection};
 use crate::job::files::{LastLink, list_sorted, resolve};
-use crate::volume::Volume;
+use crate::volume::Placed;
 
 /// What Windows calls them, in the root folder.
 const WINDOWS: [&str; 3] = ["pagefile.sys", "swapfile.sys", "hiberfil.sys"];
@@ -47,7 +47,7 @@ enum Rule {
 
 /// The files of `filesystem`, which `volume` holds, whose content need not be kept.
 #[must_use]
-pub fn find(filesystem: &dyn Filesystem, volume: &Volume) -> Vec<SwapFile> {
+pub fn find(filesystem: &dyn Filesystem, volume: &Placed) -> Vec<SwapFile> {
     let (named, rule) = match filesystem.info().kind {
         "ntfs" => (of_windows(filesystem), Rule::Windows),
         "ext2" | "ext3" | "ext4" | "xfs" | "btrfs" => (of_linux(filesystem), Rule::Linux),
@@ -123,7 +123,7 @@ fn fstab(filesystem: &dyn Filesystem, prefix: &[u8]) -> Result<Option<Vec<u8>>> 
 
 impl SwapFile {
     /// Finds out what of the file need not be kept.
-    fn look(&mut self, filesystem: &dyn Filesystem, volume: &Volume, rule: Rule) -> Result<()> {
+    fn look(&mut self, filesystem: &dyn Filesystem, volume: &Placed, rule: Rule) -> Result<()> {
         if filesystem.metadata(self.file)?.protection != Protection::None {
             return Err(Error::new(ErrorKind::Unsupported, "it is protected"));
         }
@@ -143,7 +143,7 @@ impl SwapFile {
                 return Err(Error::new(ErrorKind::Unsupported, context));
             }
         };
-        let mut is_plain = true;
+        let (mut is_plain, mut shared) = (true, None);
         content.extents(&mut |extent| {
             let place = match extent.place {
                 // The system writes its blocks itself, whatever the map says of them.
@@ -158,10 +158,18 @@ impl SwapFile {
             };
             let skipped = kept.saturating_sub(extent.offset).min(extent.length);
             let range = ByteRange::new(place.saturating_add(skipped), extent.length - skipped);
-            volume.each_place(range, &mut |place| self.pieces.push(place));
+            let taken = volume.each_place(range, &mut |place| self.pieces.push(place));
+            shared = taken.err();
             is_plain = self.pieces.len() <= MAX_UNUSED_PIECES;
-            if is_plain { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if is_plain && shared.is_none() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
         })?;
+        if let Some(error) = shared {
+            return Err(error);
+        }
         if !is_plain {
             let context = "it is compressed, or in too many pieces";
             return Err(Error::new(ErrorKind::Unsupported, context));

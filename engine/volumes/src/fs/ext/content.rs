@@ -149,6 +149,8 @@ impl FileContent for Content<'_> {
         let mut mapped = 0_u64;
         while next.0 < self.end() {
             let run = self.ext.run(&self.inode, next, self.end())?;
+            // Whoever asks where it is reads it next.
+            self.run.get_or_insert(run);
             let offset = next.0.saturating_mul(block_size);
             let length = run.count.saturating_mul(block_size).min(size.saturating_sub(offset));
             let place = match run.place {

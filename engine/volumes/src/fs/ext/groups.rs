@@ -176,59 +176,6 @@ impl Ext {
         }
     }
 
-    /// Checks that `count` blocks from `first` are none of those that the groups keep for
-    /// themselves, as the kernel's block validity does: bitmaps and inode tables, which lie among
-    /// those of the groups of one flexible group, copies of the superblock and of descriptors.
-    ///
-    /// # Errors
-    /// `Corrupt` if some are.
-    pub(super) fn check_not_own(&self, first: BlockNumber, count: u64) -> Result<()> {
-        let geometry = self.geometry();
-        let size = u64::from(geometry.group_blocks).max(1);
-        let number = |block: u64| {
-            let group = block.saturating_sub(geometry.first_block.into()).checked_div(size);
-            u32::try_from(group.unwrap_or_default()).unwrap_or(u32::MAX)
-        };
-        let end = first.0.saturating_add(count);
-        let flexible = match self.superblock.has_incompat(incompat::FLEX_BG) {
-            true => 1_u32.checked_shl(self.superblock.s_log_groups_per_flex.into()).unwrap_or(1),
-            false => 1,
-        };
-        let from = number(first.0).checked_div(flexible).unwrap_or(0).saturating_mul(flexible);
-        let to = number(end.saturating_sub(1)).checked_div(flexible).unwrap_or(0);
-        let to = to.saturating_add(1).saturating_mul(flexible).min(geometry.group_count);
-        for group in (from..to).map(GroupNumber) {
-            let overlaps = |(start, length): (BlockNumber, u64)| {
-                start.0 < end && first.0 < start.0.saturating_add(length)
-            };
-            if self.own_blocks(group).into_iter().any(overlaps) {
-                let expected = format!("blocks that {group} does not keep for itself");
-                let found = format!("{count} from {first}");
-                return Err(Error::corrupt("a file's blocks", expected, found));
-            }
-        }
-        Ok(())
-    }
-
-    /// What `group` keeps for itself, as far as that is known.
-    fn own_blocks(&self, group: GroupNumber) -> Vec<(BlockNumber, u64)> {
-        let geometry = self.geometry();
-        let mut own = Vec::new();
-        if has_superblock(&self.superblock, group) {
-            let descriptors = match self.superblock.has_incompat(incompat::META_BG) {
-                true => 0,
-                false => geometry.group_count.div_ceil(geometry.descriptors_per_block()),
-            };
-            own.push((geometry.group_start(group), u64::from(descriptors).saturating_add(1)));
-        }
-        if let Ok(descriptor) = self.current_descriptor(group) {
-            own.push((descriptor.bg_block_bitmap, 1));
-            own.push((descriptor.bg_inode_bitmap, 1));
-            own.push((descriptor.bg_inode_table, geometry.inode_table_blocks()));
-        }
-        own
-    }
-
     /// Whether descriptors carry flags that can be trusted.
     pub(super) fn has_group_flags(&self) -> bool {
         self.superblock.has_checksums() || self.superblock.has_ro_compat(ro_compat::GDT_CSUM)

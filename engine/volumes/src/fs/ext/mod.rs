@@ -34,6 +34,7 @@ mod journal;
 mod map;
 mod numbered;
 mod open;
+mod own;
 mod superblock;
 mod survey;
 mod units;
@@ -43,6 +44,7 @@ pub(super) use open::{open, open_by_backup};
 
 use std::ops::ControlFlow;
 
+use super::recent::Recent;
 use super::{
     DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata,
     Numbered, Survey, Visit, Xattr,
@@ -64,6 +66,8 @@ pub(super) struct Ext {
     /// What the checksums of metadata start with.
     seed: Checksum,
     blocks: Blocks,
+    /// What groups keep for themselves, by the number of their flexible group.
+    own: Recent<u64, [own::Area]>,
     /// What fast commits change.
     changes: Changes,
     /// What the journal holds newer than the volume.

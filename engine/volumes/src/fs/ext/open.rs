@@ -12,7 +12,8 @@ use super::superblock::{MAGIC, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, Superblock};
 use super::units::BlockNumber;
 use crate::base::bytes::some_uuid;
 use crate::base::fields::le16;
-use crate::base::{ByteOffset, Error, ErrorKind, ReadAt, Result};
+use crate::base::{ByteOffset, Error, ErrorKind, ReadAt, Result, limits};
+use crate::fs::recent::Recent;
 use crate::fs::{Doubts, Filesystem, FilesystemInfo};
 
 /// A superblock that makes sense, and the block that it was found in.
@@ -140,6 +141,7 @@ fn unreplayed(volume: &Arc<dyn ReadAt>, sound: Sound) -> Ext {
         superblock: sound.superblock,
         superblock_at: sound.block,
         blocks: Blocks::new(Arc::clone(volume), sound.geometry),
+        own: Recent::new(limits::CACHED_FS_BLOCKS),
         changes: Changes::default(),
         replayed: Vec::new(),
         info,

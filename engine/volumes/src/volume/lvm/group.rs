@@ -112,6 +112,12 @@ impl Group {
         self.description.id.as_deref()
     }
 
+    /// The numbers, among those that were given, of its physical volumes.
+    pub fn present(&self) -> impl Iterator<Item = usize> {
+        let all = self.description.physical.values();
+        all.filter_map(|volume| self.physical.get(&volume.id).map(|(number, _)| *number))
+    }
+
     /// The physical volumes that are not there, or are out of date.
     #[must_use]
     pub fn missing(&self) -> Vec<Missing> {

@@ -9,7 +9,6 @@ mod description;
 mod group;
 mod label;
 mod layers;
-mod mapped;
 mod metadata;
 mod mirror;
 mod persistent;
@@ -21,7 +20,6 @@ mod thin;
 
 pub use group::{Group, Groups, LogicalVolume, Missing};
 pub use label::Label;
-pub(super) use mapped::volumes;
 pub use segment::{Kind, RaidLevel};
 
 /// LVM's CRC: CRC32 from its own start value, without the final complement.

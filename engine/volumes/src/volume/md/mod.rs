@@ -7,7 +7,6 @@
 
 mod array;
 mod geometry;
-mod listed;
 mod member;
 mod members;
 mod mirrors;
@@ -21,7 +20,6 @@ mod whole_rows;
 mod zones;
 
 pub use array::Array;
-pub(super) use listed::volumes;
 pub use members::Refused;
 pub(super) use superblock::find;
 pub use superblock::{Features, Level, Reshape, Role, Superblock, Version, superblock};

@@ -1,0 +1,51 @@
+//! What encrypted volumes hold, where there is a key.
+
+use std::sync::Arc;
+
+use super::Below;
+use super::build::{Building, Found, Identity};
+use crate::base::{ErrorKind, ReadAt, Result};
+use crate::volume::layer::Layer;
+use crate::volume::layout::Volume;
+use crate::volume::luks::Opened;
+
+/// What volume `number` holds in encrypted form; nothing if it is not encrypted, or no key for it
+/// was given.
+///
+/// # Errors
+/// Where the key that was given for it does not open it.
+pub(super) fn find(building: &mut Building<'_>, number: usize) -> Result<Option<Found>> {
+    let (Some(volume), Some(node)) = (building.volumes.get(number), building.nodes.get(number))
+    else {
+        return Ok(None);
+    };
+    let Ok(bytes) = &node.bytes else { return Ok(None) };
+    let within = |error: crate::base::Error| error.within(format!("volume {}", volume.name));
+    let unlocked = match building.keys.unlock(volume, bytes) {
+        Ok(Some(unlocked)) => unlocked,
+        Ok(None) => return Ok(None),
+        // What could not be read or is not known is a state of the volume, a wrong key is not.
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
+            let found = inner(volume, number, Err(error));
+            return Ok(Some(found));
+        }
+        Err(error) => return Err(within(error)),
+    };
+    let (header, key) = unlocked;
+    let opened = Opened::new(Arc::clone(bytes), &header, &key).map(|opened| {
+        let layer: Arc<dyn Layer> = Arc::new(opened);
+        let bytes = Arc::clone(&layer) as Arc<dyn ReadAt>;
+        (Below::Layer { layer, of: vec![number] }, bytes)
+    });
+    let start = opened.as_ref().map_or(0, |(below, _)| building.first_place(below));
+    let mut found = inner(volume, number, opened);
+    found.volume.start = start;
+    Ok(Some(found))
+}
+
+fn inner(volume: &Volume, number: usize, opened: Result<(Below, Arc<dyn ReadAt>)>) -> Found {
+    let mut inner = Volume::new(format!("{}/luks", volume.name), 0, 0);
+    inner.type_name = Some("opened LUKS volume".to_owned());
+    inner.within = vec![volume.name.clone()];
+    Found { volume: inner, identity: Identity::Unlocked(number), opened }
+}
