@@ -124,7 +124,7 @@ fn printed(command: &str, volume: &Volume) -> Result<Option<Secret>> {
     let uuid = volume.content.as_ref().and_then(|content| content.uuid.as_deref());
     let failed = |why: &dyn std::fmt::Display| {
         let context = format!("--unlock-command for volume {}: {why}", volume.name);
-        Error::new(ErrorKind::Invalid, context)
+        Error::new(ErrorKind::Io, context)
     };
     let mut run = Command::new("/bin/sh");
     run.arg("-c").arg(command).stdin(Stdio::inherit()).stderr(Stdio::inherit());

@@ -1,6 +1,6 @@
 //! `diff`: where two images differ, from their trees alone, or with `--files` which files do.
 
-use imgx_engine::base::{ByteRange, Result};
+use imgx_engine::base::{ByteRange, Error, ErrorKind, Result};
 use imgx_engine::store::difference;
 use serde_json::json;
 
@@ -17,6 +17,10 @@ use crate::session::{Outcome, Session};
 pub fn run(arguments: &DiffArguments, session: &Session) -> Result<Outcome> {
     if arguments.files {
         return diff_files::run(arguments, session);
+    }
+    if !arguments.unlock.is_empty() {
+        let context = "--unlock opens volumes for their files: it needs --files";
+        return Err(Error::new(ErrorKind::Invalid, context));
     }
     refuse_paths([&*arguments.before, &*arguments.after])?;
     let repository = session.repository()?;

@@ -21,5 +21,6 @@ mod support;
 mod targets;
 mod threads;
 mod tracking;
+mod unlocking;
 mod unreadable;
 mod zones;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::base::limits::MAX_DISKS;
-use crate::base::{ByteRange, Error, ErrorKind, ReadAt, Result};
+use crate::base::{Error, ErrorKind, ReadAt, Result};
 use crate::block::Joined;
 use crate::volume::{DiskLayout, Keys, Stack, Volume};
 
@@ -15,8 +15,6 @@ const GAP: u64 = 1 << 50;
 pub(super) struct Beside {
     /// What it is called.
     pub name: String,
-    /// Where its bytes are among those of all disks.
-    pub range: ByteRange,
     /// Its volumes, at their places there, each called by its disk's name and its own.
     pub volumes: Vec<Volume>,
 }
@@ -43,8 +41,9 @@ pub(super) fn join(
     }
     let all = others.iter().map(|(_, disk, _)| Arc::clone(disk));
     let joined = Joined::new(std::iter::once(disk).chain(all), GAP);
+    let starts = joined.starts().skip(1).zip(others);
     let others: Vec<Beside> =
-        joined.starts().skip(1).zip(others).map(|(start, other)| beside(start, other)).collect();
+        starts.map(|(start, (name, _, layout))| beside(start, (name, layout))).collect();
     layout.volumes.retain(|volume| !volume.is_stacked());
     layout.volumes.extend(others.iter().flat_map(|other| other.volumes.iter().cloned()));
     let disk: Arc<dyn ReadAt> = Arc::new(joined);
@@ -52,7 +51,7 @@ pub(super) fn join(
     Ok(Together { disk, stack, others })
 }
 
-fn beside(start: u64, (name, disk, layout): (String, Arc<dyn ReadAt>, DiskLayout)) -> Beside {
+fn beside(start: u64, (name, layout): (String, DiskLayout)) -> Beside {
     let plain = layout.volumes.into_iter().filter(|volume| !volume.is_stacked());
     let moved = |volume: Volume| Volume {
         name: format!("{name} {}", volume.name),
@@ -60,5 +59,5 @@ fn beside(start: u64, (name, disk, layout): (String, Arc<dyn ReadAt>, DiskLayout
         ..volume
     };
     let volumes = plain.map(moved).collect();
-    Beside { name, range: ByteRange::new(start, disk.size().0), volumes }
+    Beside { name, volumes }
 }

@@ -192,8 +192,8 @@ impl FileDisk {
     pub fn unrelated(&self) -> Vec<&str> {
         let members = self.members();
         let is_stacked_on = |other: &Beside| {
-            let mut stacked = self.stack.volumes().filter(|placed| placed.volume().is_stacked());
-            stacked.any(|placed| placed.lies_in(&other.range))
+            let mut within = self.layout.volumes.iter().flat_map(|volume| &volume.within);
+            within.any(|name| other.volumes.iter().any(|volume| volume.name == *name))
         };
         let others = self.others.iter().enumerate().filter(|(number, other)| {
             !is_stacked_on(other) && !members::has_part(&members, number + 1)

@@ -7,11 +7,23 @@ use crate::base::{ByteRange, ReadAt, Result};
 /// the order in which it was given them.
 pub trait Layer: ReadAt {
     /// Calls `visit` for each stretch below that holds some of the bytes `within`, each copy of
-    /// them, and nothing else: with the number of the layer and the bytes there. Whoever writes or
-    /// leaves out these bytes changes no others of this layer.
+    /// them: with the number of the layer and the bytes there.
     ///
     /// # Errors
     /// `Unsupported`, saying why, where what is below serves other bytes as well (parity, blocks
     /// that a snapshot shares): all of it is needed then, whatever was visited.
     fn each_place(&self, within: ByteRange, visit: &mut dyn FnMut(usize, ByteRange)) -> Result<()>;
+
+    /// The same of the stretches that hold nothing but bytes `within`: whoever leaves these out
+    /// changes no others. They are fewer where bytes lie together in sectors.
+    ///
+    /// # Errors
+    /// As [`each_place`](Self::each_place).
+    fn each_own_place(
+        &self,
+        within: ByteRange,
+        visit: &mut dyn FnMut(usize, ByteRange),
+    ) -> Result<()> {
+        self.each_place(within, visit)
+    }
 }

@@ -140,7 +140,7 @@ impl Search<'_> {
         let free = &mut found.free;
         let mut shared = None;
         let mut take = |range: ByteRange| {
-            let taken = placed.each_place(range, &mut |place| free.push(place));
+            let taken = placed.each_own_place(range, &mut |place| free.push(place));
             shared = taken.err();
             if shared.is_some() || free.len() > MAX_UNUSED_PIECES {
                 ControlFlow::Break(())

@@ -158,7 +158,7 @@ impl SwapFile {
             };
             let skipped = kept.saturating_sub(extent.offset).min(extent.length);
             let range = ByteRange::new(place.saturating_add(skipped), extent.length - skipped);
-            let taken = volume.each_place(range, &mut |place| self.pieces.push(place));
+            let taken = volume.each_own_place(range, &mut |place| self.pieces.push(place));
             shared = taken.err();
             is_plain = self.pieces.len() <= MAX_UNUSED_PIECES;
             if is_plain && shared.is_none() {

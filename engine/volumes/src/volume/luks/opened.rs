@@ -174,6 +174,15 @@ impl Piece {
         ByteRange { start: range.start.saturating_sub(into), end }
     }
 
+    /// The whole sectors within `range`, of this piece.
+    fn whole(&self, range: ByteRange) -> ByteRange {
+        let sector = self.encrypted.as_ref().map_or(1, |encrypted| encrypted.sector.max(1));
+        let start = range.start.checked_next_multiple_of(sector).unwrap_or(range.end);
+        let into = range.end.checked_rem(sector).unwrap_or_default();
+        let start = start.min(range.end);
+        ByteRange { start, end: range.end.saturating_sub(into).max(start) }
+    }
+
     fn below(&self, at: u64) -> ByteOffset {
         ByteOffset(self.place.saturating_add(at))
     }
@@ -216,6 +225,20 @@ impl Layer for Opened {
         for (piece, range) in self.each_piece(within) {
             let range = piece.rounded(range);
             visit(0, ByteRange::new(piece.below(range.start).0, range.len()));
+        }
+        Ok(())
+    }
+
+    fn each_own_place(
+        &self,
+        within: ByteRange,
+        visit: &mut dyn FnMut(usize, ByteRange),
+    ) -> Result<()> {
+        for (piece, range) in self.each_piece(within) {
+            let range = piece.whole(range);
+            if !range.is_empty() {
+                visit(0, ByteRange::new(piece.below(range.start).0, range.len()));
+            }
         }
         Ok(())
     }

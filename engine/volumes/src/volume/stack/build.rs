@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::keys::Keys;
-use super::{Below, Inner, Node, Stretch, arrays, logical, nested, unlocked};
+use super::{Below, Inner, Node, Stretch, Stretches, arrays, logical, nested, unlocked};
 use sha2::{Digest, Sha256};
 
 use crate::base::bytes::to_hex;
@@ -256,7 +256,7 @@ impl Inner {
         let volume = self.volume(number).filter(|volume| volume.is_stacked())?;
         let (mut digest, mut pieces) = (Sha256::new(), 0_usize);
         let whole = ByteRange { start: 0, end: volume.length };
-        let exact = self.each_place(number, whole, &mut |place| {
+        let exact = self.each_place((number, Stretches::Any), whole, &mut |place| {
             pieces = pieces.saturating_add(1);
             if pieces <= MAX_UNUSED_PIECES {
                 digest.update(place.start.to_le_bytes());

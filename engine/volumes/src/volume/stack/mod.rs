@@ -52,6 +52,15 @@ enum Below {
     Unknown,
 }
 
+/// Which stretches of what a volume lies on are meant by some of its bytes.
+#[derive(Clone, Copy)]
+enum Stretches {
+    /// Those that hold any of them.
+    Any,
+    /// Those that hold nothing else.
+    Own,
+}
+
 /// A volume of a stack.
 #[derive(Clone)]
 pub struct Placed {
@@ -122,10 +131,10 @@ impl Inner {
         self.layout.volumes.get(number)
     }
 
-    /// See [`Placed::each_place`].
+    /// See [`Placed::each_place`] and [`Placed::each_own_place`].
     fn each_place(
         &self,
-        number: usize,
+        (number, stretches): (usize, Stretches),
         within: ByteRange,
         visit: &mut dyn FnMut(ByteRange),
     ) -> Result<()> {
@@ -139,17 +148,22 @@ impl Inner {
                 visit(moved(within, *start));
                 Ok(())
             }
-            Below::Part { of, start } => self.each_place(*of, moved(within, *start), visit),
+            Below::Part { of, start } => {
+                self.each_place((*of, stretches), moved(within, *start), visit)
+            }
             Below::Layer { layer, of } => {
                 let mut outcome = Ok(());
-                let made = layer.each_place(within, &mut |member, range| {
-                    let below = of.get(member).map(|below| self.each_place(*below, range, visit));
-                    if let Some(Err(error)) = below
-                        && outcome.is_ok()
-                    {
-                        outcome = Err(error);
+                let mut take = |member: usize, range: ByteRange| {
+                    let Some(below) = of.get(member) else { return };
+                    let found = self.each_place((*below, stretches), range, visit);
+                    if outcome.is_ok() {
+                        outcome = found;
                     }
-                });
+                };
+                let made = match stretches {
+                    Stretches::Any => layer.each_place(within, &mut take),
+                    Stretches::Own => layer.each_own_place(within, &mut take),
+                };
                 made.and(outcome)
             }
             Below::Unknown => Err(unknown(volume, node)),
@@ -199,24 +213,26 @@ impl Placed {
     }
 
     /// Calls `visit` for each stretch of the disk that holds some of the volume's bytes `within`,
-    /// each copy of them. Whoever leaves these out changes nothing else.
+    /// each copy of them.
     ///
     /// # Errors
     /// `Unsupported`, saying why, where they are not all, or serve others too: parity, blocks that
     /// a snapshot needs. All there is may be needed then, whatever was visited.
     pub fn each_place(&self, within: ByteRange, visit: &mut dyn FnMut(ByteRange)) -> Result<()> {
-        self.inner.each_place(self.number, within, visit)
+        self.inner.each_place((self.number, Stretches::Any), within, visit)
     }
 
-    /// Whether some of its bytes lie in `range` of the disk, as far as that is known.
-    #[must_use]
-    pub fn lies_in(&self, range: &ByteRange) -> bool {
-        let mut is_hit = false;
-        let whole = ByteRange { start: 0, end: self.volume().length };
-        let _shared = self.each_place(whole, &mut |place| {
-            is_hit |= place.intersection(range).is_some();
-        });
-        is_hit
+    /// The same of the stretches that hold nothing but bytes `within`: whoever leaves these out
+    /// changes nothing else.
+    ///
+    /// # Errors
+    /// As [`each_place`](Self::each_place).
+    pub fn each_own_place(
+        &self,
+        within: ByteRange,
+        visit: &mut dyn FnMut(ByteRange),
+    ) -> Result<()> {
+        self.inner.each_place((self.number, Stretches::Own), within, visit)
     }
 
     /// All of the disk that holds some of its bytes, as far as that is known: sorted and apart.
