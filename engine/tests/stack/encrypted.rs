@@ -277,3 +277,47 @@ fn what_the_inside_does_not_use_is_left_out_with_the_key() {
         assert!(crate::read(&volume, "/first").is_err(), "it was removed");
     }
 }
+
+/// One physical volume is a partition, the other one is in LUKS; the logical volume that lies on
+/// both is a machine's disk. So it can be looked into only after the key has opened the second.
+#[test]
+fn a_group_that_is_partly_encrypted_is_whole_with_the_key() {
+    need_all!();
+    let folder = folder_in_memory();
+    let at = |name: &str| folder.path().join(name);
+    let group = format!("imgxpart{}", std::process::id());
+    let part = 40 * MIB;
+    mkfs::blank(&at("physical"), 2 * part).expect("made");
+    let segments = vec![linear(0, 8, (0, 0)), linear(8, 8, (1, 0))];
+    let root = [Logical { name: "root", segments }];
+    lvm::make_group(&at("physical"), &[(0, part), (part, part)], &group, &root).expect("made");
+
+    mkfs::blank(&at("machine"), 64 * MIB).expect("made");
+    mkfs::sfdisk(&at("machine"), "label: dos\nstart=1M, size=62M\n").expect("made");
+    let mut machine = fs::read(at("machine")).expect("read");
+    let guest = filesystem(folder.path(), 62 * MIB, "guest");
+    machine[MIB as usize..][..guest.len()].copy_from_slice(&guest);
+    let mut physical = fs::read(at("physical")).expect("read");
+    for (number, half) in machine.chunks(32 << 20).enumerate() {
+        let start = number * part as usize + lvm::DATA as usize;
+        physical[start..start + half.len()].copy_from_slice(half);
+    }
+    mkfs::blank(&at("sealed"), DATA + part).expect("made");
+    let sealed = Sealed::format(&at("sealed"), 512).expect("cryptsetup runs");
+    sealed.write(&at("sealed"), &physical[part as usize..]).expect("written");
+    mkfs::blank(&at("disk"), 2 * part + DATA + 2 * MIB).expect("made");
+    let table = "label: gpt\nstart=1M, size=40M\nstart=41M, size=56M\n";
+    mkfs::sfdisk(&at("disk"), table).expect("made");
+    let file = OpenOptions::new().write(true).open(at("disk")).expect("opened");
+    file.write_all_at(&physical[..part as usize], MIB).expect("written");
+    let bytes = fs::read(at("sealed")).expect("read");
+    file.write_all_at(&bytes, MIB + part).expect("written");
+
+    let root = format!("{group}/root");
+    let closed = disk(&at("disk"));
+    let told: Vec<&str> = closed.closed().map(|(volume, _)| volume.name.as_str()).collect();
+    assert_eq!(told, ["p2", &root]);
+    let mut open = closed.unlocked(&keys("p2", PASSPHRASE)).expect("it opens");
+    assert_eq!(open.closed().count(), 0);
+    assert_holds(&mut open, &format!("{root}/p1"), "guest");
+}

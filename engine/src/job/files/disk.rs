@@ -343,6 +343,9 @@ impl FileDisk {
                         let name = &volume.name;
                         format!("it holds luks: --unlock {name} or --unlock {name}=FILE opens it")
                     }
+                    Kind::BitLocker => "it holds bitlocker, which is not opened: dislocker-file \
+                                        makes a file of it that can be read"
+                        .to_owned(),
                     kind => format!("it holds {kind}, which is not opened"),
                 })
             }

@@ -176,6 +176,22 @@ impl Search<'_> {
         }
     }
 
+    /// The names of the volumes that `volume` lies in, and of those that these lie in.
+    fn around(&self, volume: &Volume) -> Vec<String> {
+        let mut names = volume.within.clone();
+        let mut seen = 0;
+        while let Some(name) = names.get(seen).cloned() {
+            seen += 1;
+            let further = self.stack.layout().volume(&name);
+            for name in further.into_iter().flat_map(|further| &further.within) {
+                if !names.contains(name) {
+                    names.push(name.clone());
+                }
+            }
+        }
+        names
+    }
+
     /// Checks that no other volume lies on the same bytes, but what this one lies in.
     fn check_apart(&self, placed: &Placed) -> Result<()> {
         let volume = placed.volume();
@@ -188,8 +204,10 @@ impl Search<'_> {
         if places.last().is_none_or(|last| last.end > self.size.0) {
             return unsupported("does not lie within the disk");
         }
+        let around = self.around(volume);
         for other in self.stack.volumes() {
-            if other.is(placed) || other.volume().holds_volumes() {
+            let is_around = around.contains(&other.volume().name);
+            if other.is(placed) || is_around || other.volume().holds_volumes() {
                 continue;
             }
             let others = other.places(MAX_UNUSED_PIECES).unwrap_or_else(|| places.clone());

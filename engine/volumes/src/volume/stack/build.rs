@@ -44,6 +44,8 @@ pub(super) struct Building<'a> {
     pub nodes: Vec<Node>,
     pub identities: Vec<Identity>,
     pub notes: Notes,
+    /// Volumes that were not looked into yet.
+    fresh: Vec<usize>,
     /// How many volumes of a kind that only together say something there were when they were last
     /// asked.
     asked: [usize; 2],
@@ -58,6 +60,7 @@ pub(super) fn build(disk: &Arc<dyn ReadAt>, layout: DiskLayout, keys: &Keys) -> 
         nodes: Vec::new(),
         identities: Vec::new(),
         notes: Notes::default(),
+        fresh: Vec::new(),
         asked: [0; 2],
     };
     for volume in volumes.into_iter().filter(|volume| !volume.is_stacked()) {
@@ -65,6 +68,7 @@ pub(super) fn build(disk: &Arc<dyn ReadAt>, layout: DiskLayout, keys: &Keys) -> 
         let bytes: Arc<dyn ReadAt> = Arc::new(Stretch { of, start, length });
         building.nodes.push(Node { below: Below::Disk(start), bytes: Ok(bytes) });
         building.identities.push(Identity::Own);
+        building.fresh.push(building.volumes.len());
         building.volumes.push(volume);
     }
     building.run()?;
@@ -88,23 +92,21 @@ pub(super) fn build(disk: &Arc<dyn ReadAt>, layout: DiskLayout, keys: &Keys) -> 
 
 impl Building<'_> {
     fn run(&mut self) -> Result<()> {
-        let mut looked_at = 0;
         for _ in 0..MAX_VOLUME_DEPTH {
-            let before = (self.volumes.len(), self.asked);
             if self.has_more(Kind::MdMember, 0) {
                 arrays::find(self).into_iter().for_each(|found| self.take(found));
             }
             if self.has_more(Kind::PhysicalVolume, 1) {
                 logical::find(self).into_iter().for_each(|found| self.take(found));
             }
-            let fresh = looked_at..self.volumes.len();
-            looked_at = fresh.end;
-            for number in fresh {
+            for number in std::mem::take(&mut self.fresh) {
                 nested::find(self, number).into_iter().for_each(|found| self.take(found));
                 let unlocked = unlocked::find(self, number)?;
                 unlocked.into_iter().for_each(|found| self.take(found));
             }
-            if before == (self.volumes.len(), self.asked) {
+            let counts =
+                [Kind::MdMember, Kind::PhysicalVolume].map(|kind| self.holding(kind).count());
+            if self.fresh.is_empty() && counts == self.asked {
                 return Ok(());
             }
         }
@@ -165,6 +167,7 @@ impl Building<'_> {
                 Node { below: Below::Unknown, bytes: Err((error.kind(), error.to_string())) }
             }
         };
+        self.fresh.push(known.unwrap_or(self.volumes.len()));
         match known {
             Some(number) => {
                 let places = (self.volumes.get_mut(number), self.nodes.get_mut(number));

@@ -40,7 +40,8 @@ struct Node {
     bytes: Result<Arc<dyn ReadAt>, (ErrorKind, String)>,
 }
 
-/// What a volume lies on. Volumes are meant by their numbers, and lie on such with lower ones.
+/// What a volume lies on. Volumes are meant by their numbers; each was opened after those that it
+/// lies on, so that there is no circle.
 enum Below {
     /// The disk, from this byte on.
     Disk(u64),
@@ -66,6 +67,7 @@ enum Stretches {
 pub struct Placed {
     inner: Arc<Inner>,
     number: usize,
+    volume: Volume,
 }
 
 impl Stack {
@@ -100,16 +102,20 @@ impl Stack {
 
     /// Its volumes, in the order of the layout.
     pub fn volumes(&self) -> impl Iterator<Item = Placed> {
-        let inner = &self.inner;
-        (0..inner.nodes.len()).map(|number| Placed { inner: Arc::clone(inner), number })
+        let volumes = self.inner.layout.volumes.iter().enumerate();
+        volumes.map(|(number, volume)| self.numbered(number, volume))
     }
 
     /// The first volume that [is](Volume::is) `volume`, of this stack or another.
     #[must_use]
     pub fn placed(&self, volume: &Volume) -> Option<Placed> {
-        let mut all = self.inner.layout.volumes.iter();
-        let number = all.position(|own| own.is(volume))?;
-        Some(Placed { inner: Arc::clone(&self.inner), number })
+        let mut all = self.inner.layout.volumes.iter().enumerate();
+        let (number, own) = all.find(|(_, own)| own.is(volume))?;
+        Some(self.numbered(number, own))
+    }
+
+    fn numbered(&self, number: usize, volume: &Volume) -> Placed {
+        Placed { inner: Arc::clone(&self.inner), number, volume: volume.clone() }
     }
 
     /// The bytes of `volume`.
@@ -194,8 +200,7 @@ impl Placed {
     /// What is said of it.
     #[must_use]
     pub fn volume(&self) -> &Volume {
-        // A number is only ever that of a volume.
-        self.inner.volume(self.number).unwrap_or(&self.inner.layout.volumes[0])
+        &self.volume
     }
 
     /// Its bytes. A table that says more than the disk has is believed: what the disk lacks fails
