@@ -145,7 +145,7 @@ fn layouts_equal_the_corpus() {
     images.par_iter().for_each(|image| {
         let disk: Arc<dyn ReadAt> = Arc::new(Sparse::unpack(&corpus.join(&image.file)));
         let start = Instant::now();
-        let layout = probe(disk, 512).expect("bad content is never an error");
+        let layout = probe(&disk, 512).expect("bad content is never an error");
         let took = start.elapsed();
         let mut tally = tally.lock().expect("no thread panicked");
         tally.images += 1;

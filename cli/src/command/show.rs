@@ -44,8 +44,8 @@ pub fn run(arguments: &ShowArguments, session: &Session) -> Result<Outcome> {
 fn show_disk(path: &Path, layout: Option<DiskLayout>, console: &Console) -> Result<Outcome> {
     let disk = Arc::new(Disk::open(path, &OpenOptions::default())?);
     let info = disk.info();
-    let bytes = Arc::clone(&disk) as Arc<dyn ReadAt>;
-    let layout = layout.map_or_else(|| probe(bytes, info.logical_sector_size), Ok)?;
+    let bytes: Arc<dyn ReadAt> = disk.clone();
+    let layout = layout.map_or_else(|| probe(&bytes, info.logical_sector_size), Ok)?;
     for warning in disk.warnings() {
         console.complain(&format!("warning: {warning}"));
     }

@@ -1,4 +1,5 @@
 //! Files and free space through volumes within volumes: RAID, LVM, LUKS, tables in volumes.
+#![allow(clippy::cast_possible_truncation)]
 
 mod arrays;
 mod encrypted;

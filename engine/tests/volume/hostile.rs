@@ -47,10 +47,11 @@ fn torment(disk: &mut Memory, places: &[usize], rounds: u64, seed: u64) {
 
 fn look_at(disk: &mut Memory, sector_size: u32) {
     let start = Instant::now();
-    let shared = Arc::new(Memory(std::mem::take(&mut disk.0)));
-    let layout = probe(Arc::clone(&shared) as Arc<dyn ReadAt>, sector_size)
-        .expect("bad content is never an error");
-    *disk = Arc::into_inner(shared).expect("nothing holds it any more");
+    let taken = Arc::new(Memory(std::mem::take(&mut disk.0)));
+    let bytes: Arc<dyn ReadAt> = taken.clone();
+    let layout = probe(&bytes, sector_size).expect("bad content is never an error");
+    drop(bytes);
+    *disk = Arc::into_inner(taken).expect("nothing holds it any more");
     assert!(layout.notes.len() <= 65 && layout.volumes.len() <= 1025);
     let larger = ByteCount(disk.0.len() as u64 + MIB);
     if let Ok(Some(plan)) = plan_gpt_move(disk, sector_size, larger) {

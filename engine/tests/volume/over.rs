@@ -4,14 +4,13 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use imgx_engine::volume::{Kind, Volume, probe};
 use imgx_fixtures::loopdev::{LoopDevice, Options};
 use imgx_fixtures::mkfs::{blank, sfdisk};
 use imgx_fixtures::tool;
 
-use crate::support::FileDisk;
+use crate::support::{FileDisk, shared};
 
 const MIB: u64 = 1 << 20;
 /// Where the volume begins on its disk, and its length.
@@ -168,7 +167,7 @@ impl Stage {
     }
 
     fn volume(&self) -> Volume {
-        let layout = probe(Arc::new(FileDisk::open(&self.disk)), 512).expect("it is probed");
+        let layout = probe(&shared(FileDisk::open(&self.disk)), 512).expect("it is probed");
         let found = layout.volume("p1");
         found.unwrap_or_else(|| panic!("p1 is there: {layout:#?}")).clone()
     }

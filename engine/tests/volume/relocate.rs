@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use imgx_engine::base::ByteCount;
 use imgx_engine::volume::{plan_gpt_move, probe};
@@ -12,7 +11,7 @@ use imgx_fixtures::mkfs::{blank, sfdisk};
 use imgx_fixtures::pattern::MIB;
 use imgx_fixtures::{demo, tool};
 
-use crate::support::{FileDisk, Memory, folder, rows, skip_without};
+use crate::support::{FileDisk, Memory, folder, rows, shared, skip_without};
 
 /// Restores `image` to a file of `size` bytes and moves its GPT there.
 fn restore(image: &Memory, path: &Path, sector_size: u32, size: u64) {
@@ -25,8 +24,8 @@ fn restore(image: &Memory, path: &Path, sector_size: u32, size: u64) {
         assert!(place.0 + bytes.len() as u64 <= size);
         file.write_all_at(bytes, place.0).expect("the move can be written");
     }
-    let before = probe(Arc::new(image.clone()), sector_size).expect("the probe runs");
-    let after = probe(Arc::new(FileDisk::open(path)), sector_size).expect("the probe runs");
+    let before = probe(&shared(image.clone()), sector_size).expect("the probe runs");
+    let after = probe(&shared(FileDisk::open(path)), sector_size).expect("the probe runs");
     assert_eq!(rows(&after), rows(&before));
     assert_eq!(after.notes, [""; 0]);
 }

@@ -1,14 +1,12 @@
 //! Kinds, labels and identifiers equal blkid's.
 
-use std::sync::Arc;
-
 use imgx_engine::base::ByteRange;
 use imgx_engine::volume::{Content, Kind, PartitionTable, probe};
 use imgx_fixtures::mkfs::{MAKERS, blank, blkid, sfdisk};
 use imgx_fixtures::pattern::MIB;
 use imgx_fixtures::{demo, tool};
 
-use crate::support::{Failing, FileDisk, Memory, folder, skip_without};
+use crate::support::{Failing, FileDisk, Memory, folder, shared, skip_without};
 
 /// The type that blkid gives to what imgx calls `kind`.
 fn blkid_type(kind: &str) -> &str {
@@ -32,7 +30,7 @@ fn every_filesystem_equals_blkid() {
             println!("skipped: no {}", maker.tool);
             continue;
         }
-        let layout = probe(Arc::new(FileDisk::open(&path)), 512).expect("the probe runs");
+        let layout = probe(&shared(FileDisk::open(&path)), 512).expect("the probe runs");
         let expected = blkid(&path).expect("blkid runs");
         let [volume] = layout.volumes.as_slice() else {
             panic!("{maker:?}: {layout:?}");
@@ -71,7 +69,7 @@ fn a_raid_member_is_no_filesystem() {
     member.0[place + 32..place + 38].copy_from_slice(b"host:0");
     let sector = (place as u64 / 512).to_le_bytes();
     member.0[place + 144..place + 152].copy_from_slice(&sector);
-    let layout = probe(Arc::new(member.clone()), 512).expect("the probe runs");
+    let layout = probe(&shared(member.clone()), 512).expect("the probe runs");
     let content = layout.volumes[0].content.clone().expect("it has content");
     let expected = Content {
         kind: Kind::MdMember,
@@ -95,7 +93,7 @@ fn a_boot_sector_is_told_from_a_partition_table() {
         blank(&path, 32 * MIB).expect("a file can be made");
         let option = format!("--mbr={mbr}");
         tool::run("mkfs.vfat", &["-F", "16", &option, node]).expect("mkfs.vfat runs");
-        let layout = probe(Arc::new(FileDisk::open(&path)), 512).expect("the probe runs");
+        let layout = probe(&shared(FileDisk::open(&path)), 512).expect("the probe runs");
         assert_eq!(layout.table, None);
         assert_eq!(layout.volumes[0].name, "disk");
     }
@@ -103,7 +101,7 @@ fn a_boot_sector_is_told_from_a_partition_table() {
     blank(&path, 32 * MIB).expect("a file can be made");
     sfdisk(&path, "label: dos\nsize=16MiB, type=c\n").expect("sfdisk writes the table");
     tool::run("mkfs.vfat", &["-F", "16", "--offset=2048", node, "16384"]).expect("mkfs.vfat runs");
-    let layout = probe(Arc::new(FileDisk::open(&path)), 512).expect("the probe runs");
+    let layout = probe(&shared(FileDisk::open(&path)), 512).expect("the probe runs");
     assert_eq!(layout.table, Some(PartitionTable::Mbr));
     let content = layout.volumes[0].content.clone().expect("p1 has content");
     assert_eq!(content.kind, Kind::Fat16);
@@ -118,7 +116,7 @@ fn unreadable_sectors_cost_their_part_only() {
     let boot = demo::partitions()[0].start;
     // In the boot partition, and in the filesystem beside its superblock.
     let bad = vec![ByteRange::new(boot, 512), ByteRange::new(start + 65536, 512)];
-    let layout = probe(Arc::new(Failing(Memory::load(&path), bad)), 512).expect("the probe runs");
+    let layout = probe(&shared(Failing(Memory::load(&path), bad)), 512).expect("the probe runs");
     let kind = layout.volume("p2").and_then(|p2| p2.content.clone()).map(|content| content.kind);
     assert_eq!(kind, Some(Kind::Ext4));
     assert_eq!(layout.notes.len(), 2, "{:?}", layout.notes);

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use imgx_engine::base::{ByteCount, ByteOffset, ByteRange, Error, ReadAt, Result};
 use imgx_engine::volume::{DiskLayout, Volume};
@@ -27,6 +28,11 @@ impl ReadAt for FileDisk {
     fn read_exact_at(&self, offset: ByteOffset, buffer: &mut [u8]) -> Result<()> {
         self.0.read_exact_at(buffer, offset.0).map_err(|source| Error::io("read the disk", source))
     }
+}
+
+/// A disk that several hold.
+pub fn shared(disk: impl ReadAt + 'static) -> Arc<dyn ReadAt> {
+    Arc::new(disk)
 }
 
 /// A disk in memory.

@@ -1,7 +1,6 @@
 //! Partition lists equal sfdisk's, and damage is told.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use imgx_engine::base::ByteRange;
 use imgx_engine::volume::{Kind, PartitionTable, probe};
@@ -10,7 +9,7 @@ use imgx_fixtures::mkfs::{blank, sfdisk};
 use imgx_fixtures::pattern::MIB;
 use imgx_fixtures::{demo, tool};
 
-use crate::support::{Failing, FileDisk, Memory, folder, rows, sfdisk_rows, skip_without};
+use crate::support::{Failing, FileDisk, Memory, folder, rows, sfdisk_rows, shared, skip_without};
 
 /// Three primary and three logical partitions.
 pub const MBR: &str = "label: dos\nlabel-id: 0xcafe1234\n\
@@ -29,7 +28,7 @@ fn equals_sfdisk(script: &str, table: PartitionTable, id: &str) {
     let path = folder.path().join("disk");
     blank(&path, 24 * MIB).expect("a file can be made");
     sfdisk(&path, script).expect("sfdisk writes the table");
-    let layout = probe(Arc::new(FileDisk::open(&path)), 512).expect("the probe runs");
+    let layout = probe(&shared(FileDisk::open(&path)), 512).expect("the probe runs");
     assert_eq!(rows(&layout), sfdisk_rows(&path));
     assert_eq!((layout.table, layout.sector_size), (Some(table), 512));
     assert_eq!(layout.disk_id.as_deref(), Some(id));
@@ -70,7 +69,7 @@ fn equals_sfdisk_on_4k_sectors(script: &str) {
     drop(first);
     drop(device);
     for sector_size in [4096, 512] {
-        let layout = probe(Arc::new(FileDisk::open(&path)), sector_size).expect("the probe runs");
+        let layout = probe(&shared(FileDisk::open(&path)), sector_size).expect("the probe runs");
         assert_eq!(rows(&layout), expected);
         assert_eq!(layout.sector_size, 4096);
         assert_eq!(layout.notes, [""; 0]);
@@ -96,7 +95,7 @@ fn demo_disk(path: &Path) -> Memory {
 fn the_demo_disk_is_read_as_it_was_written() {
     let folder = folder();
     let disk = demo_disk(&folder.path().join("disk"));
-    let layout = probe(Arc::new(disk.clone()), 512).expect("the probe runs");
+    let layout = probe(&shared(disk.clone()), 512).expect("the probe runs");
     assert_eq!(layout.notes, [""; 0]);
     for (volume, partition) in layout.volumes.iter().zip(demo::partitions()) {
         assert_eq!((volume.start, volume.length), (partition.start, partition.length));
@@ -121,7 +120,7 @@ fn the_demo_disk_is_read_as_it_was_written() {
 fn the_backup_gpt_serves_when_the_first_is_damaged() {
     let folder = folder();
     let disk = demo_disk(&folder.path().join("disk"));
-    let sound = probe(Arc::new(disk.clone()), 512).expect("the probe runs");
+    let sound = probe(&shared(disk.clone()), 512).expect("the probe runs");
     // The header's checksum, the entries, the header wiped, both sectors unreadable.
     for (place, length, note) in [
         (512 + 60, 1, "the primary GPT is damaged (header CRC32: expected "),
@@ -130,13 +129,13 @@ fn the_backup_gpt_serves_when_the_first_is_damaged() {
     ] {
         let mut damaged = disk.clone();
         damaged.0[place..place + length].iter_mut().for_each(|byte| *byte = 0xa7);
-        let layout = probe(Arc::new(damaged.clone()), 512).expect("the probe runs");
+        let layout = probe(&shared(damaged.clone()), 512).expect("the probe runs");
         assert_eq!(rows(&layout), rows(&sound));
         assert_eq!(layout.notes.len(), 1, "{:?}", layout.notes);
         assert!(layout.notes[0].starts_with(note), "{:?}", layout.notes);
     }
     let failing = Failing(disk, vec![ByteRange::new(512, 512)]);
-    let layout = probe(Arc::new(failing.clone()), 512).expect("the probe runs");
+    let layout = probe(&shared(failing.clone()), 512).expect("the probe runs");
     assert_eq!(rows(&layout), rows(&sound));
     assert!(layout.notes.iter().any(|note| note.contains("the backup was used")));
 }
@@ -145,10 +144,10 @@ fn the_backup_gpt_serves_when_the_first_is_damaged() {
 fn a_damaged_backup_is_told_and_changes_nothing() {
     let folder = folder();
     let mut disk = demo_disk(&folder.path().join("disk"));
-    let sound = probe(Arc::new(disk.clone()), 512).expect("the probe runs");
+    let sound = probe(&shared(disk.clone()), 512).expect("the probe runs");
     let end = disk.0.len();
     disk.0[end - 500] ^= 1;
-    let layout = probe(Arc::new(disk.clone()), 512).expect("the probe runs");
+    let layout = probe(&shared(disk.clone()), 512).expect("the probe runs");
     assert_eq!(rows(&layout), rows(&sound));
     assert_eq!(layout.notes.len(), 1);
     assert!(layout.notes[0].starts_with("the backup GPT is damaged ("), "{:?}", layout.notes);
@@ -161,7 +160,7 @@ fn a_gpt_lost_in_both_copies_is_an_empty_layout_with_notes() {
     let end = disk.0.len();
     disk.0[end - 500] ^= 1;
     disk.0[600] ^= 1;
-    let layout = probe(Arc::new(disk.clone()), 512).expect("the probe runs");
+    let layout = probe(&shared(disk.clone()), 512).expect("the probe runs");
     assert!(layout.volumes.is_empty());
     assert!(layout.notes.iter().any(|note| note.contains("no valid backup")), "{:?}", layout.notes);
 }
@@ -170,9 +169,9 @@ fn a_gpt_lost_in_both_copies_is_an_empty_layout_with_notes() {
 fn a_lost_protective_mbr_does_not_lose_the_gpt() {
     let folder = folder();
     let mut disk = demo_disk(&folder.path().join("disk"));
-    let sound = probe(Arc::new(disk.clone()), 512).expect("the probe runs");
+    let sound = probe(&shared(disk.clone()), 512).expect("the probe runs");
     disk.0[..512].fill(0);
-    let layout = probe(Arc::new(disk.clone()), 512).expect("the probe runs");
+    let layout = probe(&shared(disk.clone()), 512).expect("the probe runs");
     assert_eq!(rows(&layout), rows(&sound));
     assert_eq!(layout.notes, ["the GPT's protective MBR is missing"]);
 }
@@ -181,9 +180,9 @@ fn a_lost_protective_mbr_does_not_lose_the_gpt() {
 fn a_truncated_disk_keeps_its_partitions_and_says_so() {
     let folder = folder();
     let mut disk = demo_disk(&folder.path().join("disk"));
-    let sound = probe(Arc::new(disk.clone()), 512).expect("the probe runs");
+    let sound = probe(&shared(disk.clone()), 512).expect("the probe runs");
     disk.0.truncate(20 << 20);
-    let layout = probe(Arc::new(disk.clone()), 512).expect("the probe runs");
+    let layout = probe(&shared(disk.clone()), 512).expect("the probe runs");
     assert_eq!(rows(&layout), rows(&sound));
     let told = |text: &str| layout.notes.iter().any(|note| note.contains(text));
     assert!(told("the disk is smaller than its GPT says"), "{:?}", layout.notes);
@@ -200,7 +199,7 @@ fn a_hybrid_mbr_and_overlaps_are_told() {
     let mut disk = demo_disk(&path);
     let node = tool::text(&path).expect("a plain path");
     tool::run("sgdisk", &["--hybrid=2", node]).expect("sgdisk makes a hybrid MBR");
-    let layout = probe(Arc::new(FileDisk::open(&path)), 512).expect("the probe runs");
+    let layout = probe(&shared(FileDisk::open(&path)), 512).expect("the probe runs");
     assert_eq!(layout.volumes.len(), 2);
     assert!(layout.notes.iter().any(|note| note.contains("hybrid MBR")), "{:?}", layout.notes);
 
@@ -214,7 +213,7 @@ fn a_hybrid_mbr_and_overlaps_are_told() {
         0, 100, 0, 0, 0,
     ]);
     disk.0[510..512].copy_from_slice(&[0x55, 0xaa]);
-    let layout = probe(Arc::new(disk.clone()), 512).expect("the probe runs");
+    let layout = probe(&shared(disk.clone()), 512).expect("the probe runs");
     assert_eq!(layout.notes, ["p1 and p2 overlap"]);
 }
 
@@ -232,18 +231,18 @@ fn a_looping_chain_of_logical_partitions_ends() {
     let first = le32(446 + 32 + 8) as usize * 512;
     // The first link's next link is itself.
     disk.0[first + 446 + 16 + 8..first + 446 + 16 + 12].fill(0);
-    let layout = probe(Arc::new(disk.clone()), 512).expect("the probe runs");
+    let layout = probe(&shared(disk.clone()), 512).expect("the probe runs");
     assert!(layout.volumes.len() <= 3 + 256);
     assert!(layout.notes.iter().any(|note| note.contains("longer than 256 links")));
 }
 
 #[test]
 fn unused_disks_hold_nothing() {
-    let empty = probe(Arc::new(Memory(Vec::new())), 512).expect("the probe runs");
+    let empty = probe(&shared(Memory(Vec::new())), 512).expect("the probe runs");
     assert_eq!((empty.table, empty.volumes.len()), (None, 0));
-    let blank = probe(Arc::new(Memory(vec![0; 1 << 20])), 4096).expect("the probe runs");
+    let blank = probe(&shared(Memory(vec![0; 1 << 20])), 4096).expect("the probe runs");
     assert_eq!((blank.table, blank.volumes.len(), blank.notes.len()), (None, 0, 0));
-    assert!(probe(Arc::new(Memory(Vec::new())), 520).is_err());
+    assert!(probe(&shared(Memory(Vec::new())), 520).is_err());
 }
 
 /// Entry `slot` of the boot record at `sector`.
@@ -286,7 +285,7 @@ fn logical_partitions_and_links_are_found_in_any_slot_as_other_readers_do() {
         // It tells of the container as well, and of other lengths for it.
         .filter(|(name, ..)| name != "p2")
         .collect();
-    let layout = probe(Arc::new(Memory::load(&path)), 512).expect("the probe runs");
+    let layout = probe(&shared(Memory::load(&path)), 512).expect("the probe runs");
     let found: Vec<(String, u64, u64)> = layout
         .volumes
         .iter()

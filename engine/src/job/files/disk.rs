@@ -173,7 +173,7 @@ impl FileDisk {
         let of_others = others.iter().flat_map(|(_, other)| &other.left_out);
         left_out.extend(of_others.filter(|other| other.volume.contains('/')).cloned());
         let probed = |disk: Self| -> Result<(Arc<dyn ReadAt>, DiskLayout)> {
-            let layout = probe(Arc::clone(&disk.disk), disk.layout.sector_size)?;
+            let layout = probe(&disk.disk, disk.layout.sector_size)?;
             Ok((disk.disk, layout))
         };
         let others = others.into_iter().map(|(name, other)| {

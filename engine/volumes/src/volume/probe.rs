@@ -25,8 +25,8 @@ const SECTOR_SIZES: [u32; 2] = [512, 4096];
 ///
 /// # Errors
 /// `Invalid` when `sector_size` is no power of two from 512 to 65,536.
-pub fn probe(disk: Arc<dyn ReadAt>, sector_size: u32) -> Result<DiskLayout> {
-    Ok(Stack::open(&disk, sector_size, &Keys::default())?.layout().clone())
+pub fn probe(disk: &Arc<dyn ReadAt>, sector_size: u32) -> Result<DiskLayout> {
+    Ok(Stack::open(disk, sector_size, &Keys::default())?.layout().clone())
 }
 
 /// The volumes that are the disk's own, and what each holds.

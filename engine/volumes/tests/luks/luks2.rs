@@ -213,7 +213,8 @@ fn labels_and_uuids_are_those_of_cryptsetup() {
     let found = header(&known.bytes);
     assert_eq!(found.uuid(), Some(uuid));
     assert_eq!((found.label(), found.subsystem()), (Some("secrets"), Some("mail")));
-    let layout = probe(Arc::new(known.bytes.clone()), 512).expect("the probe runs");
+    let bytes: Arc<dyn ReadAt> = Arc::new(known.bytes.clone());
+    let layout = probe(&bytes, 512).expect("the probe runs");
     let content = layout.volumes[0].content.clone().expect("it has content");
     assert_eq!(content.kind, Kind::Luks);
     assert_eq!((content.label.as_deref(), content.uuid.as_deref()), (Some("secrets"), Some(uuid)));

@@ -6,7 +6,6 @@ use super::Below;
 use super::build::{Building, Found, Identity};
 use crate::base::ReadAt;
 use crate::kind::Kind;
-use crate::volume::layer::Layer;
 use crate::volume::layout::Volume;
 use crate::volume::md::{Array, Superblock, superblock};
 
@@ -56,9 +55,7 @@ fn array(building: &mut Building<'_>, members: &Members) -> Option<Found> {
     let identity = Identity::Array(first.array);
     let opened = Array::assemble(&members.given).map(|array| {
         tell(building, &volume.name, &array, numbers);
-        let layer: Arc<dyn Layer> = Arc::new(array);
-        let bytes = Arc::clone(&layer) as Arc<dyn ReadAt>;
-        (Below::Layer { layer, of: numbers.clone() }, bytes)
+        Below::layer(Arc::new(array), numbers.clone())
     });
     if let Ok((below, _)) = &opened {
         volume.start = building.first_place(below);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::keys::Keys;
-use super::{Below, Inner, Node, Stretch, Stretches, arrays, logical, nested, unlocked};
+use super::{Below, Inner, Node, Opened, Stretch, Stretches, arrays, logical, nested, unlocked};
 use sha2::{Digest, Sha256};
 
 use crate::base::bytes::to_hex;
@@ -33,7 +33,7 @@ pub(super) enum Identity {
 pub(super) struct Found {
     pub volume: Volume,
     pub identity: Identity,
-    pub opened: Result<(Below, Arc<dyn ReadAt>)>,
+    pub opened: Result<Opened>,
 }
 
 /// A stack that is being built.

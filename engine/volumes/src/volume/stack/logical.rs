@@ -46,10 +46,7 @@ fn logical(
     volume.partition_uuid = uuid;
     let opened = match problem {
         Some(error) => Err(error),
-        None => group.open(&name).map(|layer| {
-            let bytes = Arc::clone(&layer) as Arc<dyn ReadAt>;
-            (Below::Layer { layer, of: numbers.to_vec() }, bytes)
-        }),
+        None => group.open(&name).map(|layer| Below::layer(layer, numbers.to_vec())),
     };
     let mut used = Vec::new();
     if let Ok((below, bytes)) = &opened {

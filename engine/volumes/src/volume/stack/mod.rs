@@ -53,6 +53,18 @@ enum Below {
     Unknown,
 }
 
+/// A volume's bytes, and what they are made of.
+type Opened = (Below, Arc<dyn ReadAt>);
+
+impl Below {
+    /// What `layer` makes of the volumes `of`.
+    fn layer(layer: Arc<dyn Layer>, of: Vec<usize>) -> Opened {
+        let same = Arc::clone(&layer);
+        let bytes: Arc<dyn ReadAt> = same;
+        (Self::Layer { layer, of }, bytes)
+    }
+}
+
 /// Which stretches of what a volume lies on are meant by some of its bytes.
 #[derive(Clone, Copy)]
 enum Stretches {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::build::{Building, Found, Identity, unsupported};
-use super::{Below, Stretch};
-use crate::base::ReadAt;
+use super::{Below, Opened, Stretch};
+use crate::base::{ReadAt, Result};
 use crate::volume::extent::Extent;
 use crate::volume::layout::{Notes, Volume};
 use crate::volume::probe;
@@ -32,7 +32,8 @@ pub(super) fn find(building: &mut Building<'_>, number: usize) -> Vec<Found> {
         let opened = match start.checked_add(length).is_some_and(|end| end <= volume.length) {
             true => {
                 let of = Arc::clone(&bytes);
-                Ok((below, Arc::new(Stretch { of, start, length }) as Arc<dyn ReadAt>))
+                let bytes: Arc<dyn ReadAt> = Arc::new(Stretch { of, start, length });
+                Ok((below, bytes))
             }
             false => Err(unsupported(format!("it ends beyond {}", volume.name))),
         };
@@ -46,7 +47,7 @@ fn named(
     building: &Building<'_>,
     partition: Volume,
     volume: &Volume,
-    opened: &crate::base::Result<(Below, Arc<dyn ReadAt>)>,
+    opened: &Result<Opened>,
 ) -> Volume {
     Volume {
         name: format!("{}/{}", volume.name, partition.name),

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use super::Below;
 use super::build::{Building, Found, Identity};
-use crate::base::{ErrorKind, ReadAt, Result};
-use crate::volume::layer::Layer;
+use super::{Below, Opened};
+use crate::base::{ErrorKind, Result};
 use crate::volume::layout::Volume;
-use crate::volume::luks::Opened;
+use crate::volume::luks;
 
 /// What volume `number` holds in encrypted form; nothing if it is not encrypted, or no key for it
 /// was given.
@@ -32,18 +31,15 @@ pub(super) fn find(building: &mut Building<'_>, number: usize) -> Result<Option<
         Err(error) => return Err(within(error)),
     };
     let (header, key) = unlocked;
-    let opened = Opened::new(Arc::clone(bytes), &header, &key).map(|opened| {
-        let layer: Arc<dyn Layer> = Arc::new(opened);
-        let bytes = Arc::clone(&layer) as Arc<dyn ReadAt>;
-        (Below::Layer { layer, of: vec![number] }, bytes)
-    });
+    let opened = luks::Opened::new(Arc::clone(bytes), &header, &key);
+    let opened = opened.map(|opened| Below::layer(Arc::new(opened), vec![number]));
     let start = opened.as_ref().map_or(0, |(below, _)| building.first_place(below));
     let mut found = inner(volume, number, opened);
     found.volume.start = start;
     Ok(Some(found))
 }
 
-fn inner(volume: &Volume, number: usize, opened: Result<(Below, Arc<dyn ReadAt>)>) -> Found {
+fn inner(volume: &Volume, number: usize, opened: Result<Opened>) -> Found {
     let mut inner = Volume::new(format!("{}/luks", volume.name), 0, 0);
     inner.type_name = Some("opened LUKS volume".to_owned());
     inner.within = vec![volume.name.clone()];
