@@ -59,6 +59,10 @@ pub const INDEX_HEAP_ENTRIES: usize = 131_072;
 pub const INDEX_SEGMENTS: usize = 8;
 /// Contents of one frame at most: 64 blocks of 16 KiB are a frame's 1 MiB.
 pub const MAX_FRAME_MEMBERS: u16 = 64;
+/// Entries of one Apple partition map at most: Linux's own limit.
+pub const MAX_APM_ENTRIES: usize = 256;
+/// Entries of one BSD disklabel at most: what a sector holds.
+pub const MAX_BSD_ENTRIES: usize = 22;
 /// Links that one chain of logical partitions (EBRs) is followed for at most.
 pub const MAX_EBR_LINKS: usize = 256;
 /// Largest GPT entry array that is read, bytes: 8,192 entries of the usual size.

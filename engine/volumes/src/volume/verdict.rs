@@ -11,10 +11,14 @@
 //! sector), mkfs.fat (reserved sectors, tables and root folder), mkfs.exfat (both boot regions), mkswap (the first page),
 //! pvcreate (four sectors and the first metadata area), mdadm (its superblock), cryptsetup (header and first key slot), sfdisk and sgdisk.
 
+use std::sync::Arc;
+
 use super::extent::Extent;
-use super::layout::{Content, Notes};
+use super::layout::Notes;
 use super::signature::{self, Signature};
-use super::tables;
+use super::tables::Signs;
+use crate::base::ReadAt;
+use crate::content::Content;
 use crate::kind::Kind;
 
 /// What a stretch holds.
@@ -26,6 +30,13 @@ pub(super) struct Verdict {
     pub doubt: Option<String>,
     /// What the other signatures say.
     pub others: Vec<Content>,
+}
+
+impl Verdict {
+    /// That it is of this kind, whatever its bytes look like.
+    pub(super) fn of(kind: Kind) -> Self {
+        Self { content: Some(Content::new(kind)), ..Self::default() }
+    }
 }
 
 const KIB: u64 = 1024;
@@ -57,6 +68,8 @@ fn written(signature: &Signature) -> Written {
         // With sectors of 4 KiB there are gaps.
         Kind::Gpt if signature.place > 512 => &[(446, 66), (4 * 1024, 92), (-512, 512)],
         Kind::Gpt => &[(446, 66), (512, 92), (1024, 8 * KIB), (-512, 512)],
+        Kind::Apm => &[(0, 4), (512, KIB)],
+        Kind::BsdDisklabel => &[(512, 404)],
         Kind::MdMember if signature.place == 0 => &[(0, 512)],
         Kind::MdMember if signature.place == 4 * KIB => &[(4 * 1024, 512)],
         _ => &[],
@@ -127,24 +140,24 @@ fn ends_with(signature: &Signature) -> bool {
     written(signature).iter().any(|(start, _)| *start < 0)
 }
 
-/// What `extent`, called `name` in notes, holds. `sector_size` is that of the disk.
+/// What `volume`, called `name` in notes, holds. `sector_size` is that of the disk.
 pub(super) fn of(
-    extent: Extent<'_>,
+    volume: &Arc<dyn ReadAt>,
     (name, sector_size): (&str, u32),
     notes: &mut Notes,
 ) -> Verdict {
-    let table = tables::signature(extent, sector_size);
-    let verdict = weigh(signature::all(extent, name, notes), table, extent.length());
+    let table = Signs::read(Extent::whole(volume.as_ref()), sector_size).signature();
+    let verdict = weigh(signature::all(volume, name, notes), table, volume.size().0);
     if let Some(doubt) = &verdict.doubt {
         notes.add(format!("{name}: {doubt}"));
     }
     verdict
 }
 
-/// What a whole disk holds.
-pub(super) fn of_disk(disk: Extent<'_>, sector_size: u32, notes: &mut Notes) -> Verdict {
-    let table = tables::signature_of_disk(disk, sector_size);
-    weigh(signature::all(disk, "disk", notes), table, disk.length())
+/// What a whole disk holds, whose first sectors say `signs`.
+pub(super) fn of_disk(disk: &Arc<dyn ReadAt>, signs: &Signs<'_>, notes: &mut Notes) -> Verdict {
+    let table = signs.disk_signature();
+    weigh(signature::all(disk, "disk", notes), table, disk.size().0)
 }
 
 /// Where nothing says what is newer, what has the lowest is shown: what is named only, so that no
@@ -154,7 +167,7 @@ fn rank(kind: Kind) -> u8 {
         Kind::BitLocker | Kind::Squashfs | Kind::Erofs | Kind::Iso9660 | Kind::Udf => 0,
         Kind::MdMember => 1,
         Kind::Luks | Kind::PhysicalVolume => 2,
-        Kind::Mbr | Kind::Gpt => 3,
+        Kind::Mbr | Kind::Gpt | Kind::Apm | Kind::BsdDisklabel => 3,
         _ => 4,
     }
 }

@@ -3,10 +3,10 @@
 //! ISO 9660: ECMA-119, section 8. UDF: ECMA-167, part 2 (the volume recognition sequence).
 
 use super::super::layout::Notes;
-use super::super::text::{label, label_utf16_be};
 use super::{Signature, Subject};
 use crate::base::fields::{has, le16, le32, slice};
 use crate::kind::Kind;
+use crate::text::{label, label_utf16_be};
 
 const FIRST: usize = 32 * 1024;
 const SECTOR: usize = 2048;

@@ -10,7 +10,6 @@ use crate::base::bytes::to_hex;
 use crate::base::limits::{MAX_PARTITIONS, MAX_UNUSED_PIECES, MAX_VOLUME_DEPTH};
 use crate::base::{ByteRange, Error, ErrorKind, ReadAt, Result};
 use crate::kind::Kind;
-use crate::volume::extent::Extent;
 use crate::volume::layout::{DiskLayout, Notes, Volume};
 use crate::volume::verdict;
 
@@ -156,9 +155,8 @@ impl Building<'_> {
         let node = match opened {
             Ok((below, bytes)) => {
                 volume.length = bytes.size().0;
-                let extent = Extent::whole(bytes.as_ref());
                 let name = (volume.name.as_str(), self.sector_size);
-                let verdict = verdict::of(extent, name, &mut self.notes);
+                let verdict = verdict::of(&bytes, name, &mut self.notes);
                 volume.found(verdict);
                 Node { below, bytes: Ok(bytes) }
             }
