@@ -1,10 +1,14 @@
 //! The disklabel of BSD: partitions of a slice, which is a partition of an MBR or a whole disk.
 //!
-//! Layout: FreeBSD's `sys/disklabel.h`; in the second sector of the slice. Linux reads it the same
-//! way (`block/partitions/msdos.c`, `parse_bsd`). Partitions are called by their letters, after the
-//! volume that the label is in: `p1/a`, or `disk/a` where that is the whole disk. Their places count
-//! from the start of the disk; FreeBSD's from that of the slice where the third one, which stands
-//! for all of it, begins at 0. What is all of the slice is not listed, as it is there already.
+//! Layout: FreeBSD's `sys/disklabel.h`; in the second sector of the slice, or (as parted and Digital
+//! have it) at byte 64 of the first. Linux reads them the same way (`block/partitions/msdos.c`,
+//! `parse_bsd`; `osf.c`). Partitions are called by their letters, after the volume that the label is
+//! in: `p1/a`, or `disk/a` where that is the whole disk. What is all of the slice is not listed, as
+//! it is there already.
+//!
+//! Places count from the start of the disk that the slice is a partition of. The third partition
+//! stands for the whole slice, so that it tells where that was when the label was written; FreeBSD
+//! has it begin at 0, and counts from the slice's start.
 
 use super::extent::Extent;
 use super::layout::{Notes, Volume};
@@ -14,9 +18,10 @@ use crate::base::fields::{le16, le32, u8_at};
 use crate::base::limits::MAX_BSD_ENTRIES;
 use crate::kind::Kind;
 
-/// Where the label is, and its bytes: one sector.
-const PLACE: u64 = 512;
-const LENGTH: usize = 512;
+/// Where a label may be.
+const PLACES: [u64; 2] = [512, 64];
+/// Bytes of what it is in: one sector.
+const SECTOR: u64 = 512;
 /// `d_magic` and `d_magic2`.
 const MAGIC: u32 = 0x8256_4557;
 /// Where `d_partitions` begins, and the bytes of one.
@@ -52,54 +57,60 @@ struct Entry {
 /// A label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Label {
+    /// Where it is.
+    place: u64,
+    /// Bytes of a sector, in which it counts.
     sector: u32,
     entries: Vec<Entry>,
-    /// Whether the checksum is right.
-    is_sound: bool,
     /// Partitions that it says it has.
     count: u16,
+    /// Whether its checksum is right.
+    is_sound: bool,
 }
 
 impl Label {
     /// The label of a slice; `None` if there is none.
     pub(super) fn find(slice: &Extent<'_>) -> Option<Self> {
-        Self::parse(&slice.read(PLACE, LENGTH).ok()??)
+        PLACES.into_iter().find_map(|place| {
+            let length = SECTOR.checked_sub(place.checked_rem(SECTOR)?)?;
+            let bytes = slice.read(place, usize::try_from(length).ok()?).ok()??;
+            Self::parse(place, &bytes)
+        })
     }
 
-    fn parse(sector: &[u8]) -> Option<Self> {
-        let count = le16(sector, 138)?; // d_npartitions
-        let is_label = le32(sector, 0)? == MAGIC && le32(sector, 132)? == MAGIC && count > 0;
-        if !is_label {
+    /// The label that is all of `bytes`, and stands at byte `place`.
+    fn parse(place: u64, bytes: &[u8]) -> Option<Self> {
+        let count = le16(bytes, 138)?; // d_npartitions
+        if le32(bytes, 0)? != MAGIC || le32(bytes, 132)? != MAGIC || count == 0 {
             return None;
         }
         let listed = usize::from(count).min(MAX_BSD_ENTRIES);
-        let entries = sector.get(ENTRIES_AT..)?.chunks_exact(ENTRY).take(listed);
+        let entries = bytes.get(ENTRIES_AT..)?.chunks_exact(ENTRY).take(listed);
         let entry = |entry: &[u8]| {
             let (size, offset) = (le32(entry, 0)?, le32(entry, 4)?); // p_size, p_offset
             Some(Entry { size, offset, kind: u8_at(entry, 12)? }) // p_fstype
         };
         let entries = entries.map(entry).collect::<Option<Vec<_>>>()?;
-        let end = listed.checked_mul(ENTRY)?.checked_add(ENTRIES_AT)?;
-        let words = sector.get(..end)?.as_chunks::<2>().0.iter();
+        let end = entries.len().checked_mul(ENTRY)?.checked_add(ENTRIES_AT)?;
+        let words = bytes.get(..end)?.as_chunks::<2>().0.iter();
         let sum = words.fold(0, |sum, word| sum ^ u16::from_le_bytes(*word)); // d_checksum
-        let sector = le32(sector, 40).filter(|size| matches!(size, 1024 | 2048 | 4096)); // d_secsize
-        let is_sound = sum == 0 && usize::from(count) == listed;
-        Some(Self { sector: sector.unwrap_or(512), entries, is_sound, count })
+        let sector = le32(bytes, 40).filter(|size| matches!(size, 1024 | 2048 | 4096)); // d_secsize
+        let is_sound = sum == 0 && usize::from(count) == entries.len();
+        Some(Self { place, sector: sector.unwrap_or(512), entries, count, is_sound })
     }
 
     /// The signature of a volume that it is in.
     pub(super) fn signature(&self) -> Signature {
-        Signature::new(Kind::BsdDisklabel, PLACE)
+        Signature::new(Kind::BsdDisklabel, self.place)
     }
 
     /// The partitions within a slice of `length` bytes, by their letters, from its start.
     pub(super) fn volumes(&self, slice: Slice<'_>, length: u64, notes: &mut Notes) -> Vec<Volume> {
         if !self.is_sound {
             let count = self.count;
-            notes.add(format!("the checksum of the disklabel of {count} partitions is wrong"));
+            notes.add(format!("the checksum of the disklabel, of {count} partitions, is wrong"));
         }
-        let whole = self.entries.get(WHOLE).map_or(0, |whole| whole.offset);
-        let base = if whole == 0 && !slice.counts_from_disk() { 0 } else { slice.start };
+        let base = self.base(slice, length);
         let mut volumes = Vec::new();
         for (letter, entry) in ('a'..).zip(&self.entries) {
             let is_used = entry.size > 0 && entry.kind != 0;
@@ -120,6 +131,15 @@ impl Label {
             volumes.push(volume);
         }
         volumes
+    }
+
+    /// What places count from, in bytes before the slice's start.
+    fn base(&self, slice: Slice<'_>, length: u64) -> u64 {
+        match self.entries.get(WHOLE) {
+            Some(whole) if self.bytes(whole.size) == length => self.bytes(whole.offset),
+            Some(whole) if whole.offset == 0 && !slice.counts_from_disk() => 0,
+            _ => slice.start,
+        }
     }
 
     fn bytes(&self, sectors: u32) -> u64 {

@@ -69,6 +69,7 @@ fn written(signature: &Signature) -> Written {
         Kind::Gpt if signature.place > 512 => &[(446, 66), (4 * 1024, 92), (-512, 512)],
         Kind::Gpt => &[(446, 66), (512, 92), (1024, 8 * KIB), (-512, 512)],
         Kind::Apm => &[(0, 4), (512, KIB)],
+        Kind::BsdDisklabel if signature.place < 512 => &[(64, 404)],
         Kind::BsdDisklabel => &[(512, 404)],
         Kind::MdMember if signature.place == 0 => &[(0, 512)],
         Kind::MdMember if signature.place == 4 * KIB => &[(4 * 1024, 512)],
@@ -108,7 +109,7 @@ fn order(one: &Signature, other: &Signature, length: u64) -> Order {
         (false, true) => return Order::Second,
         _ => {}
     }
-    match (is_around(one, other, length), is_around(other, one, length)) {
+    match (goes_around(one, other, length), goes_around(other, one, length)) {
         (true, _) => Order::First,
         (_, true) => Order::Second,
         (false, false) => Order::Open,
@@ -121,6 +122,13 @@ fn is_one_medium(one: &Signature, other: &Signature) -> bool {
     let on_disc = |kind: Kind| optical(kind) || kind.is_table();
     (optical(one.content.kind) && on_disc(other.content.kind))
         || (optical(other.content.kind) && on_disc(one.content.kind))
+}
+
+/// Whether `within` is not of the volume that `container` is in, but lies in it.
+fn goes_around(container: &Signature, within: &Signature, length: u64) -> bool {
+    // The filesystem of BSD leaves room for a label before itself.
+    let is_label = container.content.kind == Kind::BsdDisklabel;
+    (is_label && within.content.kind == Kind::Ufs) || is_around(container, within, length)
 }
 
 /// Whether `container`, which keeps its own at the end, goes around the filesystem `within`, which

@@ -262,6 +262,7 @@ impl Placed {
 
 /// `length` bytes of `of` from `start`, cut off at its end.
 pub(super) fn cut(of: &Arc<dyn ReadAt>, start: u64, length: u64) -> Arc<dyn ReadAt> {
+    let start = start.min(of.size().0);
     let length = length.min(of.size().0.saturating_sub(start));
     Arc::new(Stretch { of: Arc::clone(of), start, length })
 }
