@@ -69,6 +69,8 @@ pub const MAX_EBR_LINKS: usize = 256;
 pub const MAX_GPT_ENTRY_BYTES: u64 = 1024 * 1024;
 /// Notes that one disk's layout keeps at most.
 pub const MAX_LAYOUT_NOTES: usize = 64;
+/// Volume descriptors of one UDF that are looked at for its label at most; 16 are usual.
+pub const MAX_UDF_DESCRIPTORS: u32 = 256;
 /// Directory bytes that are searched for a FAT or exFAT volume label at most.
 pub const MAX_LABEL_SEARCH: u64 = 1024 * 1024;
 /// Sentences about what is wrong with one filesystem as a whole that are kept at most.

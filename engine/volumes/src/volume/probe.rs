@@ -11,7 +11,7 @@ use super::mbr::BootRecord;
 use super::stack::{Keys, Stack, cut};
 use super::tables::{Signs, candidates};
 use super::types::is_dynamic;
-use super::verdict::{self, Verdict};
+use super::verdict::{self, Asked, Verdict};
 use super::{gpt, mbr};
 use crate::content::Content;
 use crate::kind::Kind;
@@ -267,7 +267,11 @@ fn look(disk: &Arc<dyn ReadAt>, sector_size: u32, volumes: &mut [Volume], notes:
         let bytes = cut(disk, volume.start, volume.length);
         let verdict = match volume.partition_type.as_deref().is_some_and(is_dynamic) {
             true => Verdict::of(Kind::Ldm),
-            false => verdict::of(&bytes, (&volume.name, sector_size), notes),
+            false => {
+                let (name, has_outer_table) = (volume.name.as_str(), volume.start == 0);
+                let asked = Asked { name, sector_size, has_outer_table };
+                verdict::of(&bytes, asked, notes)
+            }
         };
         volume.found(verdict);
     }

@@ -148,13 +148,23 @@ fn ends_with(signature: &Signature) -> bool {
     written(signature).iter().any(|(start, _)| *start < 0)
 }
 
-/// What `volume`, called `name` in notes, holds. `sector_size` is that of the disk.
-pub(super) fn of(
-    volume: &Arc<dyn ReadAt>,
-    (name, sector_size): (&str, u32),
-    notes: &mut Notes,
-) -> Verdict {
+/// A volume that is asked about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// What it is called in notes.
+    pub name: &'a str,
+    /// The sector size of the disk.
+    pub sector_size: u32,
+    /// Whether it begins where that begins whose table lists it, so that the table stands in it as
+    /// well: as of most disklabels' first partition.
+    pub has_outer_table: bool,
+}
+
+/// What `volume` holds.
+pub(super) fn of(volume: &Arc<dyn ReadAt>, asked: Asked<'_>, notes: &mut Notes) -> Verdict {
+    let Asked { name, sector_size, has_outer_table } = asked;
     let table = Signs::read(Extent::whole(volume.as_ref()), sector_size).signature();
+    let table = table.filter(|_| !has_outer_table);
     let verdict = weigh(signature::all(volume, name, notes), table, volume.size().0);
     if let Some(doubt) = &verdict.doubt {
         notes.add(format!("{name}: {doubt}"));

@@ -9,6 +9,7 @@ mod filesystems;
 mod linux;
 mod magics;
 mod optical;
+mod udf;
 mod windows;
 
 use std::sync::Arc;
@@ -70,7 +71,7 @@ const DETECTORS: &[Detector] = &[
     filesystems::exfat,
     windows::refs,
     filesystems::fat,
-    optical::udf,
+    udf::udf,
     optical::iso9660,
     // Only weak signatures are younger than a LUKS header that shows through them.
     containers::luks_second_header,
