@@ -108,6 +108,20 @@ fn an_ext_is_of_the_kind_that_its_features_make_it() {
 }
 
 #[test]
+fn a_journal_to_recover_that_is_not_there_makes_no_ext2() {
+    let folder = tempfile::tempdir().expect("made");
+    let path = folder.path().join("ext");
+    if !make(&path, 16 * MIB, "mke2fs", &["-q", "-F", "-t", "ext2"]) {
+        return;
+    }
+    // s_feature_incompat: needs_recovery, which no driver of ext2 takes.
+    write(&path, 1024 + 0x60, &[0x6]);
+    let found = content(&path).expect("ext");
+    assert_eq!(found.kind, Kind::Ext4);
+    assert_eq!(fs::open(&disk(&path)).expect("opened").info().kind, "ext4");
+}
+
+#[test]
 fn a_serial_number_of_zero_is_none() {
     let folder = tempfile::tempdir().expect("made");
     let path = folder.path().join("volume");

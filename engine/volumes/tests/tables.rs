@@ -213,6 +213,56 @@ fn a_hybrid_disc_is_read_by_its_other_table() {
     }
 }
 
+#[test]
+fn a_disc_with_a_partition_map_is_both() {
+    if skip_without(&["xorriso", "partx"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("made");
+    let (source, path) = (folder.path().join("source"), folder.path().join("disc"));
+    std::fs::create_dir(&source).expect("made");
+    std::fs::write(source.join("file"), vec![1; 4 << 20]).expect("written");
+    for options in [&["-hfsplus"][..], &["-hfsplus", "-part_like_isohybrid"]] {
+        let _ = std::fs::remove_file(&path);
+        let all = ["-as", "mkisofs", "-quiet", "-V", "HYBRID"];
+        let all = [&all[..], options, &["-o", text(&path), text(&source)]].concat();
+        run("xorriso", &all).expect("xorriso runs");
+        let found = layout(&path);
+        assert_eq!(found.table, Some(PartitionTable::Apm), "{options:?}");
+        let (disc, partitions): (Vec<_>, Vec<_>) =
+            found.volumes.iter().partition(|volume| volume.name == "disk");
+        assert_eq!(places(partitions.iter().copied()), partx(&path), "{options:?}");
+        assert!(partitions.iter().any(|volume| volume.holds(Kind::HfsPlus)), "{found:?}");
+        assert!(disc[0].holds(Kind::Iso9660));
+    }
+}
+
+#[test]
+fn damage_anywhere_in_a_table_does_no_harm() {
+    let mut map = apm(3, &[("Apple_partition_map", 1, 63), ("Apple_HFS", 64, 512), ("a", 9, 99)]);
+    map.truncate(1 << 20);
+    let mut label = vec![0; 1 << 20];
+    label[512..1024].copy_from_slice(&disklabel(&[(0, 512, 7), (600, 9, 1), (0, 2048, 0)]));
+    let mut state = 1_u64;
+    let mut next = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        usize::try_from(state >> 33).expect("small") % below
+    };
+    let mut listed = 0;
+    for sound in [map, label] {
+        for _ in 0..400 {
+            let mut damaged = sound.clone();
+            for _ in 0..=next(3) {
+                damaged[next(2048)] = u8::try_from(next(256)).expect("a byte");
+            }
+            let found = layout_of(damaged);
+            assert!(found.notes.len() <= 65 && found.volumes.len() <= 257);
+            listed += usize::from(!found.volumes.is_empty());
+        }
+    }
+    assert!(listed > 400, "only {listed} were still tables");
+}
+
 /// A disklabel: what counts from where, and partitions (first sector, sectors, type).
 fn disklabel(partitions: &[(u32, u32, u8)]) -> Vec<u8> {
     let mut label = vec![0; 512];

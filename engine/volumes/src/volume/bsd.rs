@@ -1,10 +1,10 @@
 //! The disklabel of BSD: partitions of a slice, which is a partition of an MBR or a whole disk.
 //!
-//! Layout: FreeBSD's `sys/disklabel.h`; in the second sector of the slice, or (as parted and Digital
-//! have it) at byte 64 of the first. Linux reads them the same way (`block/partitions/msdos.c`,
-//! `parse_bsd`; `osf.c`). Partitions are called by their letters, after the volume that the label is
-//! in: `p1/a`, or `disk/a` where that is the whole disk. What is all of the slice is not listed, as
-//! it is there already.
+//! Layout: FreeBSD's `sys/disklabel.h`; in the second sector of the slice, or (as parted and
+//! Digital have it) at byte 64 of the first. Linux reads them the same way
+//! (`block/partitions/msdos.c`, `parse_bsd`; `osf.c`). Partitions are called by their letters, as a
+//! BSD calls them, after the volume that the label is in: `p1/a`, or `disk/a` where that is the
+//! whole disk. What is all of the slice is not listed, as it is there already.
 //!
 //! Places count from the start of the disk that the slice is a partition of. The third partition
 //! stands for the whole slice, so that it tells where that was when the label was written; FreeBSD

@@ -76,29 +76,37 @@ impl<'a> Signs<'a> {
     /// Whether there are signs of a partition table on a disk, whether it makes sense or not.
     pub(super) fn may_be_disk(&self) -> bool {
         let is_listing = self.record.as_ref().is_some_and(BootRecord::is_used);
-        (is_listing && !self.is_boot_sector) || self.signature().is_some()
+        (is_listing && !self.is_boot_sector) || !self.signatures().is_empty()
     }
 
-    /// The partition table of a whole disk: there, a damaged one still is one.
-    pub(super) fn disk_signature(&self) -> Option<Signature> {
-        let lax = || self.may_be_disk().then(|| Signature::new(Kind::Mbr, ENTRIES));
-        self.signature().or_else(lax)
+    /// The partition tables of a whole disk: there, a damaged one still is one.
+    pub(super) fn disk_signatures(&self) -> Vec<Signature> {
+        let mut found = self.signatures();
+        if found.is_empty() && self.may_be_disk() {
+            found.push(Signature::new(Kind::Mbr, ENTRIES));
+        }
+        found
     }
 
-    /// The partition table, if it makes sense: of an MBR every partition that it lists lies within
-    /// the stretch, and none on another. Where there are several, it is the one that Linux goes by.
-    pub(super) fn signature(&self) -> Option<Signature> {
+    /// The partition tables, if they make sense: of an MBR every partition that it lists lies
+    /// within the stretch, and none on another. Of those that a disc has for several kinds of
+    /// machines it is the one that Linux goes by.
+    pub(super) fn signatures(&self) -> Vec<Signature> {
+        let apm = || Some(Signature::new(Kind::Apm, Map::find(&self.extent)?.block));
+        let table = self.mbr_or_gpt().or_else(apm);
+        let label = Label::find(&self.extent).map(|label| label.signature());
+        table.into_iter().chain(label).collect()
+    }
+
+    fn mbr_or_gpt(&self) -> Option<Signature> {
         let record = self.record.as_ref().filter(|record| record.is_used());
         let is_protected = record.is_some_and(BootRecord::is_protective);
         if record.is_some_and(|record| !is_protected && self.makes_sense(record)) {
             return Some(Signature::new(Kind::Mbr, ENTRIES));
         }
-        if let Some(size) = self.gpt_sector() {
-            // With the record that protects it, it begins as early as that.
-            let place = if is_protected { ENTRIES } else { u64::from(size) };
-            return Some(Signature::new(Kind::Gpt, place));
-        }
-        let apm = || Some(Signature::new(Kind::Apm, Map::find(&self.extent)?.block));
-        apm().or_else(|| Label::find(&self.extent).map(|label| label.signature()))
+        let size = self.gpt_sector()?;
+        // With the record that protects it, it begins as early as that.
+        let place = if is_protected { ENTRIES } else { u64::from(size) };
+        Some(Signature::new(Kind::Gpt, place))
     }
 }

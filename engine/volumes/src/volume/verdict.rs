@@ -79,6 +79,11 @@ fn written(signature: &Signature) -> Written {
 
 /// Whether making the volume what `later` says would have overwritten `earlier`.
 fn overwrites(later: &Signature, earlier: &Signature, length: u64) -> bool {
+    // mke2fs leaves the sector alone.
+    let is_spared = earlier.content.kind == Kind::BsdDisklabel && earlier.place < 512;
+    if is_spared && matches!(later.content.kind, Kind::Ext2 | Kind::Ext3 | Kind::Ext4) {
+        return false;
+    }
     written(later).iter().any(|(start, count)| {
         let start = match u64::try_from(*start) {
             Ok(start) => start,
@@ -119,7 +124,8 @@ fn order(one: &Signature, other: &Signature, length: u64) -> Order {
 /// Whether both are views of one medium, as on discs that are read as either.
 fn is_one_medium(one: &Signature, other: &Signature) -> bool {
     let optical = |kind| matches!(kind, Kind::Iso9660 | Kind::Udf);
-    let on_disc = |kind: Kind| optical(kind) || kind.is_table();
+    let is_beside = |kind| matches!(kind, Kind::Mbr | Kind::Gpt | Kind::Apm);
+    let on_disc = |kind| optical(kind) || is_beside(kind);
     (optical(one.content.kind) && on_disc(other.content.kind))
         || (optical(other.content.kind) && on_disc(one.content.kind))
 }
@@ -163,9 +169,12 @@ pub(super) struct Asked<'a> {
 /// What `volume` holds.
 pub(super) fn of(volume: &Arc<dyn ReadAt>, asked: Asked<'_>, notes: &mut Notes) -> Verdict {
     let Asked { name, sector_size, has_outer_table } = asked;
-    let table = Signs::read(Extent::whole(volume.as_ref()), sector_size).signature();
-    let table = table.filter(|_| !has_outer_table);
-    let verdict = weigh(signature::all(volume, name, notes), table, volume.size().0);
+    let mut found = signature::all(volume, name, notes);
+    if !has_outer_table {
+        let signs = Signs::read(Extent::whole(volume.as_ref()), sector_size);
+        found.extend(signs.signatures());
+    }
+    let verdict = weigh(found, volume.size().0);
     if let Some(doubt) = &verdict.doubt {
         notes.add(format!("{name}: {doubt}"));
     }
@@ -174,8 +183,9 @@ pub(super) fn of(volume: &Arc<dyn ReadAt>, asked: Asked<'_>, notes: &mut Notes) 
 
 /// What a whole disk holds, whose first sectors say `signs`.
 pub(super) fn of_disk(disk: &Arc<dyn ReadAt>, signs: &Signs<'_>, notes: &mut Notes) -> Verdict {
-    let table = signs.disk_signature();
-    weigh(signature::all(disk, "disk", notes), table, disk.size().0)
+    let mut found = signature::all(disk, "disk", notes);
+    found.extend(signs.disk_signatures());
+    weigh(found, disk.size().0)
 }
 
 /// Where nothing says what is newer, what has the lowest is shown: what is named only, so that no
@@ -191,8 +201,7 @@ fn rank(kind: Kind) -> u8 {
 }
 
 /// The newest of the signatures in a volume of `length` bytes.
-fn weigh(mut found: Vec<Signature>, table: Option<Signature>, length: u64) -> Verdict {
-    found.extend(table);
+fn weigh(mut found: Vec<Signature>, length: u64) -> Verdict {
     found.sort_by_key(|signature| rank(signature.content.kind));
     let Some(best) = (0..found.len()).find(|candidate| is_newest(&found, *candidate, length))
     else {
@@ -228,7 +237,7 @@ mod tests {
         let made = |(kind, place, size): &(Kind, u64, Option<u64>)| {
             Signature::new(*kind, *place).size(*size)
         };
-        let verdict = weigh(found.iter().map(made).collect(), None, LENGTH);
+        let verdict = weigh(found.iter().map(made).collect(), LENGTH);
         (verdict.content.map(|content| content.kind), verdict.doubt.is_some())
     }
 

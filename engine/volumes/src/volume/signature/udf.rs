@@ -113,7 +113,7 @@ mod tests {
         let mut field = vec![8];
         field.extend(name);
         field.resize(127, 0);
-        field.push(u8::try_from(name.len() + 1).expect("short"));
+        field.push(u8::try_from(name.len()).expect("short").saturating_add(1));
         field
     }
 

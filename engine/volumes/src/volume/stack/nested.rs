@@ -38,7 +38,8 @@ pub(super) fn find(building: &mut Building<'_>, number: usize) -> Vec<Found> {
         let opened = match start.checked_add(length).is_some_and(|end| end <= volume.length) {
             true => {
                 let of = Arc::clone(&bytes);
-                Ok((below, Arc::new(Stretch { of, start, length }) as Arc<dyn ReadAt>))
+                let part: Arc<dyn ReadAt> = Arc::new(Stretch { of, start, length });
+                Ok((below, part))
             }
             false => Err(unsupported(format!("it ends beyond {}", volume.name))),
         };
