@@ -447,4 +447,12 @@ fn a_dynamic_disk_is_named_and_its_bytes_are_nobodys_files() {
             assert!(volume.type_name.as_deref().is_some_and(|name| name.contains("LDM")));
         }
     }
+    // The same as a virtual machine's disk.
+    let machine = std::fs::read(&path).expect("read");
+    blank(&path, 64 * MIB).expect("made");
+    sfdisk(&path, "label: dos\nstart=2048, type=83\n").expect("sfdisk runs");
+    let file = File::options().write(true).open(&path).expect("opened");
+    file.write_all_at(&machine, MIB).expect("written");
+    let found = layout(&path);
+    assert_eq!(found.volume("p1/p1").and_then(Volume::kind), Some(Kind::Ldm), "{found:#?}");
 }

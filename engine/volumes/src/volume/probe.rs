@@ -10,7 +10,6 @@ use super::layout::{DiskLayout, Notes, PartitionTable, Volume};
 use super::mbr::BootRecord;
 use super::stack::{Keys, Stack, cut};
 use super::tables::{Signs, candidates};
-use super::types::is_dynamic;
 use super::verdict::{self, Asked, Verdict};
 use super::{gpt, mbr};
 use crate::content::Content;
@@ -265,14 +264,8 @@ fn mbr_layout_in(
 fn look(disk: &Arc<dyn ReadAt>, sector_size: u32, volumes: &mut [Volume], notes: &mut Notes) {
     for volume in volumes {
         let bytes = cut(disk, volume.start, volume.length);
-        let verdict = match volume.partition_type.as_deref().is_some_and(is_dynamic) {
-            true => Verdict::of(Kind::Ldm),
-            false => {
-                let (name, has_outer_table) = (volume.name.as_str(), volume.start == 0);
-                let asked = Asked { name, sector_size, has_outer_table };
-                verdict::of(&bytes, asked, notes)
-            }
-        };
+        let asked = Asked { volume, sector_size, has_outer_table: volume.start == 0 };
+        let verdict = verdict::of(&bytes, asked, notes);
         volume.found(verdict);
     }
 }

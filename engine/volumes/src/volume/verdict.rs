@@ -14,9 +14,10 @@
 use std::sync::Arc;
 
 use super::extent::Extent;
-use super::layout::Notes;
+use super::layout::{Notes, Volume};
 use super::signature::{self, Signature};
 use super::tables::Signs;
+use super::types::is_dynamic;
 use crate::base::ReadAt;
 use crate::content::Content;
 use crate::kind::Kind;
@@ -30,13 +31,6 @@ pub(super) struct Verdict {
     pub doubt: Option<String>,
     /// What the other signatures say.
     pub others: Vec<Content>,
-}
-
-impl Verdict {
-    /// That it is of this kind, whatever its bytes look like.
-    pub(super) fn of(kind: Kind) -> Self {
-        Self { content: Some(Content::new(kind)), ..Self::default() }
-    }
 }
 
 const KIB: u64 = 1024;
@@ -157,8 +151,8 @@ fn ends_with(signature: &Signature) -> bool {
 /// A volume that is asked about.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
-    /// What it is called in notes.
-    pub name: &'a str,
+    /// What its table says of it.
+    pub volume: &'a Volume,
     /// The sector size of the disk.
     pub sector_size: u32,
     /// Whether it begins where that begins whose table lists it, so that the table stands in it as
@@ -166,15 +160,20 @@ pub(super) struct Asked<'a> {
     pub has_outer_table: bool,
 }
 
-/// What `volume` holds.
-pub(super) fn of(volume: &Arc<dyn ReadAt>, asked: Asked<'_>, notes: &mut Notes) -> Verdict {
-    let Asked { name, sector_size, has_outer_table } = asked;
-    let mut found = signature::all(volume, name, notes);
+/// What a volume with these bytes holds.
+pub(super) fn of(bytes: &Arc<dyn ReadAt>, asked: Asked<'_>, notes: &mut Notes) -> Verdict {
+    let Asked { volume, sector_size, has_outer_table } = asked;
+    // Whatever its bytes look like: they are only a part of a volume, or were one once.
+    if volume.partition_type.as_deref().is_some_and(is_dynamic) {
+        return Verdict { content: Some(Content::new(Kind::Ldm)), ..Verdict::default() };
+    }
+    let name = &volume.name;
+    let mut found = signature::all(bytes, name, notes);
     if !has_outer_table {
-        let signs = Signs::read(Extent::whole(volume.as_ref()), sector_size);
+        let signs = Signs::read(Extent::whole(bytes.as_ref()), sector_size);
         found.extend(signs.signatures());
     }
-    let verdict = weigh(found, volume.size().0);
+    let verdict = weigh(found, bytes.size().0);
     if let Some(doubt) = &verdict.doubt {
         notes.add(format!("{name}: {doubt}"));
     }

@@ -155,9 +155,9 @@ impl Building<'_> {
         let node = match opened {
             Ok((below, bytes)) => {
                 volume.length = bytes.size().0;
-                let (name, sector_size) = (volume.name.as_str(), self.sector_size);
+                let sector_size = self.sector_size;
                 let has_outer_table = matches!(below, Below::Part { start: 0, .. });
-                let asked = Asked { name, sector_size, has_outer_table };
+                let asked = Asked { volume: &volume, sector_size, has_outer_table };
                 let verdict = verdict::of(&bytes, asked, &mut self.notes);
                 volume.found(verdict);
                 Node { below, bytes: Ok(bytes) }
