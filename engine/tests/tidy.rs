@@ -29,8 +29,8 @@ const TOP_LEVEL: [&str; 18] = [
 ];
 
 /// The engine's layers, each a folder, and which each may import. What lies below them are crates:
-/// `base`, and `volume` and `fs`, which never import one another.
-const LAYERS: [(&str, &[&str]); 9] = [
+/// `base`, and in one crate `fs` and `volume`, which asks `fs` what a superblock says.
+const LAYERS: [(&str, &[&str]); 11] = [
     ("sys", &["base"]),
     ("block", &["base", "sys"]),
     ("track", &["base", "sys", "block"]),
@@ -38,8 +38,10 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("export", &["base", "sys", "block", "track", "store", "volume", "fs"]),
     ("job", &["base", "sys", "block", "track", "store", "volume", "fs", "export"]),
     ("kind", &[]),
-    ("volume", &["base", "kind"]),
-    ("fs", &["base", "kind"]),
+    ("text", &["base"]),
+    ("content", &["kind"]),
+    ("fs", &["base", "kind", "text", "content"]),
+    ("volume", &["base", "kind", "text", "content", "fs"]),
 ];
 
 /// Where they are.

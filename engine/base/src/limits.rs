@@ -59,12 +59,18 @@ pub const INDEX_HEAP_ENTRIES: usize = 131_072;
 pub const INDEX_SEGMENTS: usize = 8;
 /// Contents of one frame at most: 64 blocks of 16 KiB are a frame's 1 MiB.
 pub const MAX_FRAME_MEMBERS: u16 = 64;
+/// Entries of one Apple partition map at most: Linux's own limit.
+pub const MAX_APM_ENTRIES: usize = 256;
+/// Entries of one BSD disklabel at most: what a sector holds.
+pub const MAX_BSD_ENTRIES: usize = 22;
 /// Links that one chain of logical partitions (EBRs) is followed for at most.
 pub const MAX_EBR_LINKS: usize = 256;
 /// Largest GPT entry array that is read, bytes: 8,192 entries of the usual size.
 pub const MAX_GPT_ENTRY_BYTES: u64 = 1024 * 1024;
 /// Notes that one disk's layout keeps at most.
 pub const MAX_LAYOUT_NOTES: usize = 64;
+/// Volume descriptors of one UDF that are looked at for its label at most; 16 are usual.
+pub const MAX_UDF_DESCRIPTORS: u32 = 256;
 /// Directory bytes that are searched for a FAT or exFAT volume label at most.
 pub const MAX_LABEL_SEARCH: u64 = 1024 * 1024;
 /// Sentences about what is wrong with one filesystem as a whole that are kept at most.

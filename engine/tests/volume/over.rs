@@ -64,6 +64,9 @@ const OWNERS: &[Owner] = &[
     written("iso", Kind::Iso9660),
     by("mbr", Kind::Mbr, "sfdisk", &["label: dos\nstart=2048, size=20480\n"]),
     by("gpt", Kind::Gpt, "sfdisk", &["label: gpt\nstart=2048, size=20480\n"]),
+    by("apm", Kind::Apm, "parted", &["mklabel", "mac", "mkpart", "a", "hfs", "1MiB", "9MiB"]),
+    by("bsd", Kind::BsdDisklabel, "parted", &["mklabel", "bsd", "mkpart", "ext2", "1MiB", "9MiB"]),
+    written("disklabel", Kind::BsdDisklabel),
 ];
 
 /// Old and new that the tools refuse to make of one another.
@@ -72,7 +75,7 @@ const REFUSED: [(&str, &str); 4] =
 
 /// Pairs of which nothing on the disk tells the order: neither writes what the other is known by.
 /// Whichever is shown, it is in doubt, unless the tool has wiped the other.
-const OPEN: [(&str, &[&str]); 3] = [
+const OPEN: [(&str, &[&str]); 7] = [
     (
         "md 0.90",
         &[
@@ -84,6 +87,9 @@ const OPEN: [(&str, &[&str]); 3] = [
             "luks2",
             "mbr",
             "gpt",
+            "apm",
+            "bsd",
+            "disklabel",
             "bitlocker",
             "squashfs",
             "iso",
@@ -99,16 +105,22 @@ const OPEN: [(&str, &[&str]); 3] = [
             "luks1",
             "luks2",
             "mbr",
+            "disklabel",
             "bitlocker",
             "squashfs",
             "iso",
         ],
     ),
-    ("md 1.2", &["mbr", "swap", "bitlocker", "squashfs"]),
+    ("md 1.1", &["disklabel"]),
+    ("md 1.2", &["mbr", "swap", "bitlocker", "squashfs", "disklabel"]),
+    ("bitlocker", &["disklabel"]),
+    ("mbr", &["disklabel"]),
+    // mke2fs leaves this label alone.
+    ("bsd", &["ext4", "ext2"]),
 ];
 
 /// A disc that has a table too is a disc that can be started from.
-const ONE_MEDIUM: [(&str, &str); 2] = [("iso", "mbr"), ("iso", "gpt")];
+const ONE_MEDIUM: [(&str, &str); 3] = [("iso", "mbr"), ("iso", "gpt"), ("iso", "apm")];
 
 fn is_open(one: &str, other: &str) -> bool {
     OPEN.iter().any(|(member, others)| {
@@ -157,6 +169,10 @@ impl Stage {
                 let all: Vec<&str> = LUKS.iter().chain(own).copied().chain([node]).collect();
                 tool::run("cryptsetup", &all).expect("cryptsetup runs");
             }
+            Some(("parted", own)) => {
+                let all: Vec<&str> = ["-s", node].iter().chain(own).copied().collect();
+                tool::run("parted", &all).unwrap_or_else(|error| panic!("{error}"));
+            }
             Some((name, own)) => {
                 let all: Vec<&str> = own.iter().copied().chain([node]).collect();
                 tool::run(name, &all).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -204,6 +220,14 @@ fn write_by_hand(device: &Path, name: &str) {
             image[32768 + 128..32768 + 130].copy_from_slice(&2048_u16.to_le_bytes());
             image[34816..34823].copy_from_slice(b"\xffCD001\x01");
             put(0, &image);
+        }
+        "disklabel" => {
+            let mut label = [0; 512];
+            for at in [0, 132] {
+                label[at..at + 4].copy_from_slice(&0x8256_4557_u32.to_le_bytes());
+            }
+            label[138] = 3;
+            put(512, &label);
         }
         other => panic!("{other} is not written by hand"),
     }

@@ -100,6 +100,10 @@ kinds! {
     Mbr = "mbr partition table", Container;
     /// A GUID partition table.
     Gpt = "gpt partition table", Container;
+    /// Apple's partition map.
+    Apm = "apple partition map", Container;
+    /// A disklabel of BSD: partitions within a partition, or on a whole disk.
+    BsdDisklabel = "bsd disklabel", Container;
     /// A dynamic disk of Windows (Logical Disk Manager).
     Ldm = "ldm dynamic disk", Container;
     /// Swap space.
@@ -180,19 +184,13 @@ impl Kind {
     /// Whether it is a partition table.
     #[must_use]
     pub fn is_table(self) -> bool {
-        matches!(self, Self::Mbr | Self::Gpt)
+        matches!(self, Self::Mbr | Self::Gpt | Self::Apm | Self::BsdDisklabel)
     }
 
     /// Whether it has files, whoever could read them.
     #[must_use]
     pub fn is_filesystem(self) -> bool {
         matches!(self.nature(), Nature::Read | Nature::Filesystem)
-    }
-
-    /// Whether imgx reads its files.
-    #[must_use]
-    pub fn is_read(self) -> bool {
-        self.nature() == Nature::Read
     }
 }
 

@@ -9,8 +9,10 @@
 
 pub use imgx_base as base;
 
+mod content;
 pub mod fs;
 mod kind;
+mod text;
 pub mod volume;
 
 #[cfg(doctest)]

@@ -15,6 +15,7 @@ mod doubts;
 mod exfat;
 mod ext;
 mod fat;
+pub(crate) mod identify;
 mod metadata;
 mod ntfs;
 mod numbered;

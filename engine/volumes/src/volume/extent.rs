@@ -1,13 +1,11 @@
-//! A piece of a disk, read with every range checked.
+//! A disk or a volume, read with every range checked.
 
-use crate::base::{ByteCount, ByteOffset, ReadAt, Result, check_range};
+use crate::base::{ByteOffset, ReadAt, Result};
 
-/// `length` bytes of `disk` from `start`, never beyond the disk's end.
+/// All of `disk`.
 #[derive(Clone, Copy)]
 pub(super) struct Extent<'a> {
     disk: &'a dyn ReadAt,
-    start: u64,
-    length: u64,
 }
 
 /// Bytes that a failed read is retried in, so that one bad sector hides little.
@@ -16,19 +14,12 @@ const RETRY: usize = 4096;
 impl<'a> Extent<'a> {
     /// The whole of `disk`.
     pub(super) fn whole(disk: &'a dyn ReadAt) -> Self {
-        Self { disk, start: 0, length: disk.size().0 }
-    }
-
-    /// A piece of it, cut off at its end.
-    pub(super) fn part(&self, start: u64, length: u64) -> Self {
-        let start = start.min(self.length);
-        let length = length.min(self.length.saturating_sub(start));
-        Self { disk: self.disk, start: self.start.saturating_add(start), length }
+        Self { disk }
     }
 
     /// Its bytes.
     pub(super) fn length(&self) -> u64 {
-        self.length
+        self.disk.size().0
     }
 
     /// Exactly `length` bytes from `offset`; `None` if they are not all inside.
@@ -45,12 +36,12 @@ impl<'a> Extent<'a> {
     /// Up to `length` bytes from its start. Pieces that cannot be read come as zeros, with the
     /// first error beside them.
     pub(super) fn head(&self, length: usize) -> (Vec<u8>, Option<crate::base::Error>) {
-        let length = usize::try_from(self.length).map_or(length, |own| own.min(length));
+        let length = usize::try_from(self.length()).map_or(length, |own| own.min(length));
         let mut buffer = vec![0; length];
-        let Err(error) = self.disk.read_exact_at(ByteOffset(self.start), &mut buffer) else {
+        let Err(error) = self.disk.read_exact_at(ByteOffset(0), &mut buffer) else {
             return (buffer, None);
         };
-        let mut at = self.start;
+        let mut at = 0_u64;
         for piece in buffer.chunks_mut(RETRY) {
             if self.disk.read_exact_at(ByteOffset(at), piece).is_err() {
                 piece.fill(0);
@@ -62,21 +53,6 @@ impl<'a> Extent<'a> {
 
     fn place(&self, offset: u64, length: usize) -> Option<ByteOffset> {
         let end = offset.checked_add(u64::try_from(length).ok()?)?;
-        (end <= self.length).then(|| ByteOffset(self.start.saturating_add(offset)))
-    }
-}
-
-impl ReadAt for Extent<'_> {
-    fn size(&self) -> ByteCount {
-        ByteCount(self.length)
-    }
-
-    fn read_exact_at(&self, offset: ByteOffset, buffer: &mut [u8]) -> Result<()> {
-        check_range(self.size(), offset, buffer.len())?;
-        self.disk.read_exact_at(ByteOffset(self.start.saturating_add(offset.0)), buffer)
-    }
-
-    fn reach(&self, offset: ByteOffset) -> u64 {
-        self.disk.reach(ByteOffset(self.start.saturating_add(offset.0)))
+        (end <= self.length()).then_some(ByteOffset(offset))
     }
 }

@@ -9,9 +9,9 @@ use crate::base::{Error, Result};
 
 use super::extent::Extent;
 use super::layout::{Notes, Volume};
-use super::text::{guid, label_utf16};
 use super::types::gpt_type_name;
 use crate::base::fields::{array, has, le64, slice};
+use crate::text::{guid, label_utf16};
 
 pub(super) const MAGIC: &[u8; 8] = b"EFI PART";
 pub(super) const HEADER_MIN: u32 = 92;
@@ -195,14 +195,24 @@ fn read_entries(disk: &Extent<'_>, sector_size: u32, header: &Header) -> Result<
 
 /// Looks for a GPT in sectors of `sector_size`: the first copy, else the backup.
 pub(super) fn find(disk: &Extent<'_>, sector_size: u32, notes: &mut Notes) -> Option<Table> {
+    find_after(disk, sector_size, &read_copy(disk, sector_size, 1), notes)
+}
+
+/// As [`find`], where what is of the first copy is known.
+pub(super) fn find_after(
+    disk: &Extent<'_>,
+    sector_size: u32,
+    first: &std::result::Result<Table, Flaw>,
+    notes: &mut Notes,
+) -> Option<Table> {
     let last = last_sector(disk, sector_size)?;
-    match read_copy(disk, sector_size, 1) {
+    match first {
         Ok(table) => {
-            check_backup(disk, &table, last, notes);
-            Some(table)
+            check_backup(disk, table, last, notes);
+            Some(table.clone())
         }
         Err(flaw) => {
-            let alternate = match &flaw {
+            let alternate = match flaw {
                 Flaw::Damaged { alternate, .. } => *alternate,
                 Flaw::Absent => None,
             };

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::verdict::Verdict;
 use crate::base::ByteRange;
 use crate::base::limits::MAX_LAYOUT_NOTES;
+use crate::content::Content;
 use crate::kind::Kind;
 
 /// The scheme of a disk's partition table.
@@ -15,6 +16,8 @@ pub enum PartitionTable {
     Mbr,
     /// A GUID partition table.
     Gpt,
+    /// Apple's partition map.
+    Apm,
 }
 
 impl PartitionTable {
@@ -24,6 +27,7 @@ impl PartitionTable {
         match self {
             Self::Mbr => "mbr",
             Self::Gpt => "gpt",
+            Self::Apm => "apm",
         }
     }
 }
@@ -60,21 +64,22 @@ impl DiskLayout {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
     /// `p1`, `p2`... by partition number, `disk`, `GROUP/NAME` of LVM, `md/NAME` of a RAID. What
-    /// lies in an encrypted volume or on a virtual machine's disk is called by that one's name
-    /// before its own: `p3/luks`, `p3/luks/vg0/root`, `vg0/machine/p1`.
+    /// lies in an encrypted volume, on a virtual machine's disk or in a BSD's partition is called by
+    /// that one's name before its own: `p3/luks`, `p3/luks/vg0/root`, `vg0/machine/p1`, `p1/a`.
     pub name: String,
     /// First byte on the disk; of what lies in other volumes, a place of its first byte, or zero
     /// if that is not known.
     pub start: u64,
     /// Bytes, as the table says; a damaged table may say more than the disk has.
     pub length: u64,
-    /// The type's GUID in lower case (GPT) or `0x83` and the like (MBR).
+    /// The type's GUID in lower case (GPT), `0x83` and the like (MBR, disklabels) or its name
+    /// (Apple's partition map).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition_type: Option<String>,
     /// What the type is called, if it is a known one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub type_name: Option<String>,
-    /// The partition's own name (GPT only).
+    /// The partition's own name (GPT and Apple's partition map).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition_label: Option<String>,
     /// The partition's GUID, or the disk signature and number (MBR), as Linux's PARTUUID; LVM's
@@ -180,22 +185,6 @@ impl Volume {
     pub fn range(&self) -> ByteRange {
         ByteRange::new(self.start, self.length)
     }
-}
-
-/// A filesystem, container or other known content, by its signature.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Content {
-    /// What it is.
-    pub kind: Kind,
-    /// Its label.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub label: Option<String>,
-    /// Its UUID or serial number, spelled as `blkid` does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uuid: Option<String>,
-    /// Bytes that its superblock says it spans.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub size: Option<u64>,
 }
 
 /// Collects notes, [`MAX_LAYOUT_NOTES`] at most, so that a hostile table cannot fill a manifest.

@@ -6,6 +6,8 @@
 //! never in an error.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::as_conversions)]
 
+mod apm;
+mod bsd;
 mod extent;
 mod gpt;
 mod layer;
@@ -21,13 +23,13 @@ mod select;
 mod signature;
 mod stack;
 mod tables;
-mod text;
 mod types;
 mod verdict;
 
+pub use crate::content::Content;
 pub use crate::kind::{Kind, Nature};
 pub use layer::Layer;
-pub use layout::{Content, DiskLayout, PartitionTable, Volume};
+pub use layout::{DiskLayout, PartitionTable, Volume};
 pub use leftover::{Leftover, leftovers};
 pub use probe::probe;
 pub use relocate::{GptMove, plan_gpt_move};

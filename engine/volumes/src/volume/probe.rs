@@ -4,18 +4,17 @@ use std::sync::Arc;
 
 use crate::base::{Error, ErrorKind, ReadAt, Result};
 
+use super::apm::Map;
 use super::extent::Extent;
-use super::layout::{Content, DiskLayout, Notes, PartitionTable, Volume};
+use super::layout::{DiskLayout, Notes, PartitionTable, Volume};
 use super::mbr::BootRecord;
-use super::stack::{Keys, Stack};
-use super::text::guid;
-use super::verdict::{self, Verdict};
-use super::{gpt, mbr, signature, tables};
+use super::stack::{Keys, Stack, cut};
+use super::tables::{Signs, candidates};
+use super::verdict::{self, Asked, Verdict};
+use super::{gpt, mbr};
+use crate::content::Content;
 use crate::kind::Kind;
-
-/// Sector sizes that are tried after the disk's own: an image file of a 4096-byte-sector disk
-/// does not say that it is one.
-const SECTOR_SIZES: [u32; 2] = [512, 4096];
+use crate::text::guid;
 
 /// Says what `disk` holds, what is encrypted left aside. `sector_size` is what its device reports,
 /// 512 for a file.
@@ -33,12 +32,11 @@ pub fn probe(disk: &Arc<dyn ReadAt>, sector_size: u32) -> Result<DiskLayout> {
 ///
 /// # Errors
 /// See [`probe`].
-pub(super) fn plain(disk: &dyn ReadAt, sector_size: u32) -> Result<DiskLayout> {
+pub(super) fn plain(disk: &Arc<dyn ReadAt>, sector_size: u32) -> Result<DiskLayout> {
     check_sector_size(sector_size)?;
-    let whole = Extent::whole(disk);
     let mut notes = Notes::default();
-    let mut layout = find_layout(&whole, sector_size, &mut notes);
-    check_places(&whole, &layout.volumes, &mut notes);
+    let mut layout = find_layout(disk, sector_size, &mut notes);
+    check_places(disk.size().0, &layout.volumes, &mut notes);
     layout.notes = notes.into_sentences();
     Ok(layout)
 }
@@ -54,18 +52,20 @@ pub(super) fn check_sector_size(sector_size: u32) -> Result<()> {
 }
 
 /// The table and its volumes, or what lies directly on the disk.
-fn find_layout(disk: &Extent<'_>, sector_size: u32, notes: &mut Notes) -> DiskLayout {
+fn find_layout(disk: &Arc<dyn ReadAt>, sector_size: u32, notes: &mut Notes) -> DiskLayout {
+    let signs = Signs::read(Extent::whole(disk.as_ref()), sector_size);
     let mut own = Notes::default();
-    let verdict = verdict::of_disk(*disk, sector_size, &mut own);
+    let verdict = verdict::of_disk(disk, &signs, &mut own);
     let is_beside_table =
         |kind: Kind| BIOS_RAID.contains(&kind) || matches!(kind, Kind::Iso9660 | Kind::Udf);
     let has_table = match verdict.content.as_ref().map(|content| content.kind) {
         None => true,
+        // It is in the one volume that there is.
+        Some(Kind::BsdDisklabel) => false,
         Some(kind) if kind.is_table() => true,
-        Some(kind) => is_beside_table(kind) && tables::may_be(disk, sector_size),
+        Some(kind) => is_beside_table(kind) && signs.may_be_disk(),
     };
-    let table = if has_table { listed(disk, sector_size, notes) } else { None };
-    match table {
+    match if has_table { listed_by(disk, &signs, notes) } else { None } {
         Some(layout) => beside(disk, layout, verdict, notes),
         None => {
             notes.append(own);
@@ -78,8 +78,8 @@ fn find_layout(disk: &Extent<'_>, sector_size: u32, notes: &mut Notes) -> DiskLa
 const BIOS_RAID: [Kind; 4] = [Kind::IntelRaid, Kind::DdfRaid, Kind::LsiRaid, Kind::NvidiaRaid];
 
 /// What lies directly on the disk, as the volume `disk`.
-fn direct(disk: &Extent<'_>, sector_size: u32, verdict: Verdict) -> DiskLayout {
-    let mut volume = Volume::new("disk", 0, disk.length());
+fn direct(disk: &Arc<dyn ReadAt>, sector_size: u32, verdict: Verdict) -> DiskLayout {
+    let mut volume = Volume::new("disk", 0, disk.size().0);
     volume.found(verdict);
     let volumes = if volume.content.is_some() { vec![volume] } else { Vec::new() };
     DiskLayout { table: None, sector_size, disk_id: None, volumes, notes: Vec::new() }
@@ -90,7 +90,7 @@ fn direct(disk: &Extent<'_>, sector_size: u32, verdict: Verdict) -> DiskLayout {
 /// told, but not listed: it is most often a rest, and its allocation map must not rule the
 /// partitions' blocks.
 fn beside(
-    disk: &Extent<'_>,
+    disk: &Arc<dyn ReadAt>,
     mut layout: DiskLayout,
     verdict: Verdict,
     notes: &mut Notes,
@@ -111,78 +111,94 @@ fn beside(
     if let Some(content) = all.into_iter().find(optical)
         && !layout.volumes.iter().any(|volume| volume.start == 0)
     {
-        let mut volume = Volume::new("disk", 0, disk.length());
+        let mut volume = Volume::new("disk", 0, disk.size().0);
         volume.content = Some(content);
         layout.volumes.push(volume);
     }
     layout
 }
 
-/// The partitions that the table in `extent` lists, with what they hold; `None` if there is no
+/// The partitions that the table in `volume` lists, with what they hold; `None` if there is no
 /// table.
 pub(super) fn listed(
-    extent: &Extent<'_>,
+    volume: &Arc<dyn ReadAt>,
     sector_size: u32,
     notes: &mut Notes,
 ) -> Option<DiskLayout> {
-    let (sector, error) = extent.head(512);
-    if let Some(error) = error {
+    let signs = Signs::read(Extent::whole(volume.as_ref()), sector_size);
+    listed_by(volume, &signs, notes)
+}
+
+/// As [`listed`], where what the first sectors of `disk` say is known.
+fn listed_by(disk: &Arc<dyn ReadAt>, signs: &Signs<'_>, notes: &mut Notes) -> Option<DiskLayout> {
+    if let Some(error) = &signs.unread {
         notes.add(format!("the first sector cannot be read: {error}"));
     }
-    let record = BootRecord::parse(&sector);
-    if record.as_ref().is_some_and(BootRecord::is_protective) {
-        if let Some(layout) = gpt_layout(extent, sector_size, notes) {
-            if record.as_ref().is_some_and(BootRecord::is_hybrid) {
+    if signs.record.as_ref().is_some_and(BootRecord::is_protective) {
+        if let Some(layout) = gpt_layout(disk, signs, notes) {
+            if signs.record.as_ref().is_some_and(BootRecord::is_hybrid) {
                 notes.add("the protective MBR lists partitions too (hybrid MBR); the GPT was used");
             }
             return Some(layout);
         }
         notes.add("the MBR says that a GPT follows, but no valid one was found");
     }
-    let is_table = |record: &BootRecord| {
-        !signature::is_boot_sector(&sector)
-            || candidates(sector_size).any(|size| mbr::makes_sense(record, extent.length(), size))
-    };
-    let record = record.filter(is_table);
-    match record {
-        Some(record) if record.is_used() => {
-            if !record.is_protective() && gpt::read_copy(extent, sector_size, 1).is_ok() {
-                notes.add("a GPT is there too, but the MBR does not protect it; the MBR was used");
-            }
-            Some(mbr_layout(extent, sector_size, &record, notes))
+    let record = signs.table_record();
+    if let Some(record) = record.filter(|record| record.is_used()) {
+        if !record.is_protective() && signs.gpt_sector().is_some() {
+            notes.add("a GPT is there too, but the MBR does not protect it; the MBR was used");
         }
-        record => {
-            let mut own = Notes::default();
-            let table = gpt_layout(extent, sector_size, &mut own);
-            notes.append(own);
-            if let Some(layout) = table {
-                notes.add("the GPT's protective MBR is missing");
-                return Some(layout);
-            }
-            // An MBR that lists nothing is a table all the same.
-            let record = record?;
-            Some(DiskLayout {
-                table: Some(PartitionTable::Mbr),
-                sector_size,
-                disk_id: disk_signature(&record),
-                volumes: Vec::new(),
-                notes: Vec::new(),
-            })
-        }
+        return Some(mbr_layout(disk, signs.sector_size, record, notes));
+    }
+    // A backup that is all there is of a GPT is older than a map that took the place of the rest.
+    if signs.gpt_sector().is_none()
+        && let Some(map) = Map::find(&signs.extent)
+    {
+        return Some(apm_layout(disk, signs, map, notes));
+    }
+    if let Some(layout) = gpt_layout(disk, signs, notes) {
+        notes.add("the GPT's protective MBR is missing");
+        return Some(layout);
+    }
+    // An MBR that lists nothing is a table all the same.
+    record.map(|record| mbr_of(record, signs.sector_size, Vec::new()))
+}
+
+fn mbr_of(record: &BootRecord, sector_size: u32, volumes: Vec<Volume>) -> DiskLayout {
+    let signature = record.signature;
+    DiskLayout {
+        table: Some(PartitionTable::Mbr),
+        sector_size,
+        disk_id: (signature != 0).then(|| format!("{signature:08x}")),
+        volumes,
+        notes: Vec::new(),
     }
 }
 
-fn candidates(sector_size: u32) -> impl Iterator<Item = u32> {
-    let others = SECTOR_SIZES.into_iter().filter(move |size| *size != sector_size);
-    std::iter::once(sector_size).chain(others)
+/// The volumes of Apple's partition map.
+fn apm_layout(
+    disk: &Arc<dyn ReadAt>,
+    signs: &Signs<'_>,
+    map: Map,
+    notes: &mut Notes,
+) -> DiskLayout {
+    let mut volumes = map.volumes(&signs.extent, notes);
+    look(disk, signs.sector_size, &mut volumes, notes);
+    DiskLayout {
+        table: Some(PartitionTable::Apm),
+        sector_size: u32::try_from(map.block).unwrap_or(signs.sector_size),
+        disk_id: None,
+        volumes,
+        notes: Vec::new(),
+    }
 }
 
 /// The GPT, in sectors of whatever size shows one; a first copy goes before a backup.
-fn gpt_layout(disk: &Extent<'_>, sector_size: u32, notes: &mut Notes) -> Option<DiskLayout> {
+fn gpt_layout(disk: &Arc<dyn ReadAt>, signs: &Signs<'_>, notes: &mut Notes) -> Option<DiskLayout> {
     let mut found: Option<(gpt::Table, Notes)> = None;
-    for size in candidates(sector_size) {
+    for (size, first) in signs.copies() {
         let mut own = Notes::default();
-        match gpt::find(disk, size, &mut own) {
+        match gpt::find_after(&signs.extent, *size, first, &mut own) {
             Some(table) if table.primary => {
                 found = Some((table, own));
                 break;
@@ -209,7 +225,7 @@ fn gpt_layout(disk: &Extent<'_>, sector_size: u32, notes: &mut Notes) -> Option<
 /// The MBR's volumes. Nothing in an MBR says how large its sectors are: when the first size
 /// leads to nothing that can be recognized and another does, the other is right.
 fn mbr_layout(
-    disk: &Extent<'_>,
+    disk: &Arc<dyn ReadAt>,
     sector_size: u32,
     record: &BootRecord,
     notes: &mut Notes,
@@ -232,35 +248,30 @@ fn mbr_layout(
 }
 
 /// The MBR's volumes and their content, in sectors of `sector_size`.
-fn mbr_layout_in(disk: &Extent<'_>, sector_size: u32, record: &BootRecord) -> (DiskLayout, Notes) {
+fn mbr_layout_in(
+    disk: &Arc<dyn ReadAt>,
+    sector_size: u32,
+    record: &BootRecord,
+) -> (DiskLayout, Notes) {
     let mut notes = Notes::default();
-    let mut volumes = mbr::volumes(disk, sector_size, record, &mut notes);
+    let extent = Extent::whole(disk.as_ref());
+    let mut volumes = mbr::volumes(&extent, sector_size, record, &mut notes);
     look(disk, sector_size, &mut volumes, &mut notes);
-    let layout = DiskLayout {
-        table: Some(PartitionTable::Mbr),
-        sector_size,
-        disk_id: disk_signature(record),
-        volumes,
-        notes: Vec::new(),
-    };
-    (layout, notes)
+    (mbr_of(record, sector_size, volumes), notes)
 }
 
 /// Says what volumes hold.
-fn look(disk: &Extent<'_>, sector_size: u32, volumes: &mut [Volume], notes: &mut Notes) {
+fn look(disk: &Arc<dyn ReadAt>, sector_size: u32, volumes: &mut [Volume], notes: &mut Notes) {
     for volume in volumes {
-        let extent = disk.part(volume.start, volume.length);
-        volume.found(verdict::of(extent, (&volume.name, sector_size), notes));
+        let bytes = cut(disk, volume.start, volume.length);
+        let asked = Asked { volume, sector_size, has_outer_table: volume.start == 0 };
+        let verdict = verdict::of(&bytes, asked, notes);
+        volume.found(verdict);
     }
 }
 
-fn disk_signature(record: &BootRecord) -> Option<String> {
-    (record.signature != 0).then(|| format!("{:08x}", record.signature))
-}
-
-/// Notes volumes that leave the disk or share bytes.
-fn check_places(disk: &Extent<'_>, volumes: &[Volume], notes: &mut Notes) {
-    let size = disk.length();
+/// Notes volumes that leave their disk of `size` bytes, or share some of it.
+pub(super) fn check_places(size: u64, volumes: &[Volume], notes: &mut Notes) {
     for volume in volumes.iter().filter(|volume| volume.range().end > size) {
         let end = volume.range().end;
         notes.add(format!("{} ends at byte {end}, but the disk has only {size}", volume.name));

@@ -2,6 +2,8 @@
 //!
 //! GPT: UEFI 2.10, table 5.7, the Discoverable Partitions Specification and `sfdisk --label gpt
 //! --list-types`. MBR: `sfdisk --label dos --list-types`.
+//! Apple: "Inside Macintosh: Devices", chapter 3, and parted's `libparted/labels/mac.c`. BSD:
+//! FreeBSD's and NetBSD's `sys/disklabel.h`.
 
 /// The name of a GPT type GUID in lower case.
 pub(super) fn gpt_type_name(guid: &str) -> Option<&'static str> {
@@ -11,6 +13,24 @@ pub(super) fn gpt_type_name(guid: &str) -> Option<&'static str> {
 /// The name of an MBR type.
 pub(super) fn mbr_type_name(kind: u8) -> Option<&'static str> {
     MBR_TYPES.iter().find(|(known, _)| *known == kind).map(|(_, name)| *name)
+}
+
+/// What a type of Apple's partition map stands for.
+pub(super) fn apm_type_name(kind: &str) -> Option<&'static str> {
+    APM_TYPES.iter().find(|(known, _)| *known == kind).map(|(_, name)| *name)
+}
+
+/// The name of a type of a BSD disklabel.
+pub(super) fn bsd_type_name(kind: u8) -> Option<&'static str> {
+    BSD_TYPES.iter().find(|(known, _)| *known == kind).map(|(_, name)| *name)
+}
+
+/// Whether a partition is of one of Windows' dynamic disks (Logical Disk Manager), which only
+/// their own database says the content of: by its type in an MBR, or its two in a GPT.
+pub(super) fn is_dynamic(partition_type: &str) -> bool {
+    const DYNAMIC: [&str; 3] =
+        ["0x42", "5808c8aa-7e8f-42e0-85d2-e1e90434cfb3", "af9b60a0-1431-4f62-bc68-3311714a69ad"];
+    DYNAMIC.contains(&partition_type)
 }
 
 /// Whether an MBR type is a container of logical partitions (DOS, Windows with LBA, Linux).
@@ -84,7 +104,7 @@ const MBR_TYPES: &[(u8, &str)] = &[
     (0x1e, "Hidden W95 FAT16 (LBA)"),
     (0x27, "Hidden NTFS WinRE"),
     (0x41, "PPC PReP Boot"),
-    (0x42, "SFS"),
+    (0x42, "Windows dynamic disk (LDM)"),
     (0x4d, "QNX4.x"),
     (0x63, "GNU HURD or SysV"),
     (0x80, "Old Minix"),
@@ -113,4 +133,59 @@ const MBR_TYPES: &[(u8, &str)] = &[
     (0xfb, "VMware VMFS"),
     (0xfc, "VMware VMKCORE"),
     (0xfd, "Linux raid autodetect"),
+];
+
+const APM_TYPES: &[(&str, &str)] = &[
+    ("Apple_partition_map", "partition map"),
+    ("Apple_Free", "free space"),
+    ("Apple_Void", "unused entry"),
+    ("Apple_Scratch", "scratch"),
+    ("Apple_Driver", "driver"),
+    ("Apple_Driver43", "driver"),
+    ("Apple_Driver43_CD", "driver"),
+    ("Apple_Driver_ATA", "driver"),
+    ("Apple_Driver_ATAPI", "driver"),
+    ("Apple_Driver_IOKit", "driver"),
+    ("Apple_Driver_OpenFirmware", "driver"),
+    ("Apple_FWDriver", "driver"),
+    ("Apple_Patches", "driver patches"),
+    ("Apple_MFS", "MFS"),
+    ("Apple_HFS", "HFS / HFS+"),
+    ("Apple_HFSX", "HFSX"),
+    ("Apple_Boot", "Apple boot"),
+    ("Apple_Bootstrap", "PowerPC bootstrap"),
+    ("Apple_Loader", "Apple boot"),
+    ("Apple_PRODOS", "ProDOS"),
+    ("Apple_RAID", "Apple RAID"),
+    ("Apple_UFS", "UFS"),
+    ("Apple_UNIX_SVR2", "UNIX"),
+    ("Be_BFS", "BeOS fs"),
+    ("DOS_FAT_12", "FAT12"),
+    ("DOS_FAT_16", "FAT16"),
+    ("DOS_FAT_32", "FAT32"),
+    ("Windows_FAT_16", "FAT16"),
+    ("Windows_FAT_32", "FAT32"),
+    ("Windows_NTFS", "NTFS"),
+];
+
+const BSD_TYPES: &[(u8, &str)] = &[
+    (1, "swap"),
+    (2, "Version 6"),
+    (3, "Version 7"),
+    (4, "System V"),
+    (5, "4.1BSD"),
+    (6, "Eighth Edition"),
+    (7, "4.2BSD"),
+    (8, "MS-DOS"),
+    (9, "4.4LFS"),
+    (11, "HPFS"),
+    (12, "ISO 9660"),
+    (13, "boot"),
+    (14, "vinum"),
+    (15, "HFS"),
+    (17, "Linux ext2"),
+    (18, "NTFS"),
+    (19, "RAID"),
+    (20, "ccd"),
+    (27, "ZFS"),
 ];

@@ -11,10 +11,15 @@
 //! sector), mkfs.fat (reserved sectors, tables and root folder), mkfs.exfat (both boot regions), mkswap (the first page),
 //! pvcreate (four sectors and the first metadata area), mdadm (its superblock), cryptsetup (header and first key slot), sfdisk and sgdisk.
 
+use std::sync::Arc;
+
 use super::extent::Extent;
-use super::layout::{Content, Notes};
+use super::layout::{Notes, Volume};
 use super::signature::{self, Signature};
-use super::tables;
+use super::tables::Signs;
+use super::types::is_dynamic;
+use crate::base::ReadAt;
+use crate::content::Content;
 use crate::kind::Kind;
 
 /// What a stretch holds.
@@ -57,6 +62,9 @@ fn written(signature: &Signature) -> Written {
         // With sectors of 4 KiB there are gaps.
         Kind::Gpt if signature.place > 512 => &[(446, 66), (4 * 1024, 92), (-512, 512)],
         Kind::Gpt => &[(446, 66), (512, 92), (1024, 8 * KIB), (-512, 512)],
+        Kind::Apm => &[(0, 4), (512, KIB)],
+        Kind::BsdDisklabel if signature.place < 512 => &[(64, 404)],
+        Kind::BsdDisklabel => &[(512, 404)],
         Kind::MdMember if signature.place == 0 => &[(0, 512)],
         Kind::MdMember if signature.place == 4 * KIB => &[(4 * 1024, 512)],
         _ => &[],
@@ -65,6 +73,11 @@ fn written(signature: &Signature) -> Written {
 
 /// Whether making the volume what `later` says would have overwritten `earlier`.
 fn overwrites(later: &Signature, earlier: &Signature, length: u64) -> bool {
+    // mke2fs leaves the sector alone.
+    let is_spared = earlier.content.kind == Kind::BsdDisklabel && earlier.place < 512;
+    if is_spared && matches!(later.content.kind, Kind::Ext2 | Kind::Ext3 | Kind::Ext4) {
+        return false;
+    }
     written(later).iter().any(|(start, count)| {
         let start = match u64::try_from(*start) {
             Ok(start) => start,
@@ -95,7 +108,7 @@ fn order(one: &Signature, other: &Signature, length: u64) -> Order {
         (false, true) => return Order::Second,
         _ => {}
     }
-    match (is_around(one, other, length), is_around(other, one, length)) {
+    match (goes_around(one, other, length), goes_around(other, one, length)) {
         (true, _) => Order::First,
         (_, true) => Order::Second,
         (false, false) => Order::Open,
@@ -105,9 +118,17 @@ fn order(one: &Signature, other: &Signature, length: u64) -> Order {
 /// Whether both are views of one medium, as on discs that are read as either.
 fn is_one_medium(one: &Signature, other: &Signature) -> bool {
     let optical = |kind| matches!(kind, Kind::Iso9660 | Kind::Udf);
-    let on_disc = |kind: Kind| optical(kind) || kind.is_table();
+    let is_beside = |kind| matches!(kind, Kind::Mbr | Kind::Gpt | Kind::Apm);
+    let on_disc = |kind| optical(kind) || is_beside(kind);
     (optical(one.content.kind) && on_disc(other.content.kind))
         || (optical(other.content.kind) && on_disc(one.content.kind))
+}
+
+/// Whether `within` is not of the volume that `container` is in, but lies in it.
+fn goes_around(container: &Signature, within: &Signature, length: u64) -> bool {
+    // The filesystem of BSD leaves room for a label before itself.
+    let is_label = container.content.kind == Kind::BsdDisklabel;
+    (is_label && within.content.kind == Kind::Ufs) || is_around(container, within, length)
 }
 
 /// Whether `container`, which keeps its own at the end, goes around the filesystem `within`, which
@@ -127,24 +148,43 @@ fn ends_with(signature: &Signature) -> bool {
     written(signature).iter().any(|(start, _)| *start < 0)
 }
 
-/// What `extent`, called `name` in notes, holds. `sector_size` is that of the disk.
-pub(super) fn of(
-    extent: Extent<'_>,
-    (name, sector_size): (&str, u32),
-    notes: &mut Notes,
-) -> Verdict {
-    let table = tables::signature(extent, sector_size);
-    let verdict = weigh(signature::all(extent, name, notes), table, extent.length());
+/// A volume that is asked about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// What its table says of it.
+    pub volume: &'a Volume,
+    /// The sector size of the disk.
+    pub sector_size: u32,
+    /// Whether it begins where that begins whose table lists it, so that the table stands in it as
+    /// well: as of most disklabels' first partition.
+    pub has_outer_table: bool,
+}
+
+/// What a volume with these bytes holds.
+pub(super) fn of(bytes: &Arc<dyn ReadAt>, asked: Asked<'_>, notes: &mut Notes) -> Verdict {
+    let Asked { volume, sector_size, has_outer_table } = asked;
+    // Whatever its bytes look like: they are only a part of a volume, or were one once.
+    if volume.partition_type.as_deref().is_some_and(is_dynamic) {
+        return Verdict { content: Some(Content::new(Kind::Ldm)), ..Verdict::default() };
+    }
+    let name = &volume.name;
+    let mut found = signature::all(bytes, name, notes);
+    if !has_outer_table {
+        let signs = Signs::read(Extent::whole(bytes.as_ref()), sector_size);
+        found.extend(signs.signatures());
+    }
+    let verdict = weigh(found, bytes.size().0);
     if let Some(doubt) = &verdict.doubt {
         notes.add(format!("{name}: {doubt}"));
     }
     verdict
 }
 
-/// What a whole disk holds.
-pub(super) fn of_disk(disk: Extent<'_>, sector_size: u32, notes: &mut Notes) -> Verdict {
-    let table = tables::signature_of_disk(disk, sector_size);
-    weigh(signature::all(disk, "disk", notes), table, disk.length())
+/// What a whole disk holds, whose first sectors say `signs`.
+pub(super) fn of_disk(disk: &Arc<dyn ReadAt>, signs: &Signs<'_>, notes: &mut Notes) -> Verdict {
+    let mut found = signature::all(disk, "disk", notes);
+    found.extend(signs.disk_signatures());
+    weigh(found, disk.size().0)
 }
 
 /// Where nothing says what is newer, what has the lowest is shown: what is named only, so that no
@@ -154,14 +194,13 @@ fn rank(kind: Kind) -> u8 {
         Kind::BitLocker | Kind::Squashfs | Kind::Erofs | Kind::Iso9660 | Kind::Udf => 0,
         Kind::MdMember => 1,
         Kind::Luks | Kind::PhysicalVolume => 2,
-        Kind::Mbr | Kind::Gpt => 3,
+        Kind::Mbr | Kind::Gpt | Kind::Apm | Kind::BsdDisklabel => 3,
         _ => 4,
     }
 }
 
 /// The newest of the signatures in a volume of `length` bytes.
-fn weigh(mut found: Vec<Signature>, table: Option<Signature>, length: u64) -> Verdict {
-    found.extend(table);
+fn weigh(mut found: Vec<Signature>, length: u64) -> Verdict {
     found.sort_by_key(|signature| rank(signature.content.kind));
     let Some(best) = (0..found.len()).find(|candidate| is_newest(&found, *candidate, length))
     else {
@@ -197,7 +236,7 @@ mod tests {
         let made = |(kind, place, size): &(Kind, u64, Option<u64>)| {
             Signature::new(*kind, *place).size(*size)
         };
-        let verdict = weigh(found.iter().map(made).collect(), None, LENGTH);
+        let verdict = weigh(found.iter().map(made).collect(), LENGTH);
         (verdict.content.map(|content| content.kind), verdict.doubt.is_some())
     }
 

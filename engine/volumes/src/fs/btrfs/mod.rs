@@ -39,6 +39,7 @@ mod survey;
 mod tree;
 mod units;
 
+pub(crate) use open::identify;
 pub use open::{device_of, open_many};
 pub(super) use open::{open, open_by_backup};
 

@@ -19,6 +19,7 @@ use super::units::{Key, Logical, index, kinds, objects};
 use super::{Btrfs, TOP};
 use crate::base::bytes::to_uuid;
 use crate::base::{ByteOffset, Error, ErrorKind, ReadAt, Result};
+use crate::content::Content;
 use crate::fs::{DeviceOf, Doubts, FileId, Filesystem, FilesystemInfo};
 
 /// What one volume says.
@@ -100,6 +101,13 @@ pub(in crate::fs) fn open_by_backup(
         return Ok(None);
     }
     Ok(Some(Box::new(assemble(vec![found])?)))
+}
+
+/// What the superblock says that a volume with these first bytes is a device of, and how large that
+/// is; `None` where there is none.
+pub(crate) fn identify(head: &[u8]) -> Option<Content> {
+    let [place, ..] = PLACES;
+    Superblock::identify(head.get(usize::try_from(place).ok()?..)?, place)
 }
 
 /// Which device of which btrfs `volume` is, by the best of its superblocks; `None` if none is
@@ -384,11 +392,11 @@ fn info(superblock: &Superblock, pool: &Pool) -> FilesystemInfo {
     if let Some(has) = first.map(|first| first.volume.size().0).filter(|has| *has < size) {
         notes.push(format!("It spans {size} bytes, but the volume has {has} only."));
     }
-    let label = String::from_utf8_lossy(&superblock.label).into_owned();
+    let Content { kind, label, uuid, .. } = superblock.content();
     FilesystemInfo {
-        kind: "btrfs",
-        label: Some(label).filter(|label| !label.is_empty()),
-        uuid: Some(to_uuid(&superblock.fsid)),
+        kind: kind.name(),
+        label,
+        uuid,
         size,
         block_size: superblock.sectorsize,
         notes,

@@ -8,6 +8,9 @@ use super::features::{compat_ro, describe, flags, incompat};
 use super::units::{Logical, index};
 use crate::base::fields::{array, has, le16, le32, le64, slice, u8_at};
 use crate::base::{Error, Result};
+use crate::content::Content;
+use crate::kind::Kind;
+use crate::text::{label, uuid};
 
 /// Bytes of a superblock.
 pub(super) const SUPERBLOCK_SIZE: usize = 4096;
@@ -66,13 +69,13 @@ pub(super) struct Superblock {
     pub chunk_root_level: u8,
     pub log_root_level: u8,
     pub dev_item: DevItem,
-    pub label: Vec<u8>,
+    pub label: [u8; 256],
     pub metadata_uuid: [u8; 16],
     pub sys_chunk_array: Vec<u8>,
     /// The roots of the last states, `super_roots`.
     backups: Vec<RootBackup>,
     pub checksum: Checksum,
-    /// The byte of the device that this copy was read from.
+    /// The byte of the device that this copy belongs at, `bytenr`.
     pub place: u64,
 }
 
@@ -122,19 +125,35 @@ impl Superblock {
         let short = || Error::corrupt(&title, "4096 bytes", block.len());
         let checksum = Checksum::of_type(le16(block, 0xc4).ok_or_else(short)?)?;
         checksum.check(block, &title)?;
-        if le64(block, 0x30) != Some(place) {
-            let found = le64(block, 0x30).unwrap_or_default();
-            return Err(Error::corrupt(title, format!("its own place {place}"), found));
+        let superblock = Self::parse(block, checksum).ok_or_else(short)?;
+        if superblock.place != place {
+            return Err(Error::corrupt(title, format!("its own place {place}"), superblock.place));
         }
-        let superblock = Self::parse(block, checksum, place).ok_or_else(short)?;
         superblock.check_sense().map_err(|error| error.within(title))?;
         superblock.check_features()?;
         Ok(superblock)
     }
 
-    fn parse(block: &[u8], checksum: Checksum, place: u64) -> Option<Self> {
+    /// What the superblock in `block`, which was read from byte `place`, says that its device is,
+    /// whether or not it is sound and understood; `None` if there is none that belongs there.
+    pub(super) fn identify(block: &[u8], place: u64) -> Option<Content> {
+        // Of what type its checksum is does not matter as long as it is not checked.
+        let superblock = Self::parse(block, Checksum::Crc32c).filter(|_| has_magic(block))?;
+        (superblock.place == place).then(|| superblock.content())
+    }
+
+    /// What it says of the device that it is on.
+    pub(super) fn content(&self) -> Content {
+        Content {
+            kind: Kind::Btrfs,
+            label: label(&self.label),
+            uuid: uuid(&self.fsid),
+            size: Some(self.dev_item.total_bytes),
+        }
+    }
+
+    fn parse(block: &[u8], checksum: Checksum) -> Option<Self> {
         let array_size = index(le32(block, 0xa0)?).min(SYS_CHUNK_ARRAY);
-        let label = slice(block, 0x12b, 256)?;
         Some(Self {
             fsid: array(block, 0x20)?,
             flags: le64(block, 0x38)?,
@@ -153,12 +172,12 @@ impl Superblock {
             chunk_root_level: u8_at(block, 0xc7)?,
             log_root_level: u8_at(block, 0xc8)?,
             dev_item: DevItem::parse(block.get(0xc9..)?)?,
-            label: label.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
+            label: array(block, 0x12b)?,
             metadata_uuid: array(block, 0x23b)?,
             sys_chunk_array: slice(block, 0x32b, array_size)?.to_vec(),
             backups: RootBackup::all(block),
             checksum,
-            place,
+            place: le64(block, 0x30)?,
         })
     }
 

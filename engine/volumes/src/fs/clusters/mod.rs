@@ -9,6 +9,7 @@ mod content;
 mod heap;
 mod names;
 mod records;
+mod serial;
 mod table;
 mod time;
 
@@ -17,5 +18,6 @@ pub(super) use content::ChainContent;
 pub(super) use heap::Heap;
 pub(super) use names::{same_name, wtf8};
 pub(super) use records::{Record, each_record, read_record, show};
+pub(super) use serial::serial_number;
 pub(super) use table::{Table, Width, Window};
 pub(super) use time::WallTime;

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::base::bytes::to_hex;
-use crate::base::fields::{array, le16, le32, le64, u8_at};
+use crate::base::fields::{array, has, le16, le32, le64, u8_at};
 use crate::base::{ByteOffset, Error, ErrorKind, ReadAt, Result};
-use crate::fs::clusters::{Heap, Table, Width};
+use crate::content::Content;
+use crate::fs::clusters::{Heap, Table, Width, serial_number};
 use crate::fs::{Doubts, FilesystemInfo};
+use crate::kind::Kind;
 
 /// `FileSystemName`, at byte 3.
 const NAME: &[u8] = b"EXFAT   ";
@@ -37,6 +38,8 @@ pub(super) struct Boot {
     size: u64,
     serial: [u8; 4],
     pub(super) root_cluster: u32,
+    /// Tables that there are: one or two.
+    count: u8,
     /// Which table and bitmap count: 0 or 1.
     pub(super) active_table: u8,
     pub(super) is_dirty: bool,
@@ -85,21 +88,38 @@ impl Boot {
         if boot.get(3..11) != Some(NAME) || boot.get(510..512) != Some(&[0x55, 0xaa]) {
             return Ok(None);
         }
-        let shift = u8_at(&boot, 108).unwrap_or_default(); // BytesPerSectorShift
-        if !(9..=12).contains(&shift) {
-            return Err(Error::corrupt("boot sector", "a sector shift from 9 to 12", shift));
-        }
-        let sector = 1_u64 << shift;
+        let sector = sector_size(&boot).ok_or_else(|| {
+            let found = u8_at(&boot, 108).unwrap_or_default();
+            Error::corrupt("boot sector", "a sector shift from 9 to 12", found)
+        })?;
         if expected_sector.is_some_and(|expected| expected != sector) {
             return Ok(None);
         }
         if trust == Trust::Checked {
             check(volume, start, sector)?;
         }
-        let parsed = Self::parse(&boot, sector);
+        let parsed = Self::parse(&boot, sector).filter(Self::is_sound);
         parsed.map(Some).ok_or_else(|| {
             Error::corrupt("boot sector", "a table and clusters within the volume", "others")
         })
+    }
+
+    /// The boot sector that `sector` is by its name and its sizes, whether or not it is sound.
+    pub(super) fn identify(sector: &[u8]) -> Option<Self> {
+        Self::parse(sector, sector_size(sector)?).filter(|_| has(sector, 3, NAME))
+    }
+
+    /// Whether its tables and clusters are where they can be.
+    fn is_sound(&self) -> bool {
+        let is_long_enough = Width::ThirtyTwo.entries(self.table_length) >= u64::from(self.end);
+        let clusters = u64::from(self.end.saturating_sub(2));
+        let heap_length = clusters.checked_mul(self.cluster_size);
+        let heap_end = heap_length.and_then(|length| self.heap_start.checked_add(length));
+        (1..=2).contains(&self.count)
+            && is_long_enough
+            && heap_end.is_some_and(|end| end <= self.size)
+            && self.cluster_size <= 32 << 20
+            && (2..self.end).contains(&self.root_cluster)
     }
 
     fn parse(boot: &[u8], sector: u64) -> Option<Self> {
@@ -116,17 +136,6 @@ impl Boot {
         // Clusters are of 32 MiB at most.
         let cluster_size = sector.checked_shl(per_cluster.into()).filter(|_| per_cluster <= 16)?;
         let end = clusters.checked_add(2).filter(|_| clusters <= MAX_CLUSTERS)?;
-        let is_long_enough = Width::ThirtyTwo.entries(table_length) >= u64::from(end);
-        let heap_length = u64::from(clusters).checked_mul(cluster_size)?;
-        let heap_end = heap_start.checked_add(heap_length)?;
-        let is_sound = (1..=2).contains(&count)
-            && is_long_enough
-            && heap_end <= size
-            && cluster_size <= 32 << 20
-            && (2..end).contains(&root_cluster);
-        if !is_sound {
-            return None;
-        }
         let active_table = u8::from(count == 2 && flags & SECOND_TABLE != 0);
         let first = table_length.checked_mul(active_table.into())?.checked_add(table_start)?;
         Some(Self {
@@ -138,6 +147,7 @@ impl Boot {
             size,
             serial,
             root_cluster,
+            count,
             active_table,
             is_dirty: flags & DIRTY != 0,
         })
@@ -156,19 +166,30 @@ impl Boot {
         Heap { table, start: self.heap_start, cluster_size: self.cluster_size }
     }
 
-    /// What it says of the filesystem.
+    /// What it says of the filesystem, but for the label, which the root has.
+    pub(super) fn content(&self) -> Content {
+        let uuid = serial_number(self.serial);
+        Content { uuid, size: Some(self.size), ..Content::new(Kind::Exfat) }
+    }
+
+    /// The same, of a filesystem that is opened.
     pub(super) fn info(&self) -> FilesystemInfo {
-        let [a, b, c, d] = self.serial;
-        let serial = format!("{}-{}", to_hex(&[d, c]), to_hex(&[b, a])).to_uppercase();
+        let Content { kind, label, uuid, .. } = self.content();
         FilesystemInfo {
-            kind: "exfat",
-            label: None,
-            uuid: (self.serial != [0; 4]).then_some(serial),
+            kind: kind.name(),
+            label,
+            uuid,
             size: self.size,
             block_size: u32::try_from(self.cluster_size).unwrap_or(u32::MAX),
             notes: Vec::new(),
         }
     }
+}
+
+/// Bytes of a sector, by `BytesPerSectorShift`; `None` for what cannot be.
+fn sector_size(boot: &[u8]) -> Option<u64> {
+    let shift = u8_at(boot, 108).filter(|shift| (9..=12).contains(shift))?;
+    1_u64.checked_shl(shift.into())
 }
 
 /// Compares a region's checksum [3.4], which its twelfth sector repeats.

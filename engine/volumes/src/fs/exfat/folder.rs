@@ -3,9 +3,10 @@
 use std::ops::ControlFlow;
 
 use super::entry::{BITMAP, END, FILE, FileEntry, LABEL, UP_CASE, secondaries};
-use crate::base::fields::{le32, le64, u8_at};
+use crate::base::fields::{le32, le64, slice, u8_at};
 use crate::base::{ByteRange, Error, ErrorKind, Result};
 use crate::fs::clusters::{Heap, Record, Start, each_record};
+use crate::text::label_utf16;
 
 /// Bytes of a folder at most [7.4.9, `DataLength`].
 const MAX_FOLDER: u64 = 256 << 20;
@@ -152,16 +153,18 @@ pub(super) struct SystemFiles {
 }
 
 impl SystemFiles {
-    /// Finds them, as far as the root can be read. `active` is the table that counts: each has a
-    /// bitmap of its own.
-    pub(super) fn find(heap: &Heap, root: Start, active: u8) -> Self {
-        let mut found = Self::default();
-        // What damage hides is missing, and whoever needs it says so.
-        let _ = each_record(heap, root, Records::root(root).range, &mut |record| {
-            let Ok(record) = record else { return ControlFlow::Continue(()) };
-            found.take(record.bytes, active)
+    /// Finds them in the records of `root`, as far as those can be read; with why not. `active` is
+    /// the table that counts: each has a bitmap of its own.
+    pub(super) fn find(heap: &Heap, root: Records, active: u8) -> (Self, Option<Error>) {
+        let (mut found, mut failure) = (Self::default(), None);
+        let ended = each_record(heap, root.start, root.range, &mut |record| match record {
+            Ok(record) => found.take(record.bytes, active),
+            Err(error) => {
+                failure = failure.take().or(Some(error));
+                ControlFlow::Continue(())
+            }
         });
-        found
+        (found, ended.err().or(failure))
     }
 
     fn take(&mut self, record: &[u8], active: u8) -> ControlFlow<()> {
@@ -178,11 +181,7 @@ impl SystemFiles {
             Some(UP_CASE) => self.upcase = file(),
             Some(LABEL) => {
                 let count = usize::from(u8_at(record, 1).unwrap_or_default()).min(11);
-                let (pairs, _) = record.get(2..24).unwrap_or_default().as_chunks::<2>();
-                let units: Vec<u16> =
-                    pairs.iter().take(count).map(|pair| u16::from_le_bytes(*pair)).collect();
-                let label = String::from_utf16_lossy(&units);
-                self.label = Some(label).filter(|label| !label.is_empty());
+                self.label = slice(record, 2, count.saturating_mul(2)).and_then(label_utf16);
             }
             Some(_) => {}
         }

@@ -20,10 +20,12 @@ use self::entry::FileEntry;
 use self::folder::{Records, SystemFiles};
 use self::upcase::UpCase;
 use super::clusters::{ChainContent, Heap, Start};
+use super::identify::Identified;
 use super::{
     DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata,
     Protection, Visit, Xattr,
 };
+use crate::base::limits::MAX_LABEL_SEARCH;
 use crate::base::{ByteRange, Error, ErrorKind, ReadAt, Result};
 
 /// Bytes of the allocation bitmap that are read at once.
@@ -59,7 +61,8 @@ pub(super) fn open(
     let mut info = boot.info();
     note.into_iter().for_each(|note| doubts.add(note));
     let root = Start { cluster: boot.root_cluster, is_contiguous: false };
-    let system = SystemFiles::find(&heap, root, boot.active_table);
+    // What damage hides is missing, and whoever needs it says so.
+    let (system, _) = SystemFiles::find(&heap, Records::root(root), boot.active_table);
     let upcase = match UpCase::read(&heap, &system) {
         Ok(upcase) => upcase,
         Err(error) => {
@@ -74,6 +77,24 @@ pub(super) fn open(
     }
     let zone = zone.clone();
     Ok(Some(Box::new(ExFat { heap, root, system, upcase, is_clean, zone, info, doubts })))
+}
+
+/// What the boot sector says that `volume`, with these first bytes, is; `None` where there is none
+/// that makes sense.
+pub(crate) fn identify(head: &[u8], volume: &Arc<dyn ReadAt>) -> Option<Identified> {
+    let boot = Boot::identify(head)?;
+    let heap = boot.heap(volume, &Arc::default());
+    let start = Start { cluster: boot.root_cluster, is_contiguous: false };
+    let root = Records::whole(start, MAX_LABEL_SEARCH);
+    let (system, failure) = SystemFiles::find(&heap, root, boot.active_table);
+    let failure = failure.filter(|_| system.label.is_none());
+    let label = failure.map_or(Ok(system.label), Err);
+    Some(Identified::with_label(boot.content(), label))
+}
+
+/// Whether `sector` is a boot sector of exFAT.
+pub(super) fn is_boot_sector(sector: &[u8]) -> bool {
+    Boot::identify(sector).is_some()
 }
 
 impl ExFat {

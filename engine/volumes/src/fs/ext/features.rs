@@ -40,8 +40,10 @@ pub(super) mod incompat {
         | INLINE_DATA
         | ENCRYPT
         | CASEFOLD;
-    /// Those that ext2 and ext3 drivers understand.
-    pub(crate) const OF_EXT3: u32 = FILETYPE | RECOVER | META_BG;
+    /// Those that an ext2 driver understands.
+    pub(crate) const OF_EXT2: u32 = FILETYPE | META_BG;
+    /// Those that an ext3 driver understands.
+    pub(crate) const OF_EXT3: u32 = OF_EXT2 | RECOVER;
 
     /// What the bits that are not known are called.
     pub(crate) const NAMES: [(u32, &str); 3] =

@@ -1,12 +1,10 @@
 //! Where things are: the sizes and counts of a superblock that has been checked.
 
 use super::features::{self, compat, incompat, ro_compat};
-use super::superblock::Superblock;
-use super::units::{BlockNumber, GroupNumber, InodeNumber, index, join};
+use super::superblock::{MAX_LOG_BLOCK_SIZE, Superblock};
+use super::units::{BlockNumber, GroupNumber, InodeNumber, index};
 use crate::base::{ByteRange, Error, Result, limits};
 
-/// Largest `s_log_block_size`: 64 KiB.
-const MAX_LOG_BLOCK_SIZE: u32 = 6;
 /// Largest `s_log_cluster_size`, as the kernel has it: 2^30 bytes.
 const MAX_LOG_CLUSTER_SIZE: u32 = 20;
 /// `s_inode_size` before it was a field.
@@ -52,8 +50,7 @@ impl Geometry {
             power(superblock.s_log_block_size, MAX_LOG_BLOCK_SIZE, "s_log_block_size")?;
         let cluster_blocks = cluster_blocks(superblock)?;
         let wide = superblock.has_incompat(incompat::SIXTY_FOUR_BIT);
-        let high = if wide { superblock.s_blocks_count_hi } else { 0 };
-        let block_count = join(superblock.s_blocks_count_lo, high);
+        let block_count = superblock.block_count();
         let inode_size = match superblock.s_rev_level {
             0 => OLD_INODE_SIZE,
             _ => superblock.s_inode_size,

@@ -40,6 +40,7 @@ mod survey;
 mod units;
 mod xattr;
 
+pub(crate) use open::identify;
 pub(super) use open::{open, open_by_backup};
 
 use std::ops::ControlFlow;

@@ -8,11 +8,10 @@ use super::blocks::Blocks;
 use super::changes::Changes;
 use super::features::{self, incompat, ro_compat};
 use super::geometry::Geometry;
-use super::superblock::{MAGIC, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, Superblock};
+use super::superblock::{MAX_LOG_BLOCK_SIZE, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, Superblock};
 use super::units::BlockNumber;
-use crate::base::bytes::some_uuid;
-use crate::base::fields::le16;
 use crate::base::{ByteOffset, Error, ErrorKind, ReadAt, Result, limits};
+use crate::content::Content;
 use crate::fs::recent::Recent;
 use crate::fs::{Doubts, Filesystem, FilesystemInfo};
 
@@ -51,8 +50,7 @@ impl Sound {
 /// See [`Filesystem`].
 pub(in crate::fs) fn open(volume: &Arc<dyn ReadAt>) -> Result<Option<Box<dyn Filesystem>>> {
     let Some(block) = read(volume, SUPERBLOCK_OFFSET)? else { return Ok(None) };
-    // A copy of a superblock is no filesystem's start, wherever a partition table has it begin.
-    if le16(&block, 0x38) != Some(MAGIC) || le16(&block, 0x5a) != Some(0) {
+    if Superblock::parse_first(&block).is_none() {
         return Ok(None);
     }
     let sound = match Sound::check(&block) {
@@ -63,6 +61,13 @@ pub(in crate::fs) fn open(volume: &Arc<dyn ReadAt>) -> Result<Option<Box<dyn Fil
         Err(error) => return Err(error),
     };
     Ok(Some(Box::new(assemble(volume, sound)?)))
+}
+
+/// What the superblock says that a volume with these first bytes is; `None` where there is none
+/// that makes sense.
+pub(crate) fn identify(head: &[u8]) -> Option<Content> {
+    let superblock = Superblock::parse_first(head.get(1024..)?)?;
+    (superblock.s_log_block_size <= MAX_LOG_BLOCK_SIZE).then(|| superblock.content())
 }
 
 /// As [`open`], where the first superblock is gone altogether. A copy may be left of a filesystem
@@ -168,8 +173,7 @@ fn doubt(superblock: &Superblock, geometry: &Geometry, volume_size: u64) -> Opti
 }
 
 fn info(superblock: &Superblock, geometry: &Geometry, volume_size: u64) -> FilesystemInfo {
-    let label: &[u8] = &superblock.s_volume_name;
-    let label = label.split(|byte| *byte == 0).next().unwrap_or_default();
+    let Content { kind, label, uuid, .. } = superblock.content();
     let mut notes = Vec::new();
     for (feature, note) in [
         (incompat::ENCRYPT, "Some files may be encrypted (fscrypt)."),
@@ -190,9 +194,9 @@ fn info(superblock: &Superblock, geometry: &Geometry, volume_size: u64) -> Files
         notes.push(format!("It spans {span} bytes, but the volume has {volume_size} only."));
     }
     FilesystemInfo {
-        kind: superblock.kind(),
-        label: (!label.is_empty()).then(|| String::from_utf8_lossy(label).into_owned()),
-        uuid: some_uuid(&superblock.s_uuid),
+        kind: kind.name(),
+        label,
+        uuid,
         size: geometry.span(),
         block_size: geometry.block_size,
         notes,

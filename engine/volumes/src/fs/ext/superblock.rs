@@ -4,8 +4,11 @@
 
 use super::checksum::Checksum;
 use super::features::{compat, incompat, ro_compat};
-use super::units::{InodeNumber, ROOT_INODE};
+use super::units::{InodeNumber, ROOT_INODE, join};
 use crate::base::fields::{array, le16, le32, u8_at};
+use crate::content::Content;
+use crate::kind::Kind;
+use crate::text::{label, uuid};
 
 /// Bytes of a superblock.
 pub(super) const SUPERBLOCK_SIZE: usize = 1024;
@@ -13,6 +16,8 @@ pub(super) const SUPERBLOCK_SIZE: usize = 1024;
 pub(super) const SUPERBLOCK_OFFSET: u64 = 1024;
 /// What `s_magic` says.
 pub(super) const MAGIC: u16 = 0xef53;
+/// Largest `s_log_block_size`: 64 KiB.
+pub(super) const MAX_LOG_BLOCK_SIZE: u32 = 6;
 
 /// `s_first_ino` before it was a field.
 const OLD_FIRST_INODE: u32 = 11;
@@ -111,6 +116,12 @@ impl Superblock {
         })
     }
 
+    /// As [`parse`](Self::parse), of where a filesystem begins: `None` for a copy as well, which is
+    /// no filesystem's start, wherever a partition table has it begin.
+    pub(super) fn parse_first(block: &[u8]) -> Option<Self> {
+        Self::parse(block).filter(|superblock| superblock.s_block_group_nr == 0)
+    }
+
     /// Whether `s_feature_compat` has `bit`.
     pub(super) fn has_compat(&self, bit: u32) -> bool {
         self.s_feature_compat & bit != 0
@@ -177,14 +188,36 @@ impl Superblock {
         self.s_flags & FLAG_UNSIGNED_HASH != 0
     }
 
-    /// `ext2`, `ext3` or `ext4`, by the features that each driver accepts, as blkid tells them.
-    pub(super) fn kind(&self) -> &'static str {
-        let beyond_ext3 = self.s_feature_incompat & !incompat::OF_EXT3 != 0
-            || self.s_feature_ro_compat & !ro_compat::OF_EXT3 != 0;
+    /// Blocks of the filesystem. The upper half counts only with the 64-bit feature.
+    pub(super) fn block_count(&self) -> u64 {
+        let wide = self.has_incompat(incompat::SIXTY_FOUR_BIT);
+        join(self.s_blocks_count_lo, if wide { self.s_blocks_count_hi } else { 0 })
+    }
+
+    /// What it says of itself, whether or not it makes sense otherwise.
+    pub(super) fn content(&self) -> Content {
+        let log = Some(self.s_log_block_size).filter(|log| *log <= MAX_LOG_BLOCK_SIZE);
+        let block_size = log.and_then(|log| 1024_u64.checked_shl(log));
+        Content {
+            kind: self.kind(),
+            label: label(&self.s_volume_name),
+            uuid: uuid(&self.s_uuid),
+            size: block_size.and_then(|size| self.block_count().checked_mul(size)),
+        }
+    }
+
+    /// ext2, ext3 or ext4, by the features that each driver accepts, as blkid tells them; or an
+    /// external journal of the latter two.
+    fn kind(&self) -> Kind {
+        let beyond = |incompat: u32| {
+            self.s_feature_incompat & !incompat != 0
+                || self.s_feature_ro_compat & !ro_compat::OF_EXT3 != 0
+        };
         match self.has_compat(compat::HAS_JOURNAL) {
-            _ if beyond_ext3 => "ext4",
-            true => "ext3",
-            false => "ext2",
+            _ if self.has_incompat(incompat::JOURNAL_DEV) => Kind::ExtJournal,
+            true if !beyond(incompat::OF_EXT3) => Kind::Ext3,
+            false if !beyond(incompat::OF_EXT2) => Kind::Ext2,
+            _ => Kind::Ext4,
         }
     }
 }

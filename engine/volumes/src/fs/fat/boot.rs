@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::Fat;
-use crate::base::bytes::to_hex;
 use crate::base::fields::{array, has, le16, le32, u8_at};
 use crate::base::{ByteOffset, ReadAt, Result};
-use crate::fs::clusters::{Heap, Start, Table, Width};
+use crate::content::Content;
+use crate::fs::clusters::{Heap, Start, Table, Width, serial_number};
 use crate::fs::{Doubts, FilesystemInfo};
+use crate::kind::Kind;
 
 /// Bytes of the boot sector that say anything.
 const BOOT: usize = 512;
@@ -87,6 +88,15 @@ impl Boot {
         Ok(None)
     }
 
+    /// The boot sector that `sector` is by its signature or a name, as blkid has it: all else in it
+    /// is numbers that other things may have there as well.
+    pub(super) fn identify(sector: &[u8]) -> Option<Self> {
+        let is_named = has(sector, 54, b"FAT") || has(sector, 54, b"MSDOS"); // BS_FilSysType
+        let is_named = is_named || has(sector, 82, b"FAT32   "); // the same of FAT32
+        let is_meant = is_named || has(sector, 510, &[0x55, 0xaa]);
+        Self::parse(sector).filter(|_| is_meant)
+    }
+
     fn is_32(&self) -> bool {
         self.width == Width::TwentyEight
     }
@@ -144,7 +154,7 @@ impl Boot {
         let extended = if is_32 { 64 } else { 36 };
         let signature = u8_at(boot, usize::checked_add(extended, 2)?)?;
         let serial = array::<4>(boot, usize::checked_add(extended, 3)?)?;
-        let serial = (matches!(signature, 0x28 | 0x29) && serial != [0; 4]).then_some(serial);
+        let serial = matches!(signature, 0x28 | 0x29).then_some(serial);
         // BS_Reserved1: Linux and Windows set bit 0 while it is mounted.
         let is_dirty = u8_at(boot, usize::checked_add(extended, 1)?)? & 1 != 0;
         let sector = u32::try_from(sector).ok()?;
@@ -176,19 +186,24 @@ impl Boot {
         Heap { table, start: self.data_start, cluster_size: self.cluster_size }
     }
 
-    /// What it says of the filesystem.
-    pub(super) fn info(&self) -> FilesystemInfo {
+    /// What it says of the filesystem. Its copy of the label is often stale: that of the root
+    /// counts.
+    pub(super) fn content(&self) -> Content {
         let kind = match self.width {
-            Width::Twelve => "fat12",
-            Width::Sixteen => "fat16",
-            Width::TwentyEight | Width::ThirtyTwo => "fat32",
+            Width::Twelve => Kind::Fat12,
+            Width::Sixteen => Kind::Fat16,
+            Width::TwentyEight | Width::ThirtyTwo => Kind::Fat32,
         };
-        let uuid = self
-            .serial
-            .map(|[a, b, c, d]| format!("{}-{}", to_hex(&[d, c]), to_hex(&[b, a])).to_uppercase());
+        let uuid = self.serial.and_then(serial_number);
+        Content { uuid, size: Some(self.size), ..Content::new(kind) }
+    }
+
+    /// The same, of a filesystem that is opened.
+    pub(super) fn info(&self) -> FilesystemInfo {
+        let Content { kind, label, uuid, .. } = self.content();
         let block_size = u32::try_from(self.cluster_size).unwrap_or(self.sector);
-        let (label, notes) = (None, Vec::new());
-        FilesystemInfo { kind, label, uuid, size: self.size, block_size, notes }
+        let (size, notes) = (self.size, Vec::new());
+        FilesystemInfo { kind: kind.name(), label, uuid, size, block_size, notes }
     }
 }
 

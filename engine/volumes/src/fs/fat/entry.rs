@@ -4,6 +4,7 @@ use super::oem;
 use crate::base::fields::{le16, le32, u8_at};
 use crate::fs::FileType;
 use crate::fs::clusters::{Start, WallTime, Width};
+use crate::text::printable;
 
 /// Attributes (`DIR_Attr`).
 const VOLUME_ID: u8 = 0x08;
@@ -71,7 +72,7 @@ impl ShortEntry {
         let is_label = is_label && attributes & LONG_NAME_MASK != LONG_NAME;
         let name = record.get(..11).filter(|name| is_label && name.first() != Some(&DELETED))?;
         let label: String = name.iter().map(|byte| oem::character(*byte)).collect();
-        Some(label.trim_end_matches(' ').to_owned()).filter(|label| !label.is_empty())
+        printable(&label)
     }
 
     pub(super) fn is_folder(&self) -> bool {

@@ -6,10 +6,10 @@ use super::Fat;
 use super::boot::Root;
 use super::entry::{DELETED, END, LongName, ShortEntry};
 use crate::base::{ByteRange, Error, ErrorKind, Result};
-use crate::fs::clusters::{Record, each_record, show, wtf8};
+use crate::fs::clusters::{Heap, Record, each_record, show, wtf8};
 
 /// Bytes of a folder at most: 65,536 records, as the specification has it, and Linux.
-const MAX_FOLDER: u64 = 65_536 * 32;
+pub(super) const MAX_FOLDER: u64 = 65_536 * 32;
 
 /// A file of a folder.
 pub(super) struct File {
@@ -34,7 +34,14 @@ pub(super) fn each_file(
         is_stopped |= flow.is_break();
         flow
     };
-    let ended = each(fat, folder, &mut take);
+    let ended = match each(&fat.heap, folder, MAX_FOLDER, &mut take) {
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            let context = format!("a folder of more than {MAX_FOLDER} bytes");
+            Err(Error::new(ErrorKind::Limit, context))
+        }
+        Err(error) => Err(error),
+    };
     // After the end of a folder its chain does not matter; before it, the folder's end is lost,
     // and what was shown is not.
     if let (Err(error), false) = (ended, is_stopped) {
@@ -79,38 +86,40 @@ fn take(
     visit(Ok(File { name, short_name, place: record.place, entry }))
 }
 
+/// Shows the records of the first `most` bytes of a folder to `take`; returns whether there is more.
 fn each(
-    fat: &Fat,
+    heap: &Heap,
     folder: Root,
+    most: u64,
     take: &mut dyn FnMut(Result<Record<'_>>) -> ControlFlow<()>,
-) -> Result<()> {
+) -> Result<bool> {
     match folder {
-        Root::Chain(start) => {
-            if each_record(&fat.heap, start, ByteRange::new(0, MAX_FOLDER), take)? {
-                let context = format!("a folder of more than {MAX_FOLDER} bytes");
-                return Err(Error::new(ErrorKind::Limit, context));
-            }
-            Ok(())
-        }
+        Root::Chain(start) => each_record(heap, start, ByteRange::new(0, most), take),
         Root::Fixed(place, length) => {
             // Breaking and ending are the same here.
-            let _ = show(&fat.heap, place, length, take);
-            Ok(())
+            let _ = show(heap, place, length, take);
+            Ok(false)
         }
     }
 }
 
-/// The volume's label, which is an entry of the root.
-pub(super) fn label(fat: &Fat) -> Option<String> {
-    let mut label = None;
-    let found = each(fat, fat.root, &mut |record| match record {
+/// The volume's label, which is an entry of the root's first `most` bytes.
+///
+/// # Errors
+/// Why it was not found, where some of the root cannot be read.
+pub(super) fn label(heap: &Heap, root: Root, most: u64) -> Result<Option<String>> {
+    let (mut found, mut failure) = (None, None);
+    let ended = each(heap, root, most, &mut |record| match record {
         Ok(record) if record.bytes.first() == Some(&END) => ControlFlow::Break(()),
         Ok(record) => {
-            label = ShortEntry::label(record.bytes);
-            if label.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            found = ShortEntry::label(record.bytes);
+            if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         }
-        Err(_) => ControlFlow::Continue(()),
+        Err(error) => {
+            failure = failure.take().or(Some(error));
+            ControlFlow::Continue(())
+        }
     });
-    // A label that cannot be found for damage is none.
-    found.ok().and(label)
+    let failure = ended.err().or(failure).filter(|_| found.is_none());
+    failure.map_or(Ok(found), Err)
 }

@@ -19,10 +19,12 @@ use jiff::tz::TimeZone;
 use self::boot::{Boot, Root};
 use self::entry::ShortEntry;
 use super::clusters::{ChainContent, Heap, Start, WallTime, Width, Window, read_record, same_name};
+use super::identify::Identified;
 use super::{
     DirEntry, Doubts, FileContent, FileId, FileType, Filesystem, FilesystemInfo, Metadata,
     Protection, Visit, Xattr,
 };
+use crate::base::limits::MAX_LABEL_SEARCH;
 use crate::base::{ByteRange, Error, ErrorKind, ReadAt, Result};
 
 /// A FAT filesystem.
@@ -51,6 +53,20 @@ pub(super) fn open(
     }
 }
 
+/// What the boot sector says that `volume`, with these first bytes, is; `None` where there is none
+/// that makes sense.
+pub(crate) fn identify(head: &[u8], volume: &Arc<dyn ReadAt>) -> Option<Identified> {
+    let boot = Boot::identify(head)?;
+    let heap = boot.heap(volume, &Arc::default());
+    let label = folder::label(&heap, boot.root, MAX_LABEL_SEARCH);
+    Some(Identified::with_label(boot.content(), label))
+}
+
+/// Whether `sector` is a boot sector of FAT.
+pub(super) fn is_boot_sector(sector: &[u8]) -> bool {
+    Boot::identify(sector).is_some()
+}
+
 /// As [`open`], where the boot sector is gone altogether; the copy of it may be left of a
 /// filesystem that something else took the place of, so this is for volumes that nothing else
 /// knows.
@@ -77,9 +93,8 @@ fn assemble(volume: &Arc<dyn ReadAt>, boot: &Boot, zone: &TimeZone) -> Result<Fa
     if !fat.is_clean {
         fat.info.notes.push("it was not unmounted cleanly".to_owned());
     }
-    if let Some(label) = folder::label(&fat) {
-        fat.info.label = Some(label);
-    }
+    // A label that cannot be found for damage is none.
+    fat.info.label = folder::label(&fat.heap, fat.root, folder::MAX_FOLDER).unwrap_or_default();
     Ok(fat)
 }
 

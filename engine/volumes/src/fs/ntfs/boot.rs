@@ -97,8 +97,29 @@ impl Boot {
             return Err(Error::corrupt("boot sector", "its signature", "something else"));
         }
         let expected = "sizes of sectors, clusters and records within limits";
-        let boot = Self::fields(sector);
+        let boot = Self::fields(sector).filter(Self::is_sound);
         boot.ok_or_else(|| Error::corrupt("boot sector", expected, "others"))
+    }
+
+    /// Whether its tables are where they can be.
+    fn is_sound(&self) -> bool {
+        let inside = 1..self.clusters;
+        self.size <= MAX_DISK_SIZE
+            && inside.contains(&self.mft.0)
+            && inside.contains(&self.mirror.0)
+            && self.mft != self.mirror
+    }
+
+    /// The boot sector that `sector` is by its name and its sizes, whether or not it is sound.
+    pub(super) fn identify(sector: &[u8]) -> Option<Self> {
+        // Of what FAT has there, NTFS has none (ReservedSectors).
+        let is_named = has(sector, 3, NAME) && le16(sector, 0x0e) == Some(0);
+        Self::fields(sector).filter(|_| is_named)
+    }
+
+    /// The serial number as text, as blkid has it; `None` if it is zero.
+    pub(super) fn uuid(&self) -> Option<String> {
+        (self.serial != 0).then(|| format!("{:016X}", self.serial))
     }
 
     fn fields(sector: &[u8]) -> Option<Self> {
@@ -113,13 +134,8 @@ impl Boot {
         let size = sectors.checked_mul(sector_size)?;
         let record_size = record_size(per_record, cluster_size)?;
         let clusters = size.checked_div(cluster_size)?;
-        let is_sound = SECTORS.contains(&sector_size)
-            && cluster_size <= MAX_CLUSTER
-            && size <= MAX_DISK_SIZE
-            && (1..clusters).contains(&mft.0)
-            && (1..clusters).contains(&mirror.0)
-            && mft != mirror;
-        is_sound.then(|| Self {
+        let has_sizes = SECTORS.contains(&sector_size) && cluster_size <= MAX_CLUSTER;
+        has_sizes.then(|| Self {
             size,
             sector_size,
             cluster_size,
@@ -130,6 +146,11 @@ impl Boot {
             serial,
         })
     }
+}
+
+/// Whether `sector` is a boot sector of NTFS, sound or not.
+pub(in crate::fs) fn is_boot_sector(sector: &[u8]) -> bool {
+    Boot::identify(sector).is_some()
 }
 
 /// Above 128, it is a power of two with the negative exponent.

@@ -336,7 +336,12 @@ impl Mft {
     }
 }
 
-fn read_record(space: &Space, at: u64, size: usize, number: RecordNumber) -> Result<Record> {
+pub(super) fn read_record(
+    space: &Space,
+    at: u64,
+    size: usize,
+    number: RecordNumber,
+) -> Result<Record> {
     let mut record = vec![0; size];
     space.read_metadata(at, &mut record).map_err(|error| error.within(number))?;
     Record::parse(number, record)

@@ -25,6 +25,7 @@ mod content;
 mod ea;
 mod fixup;
 mod free;
+mod identity;
 mod index;
 mod list;
 mod log;
@@ -45,6 +46,8 @@ mod units;
 mod upcase;
 mod wof;
 
+pub(super) use boot::is_boot_sector;
+pub(crate) use identity::identify;
 pub(super) use open::{open, open_by_backup};
 
 use std::collections::HashSet;

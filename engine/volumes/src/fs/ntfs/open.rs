@@ -4,20 +4,20 @@ use std::sync::{Arc, OnceLock};
 
 use super::attribute::kind;
 use super::boot::{Boot, Found};
+use super::identity::{VOLUME, label};
 use super::index::Index;
 use super::mft::Mft;
 use super::space::Space;
 use super::units::Reference;
 use super::upcase::UpCase;
-use super::{Ntfs, ROOT, log, name};
+use super::{Ntfs, ROOT, log};
 use crate::base::fields::{le16, u8_at};
 use crate::base::{Error, ErrorKind, ReadAt, Result};
 use crate::fs::{Doubts, Filesystem, FilesystemInfo};
+use crate::kind::Kind;
 
-/// The record that says what the volume is, which never is another's.
-const VOLUME: u64 = 3;
-/// Bytes of the volume's name at most.
-const MAX_LABEL: u64 = 512;
+/// Bytes of what the volume says of its version and state at most.
+const MAX_INFORMATION: u64 = 512;
 /// `VolumeFlags`: something is to be done, or being done, before all is as it should be: a check,
 /// a new size of the log, an upgrade, a check that goes on.
 const DIRTY: u16 = 0x1;
@@ -103,7 +103,7 @@ fn assemble(volume: &Arc<dyn ReadAt>, boot: &Boot, is_copy: bool) -> Result<Ntfs
         let (size, found) = (boot.size, volume.size());
         remarks.doubt(format!("It spans {size} bytes, but the volume has {found} only."));
     }
-    let label = match volume_name(&mft, &mut remarks) {
+    let label = match remark_state(&mft, &mut remarks).and_then(|()| label(&mft.space, boot)) {
         Ok(label) => label,
         Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
         Err(error) => {
@@ -125,9 +125,9 @@ fn assemble(volume: &Arc<dyn ReadAt>, boot: &Boot, is_copy: bool) -> Result<Ntfs
         Err(error) => remarks.damage(format!("The root folder is damaged: {error}.")),
     }
     let info = FilesystemInfo {
-        kind: "ntfs",
+        kind: Kind::Ntfs.name(),
         label,
-        uuid: Some(format!("{:016X}", boot.serial)),
+        uuid: boot.uuid(),
         size: boot.size.saturating_add(boot.sector_size),
         block_size: u32::try_from(boot.cluster_size).unwrap_or(u32::MAX),
         notes: std::mem::take(&mut remarks.notes),
@@ -136,10 +136,10 @@ fn assemble(volume: &Arc<dyn ReadAt>, boot: &Boot, is_copy: bool) -> Result<Ntfs
     Ok(Ntfs { mft, upcase, info, doubts, doubt, own_folders: OnceLock::new() })
 }
 
-/// The volume's name; and what its flags mean.
-fn volume_name(mft: &Mft, remarks: &mut Remarks) -> Result<Option<String>> {
+/// What the volume's version and flags mean.
+fn remark_state(mft: &Mft, remarks: &mut Remarks) -> Result<()> {
     let file = mft.file(Reference::new(VOLUME, 0))?;
-    let information = mft.value(&file, kind::VOLUME_INFORMATION, b"", MAX_LABEL)?;
+    let information = mft.value(&file, kind::VOLUME_INFORMATION, b"", MAX_INFORMATION)?;
     let information = information.unwrap_or_default();
     let (major, minor) = (u8_at(&information, 8), u8_at(&information, 9));
     let flags = le16(&information, 10);
@@ -154,9 +154,7 @@ fn volume_name(mft: &Mft, remarks: &mut Remarks) -> Result<Option<String>> {
         let why = if flags & DIRTY != 0 { "is marked dirty" } else { "waits for a change" };
         remarks.doubt(format!("The volume {why} (flags {flags:#x}): it may need a check."));
     }
-    let label = mft.value(&file, kind::VOLUME_NAME, b"", MAX_LABEL)?.unwrap_or_default();
-    let label = String::from_utf8_lossy(&name::text(&label)).into_owned();
-    Ok((!label.is_empty()).then_some(label))
+    Ok(())
 }
 
 fn remark_log(mft: &Mft, remarks: &mut Remarks) {

@@ -36,6 +36,7 @@ mod superblock;
 mod survey;
 mod units;
 
+pub(crate) use open::identify;
 pub(super) use open::{open, open_by_backup};
 
 use std::collections::BTreeMap;

@@ -8,12 +8,14 @@ use super::blocks::Blocks;
 use super::features::{self, incompat, ro_compat};
 use super::geometry::Geometry;
 use super::headers::FREE_SPACE;
+use super::log;
 use super::superblock::{MAGIC, Superblock};
 use super::units::{GroupNumber, InodeNumber};
-use crate::base::bytes::some_uuid;
 use crate::base::fields::{be32, has};
 use crate::base::{ByteOffset, Error, ErrorKind, ReadAt, Result};
+use crate::content::Content;
 use crate::fs::{Doubts, Filesystem, FilesystemInfo};
+use crate::kind::Kind;
 
 /// Bytes of a sector at least and at most.
 const SECTORS: std::ops::RangeInclusive<usize> = 512..=32768;
@@ -71,6 +73,16 @@ pub(in crate::fs) fn open(volume: &Arc<dyn ReadAt>) -> Result<Option<Box<dyn Fil
         return Err(Error::new(ErrorKind::Unsupported, context));
     }
     Ok(Some(Box::new(assemble(volume, &sound)?)))
+}
+
+/// What the superblock says that a volume with these first bytes is, or that it is an external
+/// log; `None` where there is none that makes sense.
+pub(crate) fn identify(head: &[u8]) -> Option<Content> {
+    if has(head, 0, log::MAGIC) && matches!(be32(head, 4), Some(1 | 2)) {
+        return Some(Content::new(Kind::XfsLog));
+    }
+    let superblock = Superblock::parse(head).filter(Superblock::has_known_blocks)?;
+    Some(superblock.content())
 }
 
 /// As [`open`], where the first superblock is gone altogether.
@@ -195,7 +207,7 @@ fn doubt(superblock: &Superblock, geometry: &Geometry, volume_size: u64) -> Opti
 }
 
 fn info(superblock: &Superblock, geometry: &Geometry, volume_size: u64) -> FilesystemInfo {
-    let label = superblock.sb_fname.split(|byte| *byte == 0).next().unwrap_or_default();
+    let Content { kind, label, uuid, .. } = superblock.content();
     let mut notes = Vec::new();
     if superblock.has_incompat(incompat::NEEDSREPAIR) {
         notes.push("It is marked as in need of xfs_repair.".to_owned());
@@ -209,9 +221,9 @@ fn info(superblock: &Superblock, geometry: &Geometry, volume_size: u64) -> Files
         notes.push(format!("It spans {span} bytes, but the volume has {volume_size} only."));
     }
     FilesystemInfo {
-        kind: "xfs",
-        label: (!label.is_empty()).then(|| String::from_utf8_lossy(label).into_owned()),
-        uuid: some_uuid(&superblock.sb_uuid),
+        kind: kind.name(),
+        label,
+        uuid,
         size: span,
         block_size: geometry.block_size,
         notes,

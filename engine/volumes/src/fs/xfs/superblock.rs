@@ -5,6 +5,9 @@
 use super::features::{features2, incompat, version};
 use super::stamp;
 use crate::base::fields::{array, be16, be32, be64, u8_at};
+use crate::content::Content;
+use crate::kind::Kind;
+use crate::text::{label, uuid};
 
 /// What `sb_magicnum` says.
 pub(super) const MAGIC: &[u8] = b"XFSB";
@@ -90,6 +93,21 @@ impl Superblock {
             sb_pquotino: be64(sector, 0xe8)?,
             sb_meta_uuid: array(sector, 0xf8)?,
         })
+    }
+
+    /// What it says of itself, whether or not it makes sense otherwise.
+    pub(super) fn content(&self) -> Content {
+        Content {
+            kind: Kind::Xfs,
+            label: label(&self.sb_fname),
+            uuid: uuid(&self.sb_uuid),
+            size: self.sb_dblocks.checked_mul(self.sb_blocksize.into()),
+        }
+    }
+
+    /// Whether a block has a size that there is.
+    pub(super) fn has_known_blocks(&self) -> bool {
+        self.sb_blocksize.is_power_of_two() && (512..=65536).contains(&self.sb_blocksize)
     }
 
     /// The version of the whole format: 5 has checksums, 4 has none.

@@ -3,7 +3,7 @@
 use super::header::HeaderCopy;
 use super::luks2::PLACES;
 use crate::base::fields::{be16, has, slice};
-use crate::volume::text::label;
+use crate::text::label;
 
 /// The magic of LUKS1 and of the first header of LUKS2.
 pub(super) const MAGIC: &[u8] = b"LUKS\xba\xbe";

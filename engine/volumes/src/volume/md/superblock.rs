@@ -5,10 +5,10 @@
 
 use std::fmt;
 
-use super::super::text;
 use super::{version_0, version_1};
 use crate::base::bytes::to_hex;
 use crate::base::{ByteOffset, ByteRange, Error, ReadAt, Result};
+use crate::text;
 
 /// What every superblock begins with, as a number.
 pub(super) const MAGIC: u32 = 0xa92b_4efc;

@@ -104,7 +104,7 @@ fn superblock(block: &[u8], version: Version, place: u64) -> Option<Superblock> 
     Some(Superblock {
         version,
         array: array(block, 16)?,
-        label: slice(block, 32, 32).and_then(super::super::text::label),
+        label: slice(block, 32, 32).and_then(crate::text::label),
         minor: None,
         // The upper bits count parts of a second.
         created: le64(block, 64)? & ((1 << 40) - 1),

@@ -32,7 +32,7 @@ fn luks_at(place: u64, identity: luks::Identity) -> Signature {
 
 /// A member of a Linux RAID, even if its superblock is damaged.
 pub(super) fn md(subject: &Subject<'_>, notes: &mut Notes) -> Option<Signature> {
-    let found = match md::find(&subject.extent) {
+    let found = match md::find(subject.volume.as_ref()) {
         Ok(found) => found?,
         Err(error) => {
             // That its first bytes cannot be read was said already.

@@ -1,81 +1,13 @@
-//! Linux's own filesystems and swap.
+//! Linux's own filesystems that imgx does not read, and swap.
 //!
-//! ext2/3/4: the kernel's `Documentation/filesystems/ext4/super.rst`. XFS: "XFS Algorithms & Data
-//! Structures", chapter 12.1. btrfs: the kernel's `include/uapi/linux/btrfs_tree.h`. F2FS, EROFS,
-//! SquashFS: `include/linux/f2fs_fs.h`, `fs/erofs/erofs_fs.h`, `fs/squashfs/squashfs_fs.h`.
-//! Swap: `include/linux/swap.h`.
+//! F2FS, EROFS, SquashFS: the kernel's `include/linux/f2fs_fs.h`, `fs/erofs/erofs_fs.h`,
+//! `fs/squashfs/squashfs_fs.h`. Swap: `include/linux/swap.h`.
 
 use super::super::layout::Notes;
-use super::super::text::{label, label_utf16, uuid};
 use super::{Signature, Subject};
-use crate::base::fields::{array, be32, be64, has, le16, le32, le64, slice, u8_at};
+use crate::base::fields::{array, be32, has, le16, le32, le64, slice, u8_at};
 use crate::kind::Kind;
-
-/// ext2, ext3, ext4, told apart by the features that each kernel driver accepts, and their
-/// external journals.
-pub(super) fn ext(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {
-    let block = subject.head.get(1024..)?;
-    // A copy (s_block_group_nr) is no filesystem's start, wherever a table has it begin.
-    if !has(block, 56, &[0x53, 0xef]) || !has(block, 90, &[0, 0]) {
-        return None;
-    }
-    let shift = le32(block, 24).filter(|shift| *shift <= 6)?;
-    let (compat, incompat, ro_compat) = (le32(block, 92)?, le32(block, 96)?, le32(block, 100)?);
-    let beyond_ext2 = incompat & !0x12 != 0 || ro_compat & !0x7 != 0;
-    let beyond_ext3 = incompat & !0x16 != 0 || ro_compat & !0x7 != 0;
-    let kind = match compat & 0x4 {
-        _ if incompat & 0x8 != 0 => Kind::ExtJournal,
-        0 if !beyond_ext2 => Kind::Ext2,
-        0 => Kind::Ext4,
-        _ if beyond_ext3 => Kind::Ext4,
-        _ => Kind::Ext3,
-    };
-    // The block count's upper half counts only with the 64-bit feature.
-    let high = if incompat & 0x80 == 0 { 0 } else { le32(block, 336)? };
-    let blocks = u64::from(le32(block, 4)?) | u64::from(high) << 32;
-    let size = blocks.checked_mul(1024_u64.checked_shl(shift)?);
-    let id = array(block, 104).and_then(|id| uuid(&id));
-    Some(
-        Signature::new(kind, 1024).label(slice(block, 120, 16).and_then(label)).uuid(id).size(size),
-    )
-}
-
-/// XFS, and its external log.
-pub(super) fn xfs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {
-    let block = subject.head;
-    if has(block, 0, &[0xfe, 0xed, 0xba, 0xbe]) && matches!(be32(block, 4), Some(1 | 2)) {
-        return Some(Signature::new(Kind::XfsLog, 0));
-    }
-    if !has(block, 0, b"XFSB") {
-        return None;
-    }
-    let size = be32(block, 4)?;
-    if !size.is_power_of_two() || !(512..=65536).contains(&size) {
-        return None;
-    }
-    let id = array(block, 32).and_then(|id| uuid(&id));
-    Some(
-        Signature::new(Kind::Xfs, 0)
-            .label(slice(block, 108, 12).and_then(label))
-            .uuid(id)
-            .size(be64(block, 8)?.checked_mul(u64::from(size))),
-    )
-}
-
-/// btrfs. The size is that of this device, not of the whole filesystem.
-pub(super) fn btrfs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {
-    let block = subject.head.get(65536..)?;
-    if !has(block, 64, b"_BHRfS_M") || le64(block, 48)? != 65536 {
-        return None;
-    }
-    let id = array(block, 32).and_then(|id| uuid(&id));
-    Some(
-        Signature::new(Kind::Btrfs, 65536)
-            .label(slice(block, 299, 256).and_then(label))
-            .uuid(id)
-            .size(le64(block, 209)),
-    )
-}
+use crate::text::{label, label_utf16, uuid};
 
 /// F2FS.
 pub(super) fn f2fs(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {

@@ -3,10 +3,10 @@
 //! Places and values: util-linux 2.38, `libblkid/src/superblocks/*.c`.
 
 use super::super::layout::Notes;
-use super::super::text::{label, uuid};
 use super::{Signature, Subject};
 use crate::base::fields::{array, has, le64, slice};
 use crate::kind::Kind;
+use crate::text::{label, uuid};
 
 /// Kind, place of the magic, the magic, and the place of a 16-byte UUID.
 type Magic = (Kind, usize, &'static [u8], Option<usize>);

@@ -5,14 +5,19 @@
 //! filesystems that may show through them, weak signatures come last.
 
 mod containers;
-mod fat;
+mod filesystems;
 mod linux;
 mod magics;
 mod optical;
+mod udf;
 mod windows;
 
+use std::sync::Arc;
+
 use super::extent::Extent;
-use super::layout::{Content, Notes};
+use super::layout::Notes;
+use crate::base::ReadAt;
+use crate::content::Content;
 use crate::kind::Kind;
 
 /// Bytes of a volume's head that detectors see: past the btrfs superblock, whose 4 KiB are at
@@ -24,6 +29,8 @@ pub(super) struct Subject<'a> {
     /// Its first bytes, [`HEAD`] at most.
     pub head: &'a [u8],
     /// All of it.
+    pub volume: &'a Arc<dyn ReadAt>,
+    /// The same.
     pub extent: Extent<'a>,
     /// What it is called in notes.
     pub name: &'a str,
@@ -55,22 +62,22 @@ const DETECTORS: &[Detector] = &[
     containers::lvm2,
     containers::bios_raid,
     windows::bitlocker,
-    linux::xfs,
-    linux::ext,
+    filesystems::xfs,
+    filesystems::ext,
     linux::squashfs,
     linux::erofs,
     linux::f2fs,
-    windows::ntfs,
-    windows::exfat,
+    filesystems::ntfs,
+    filesystems::exfat,
     windows::refs,
-    fat::fat,
-    optical::udf,
+    filesystems::fat,
+    udf::udf,
     optical::iso9660,
     // Only weak signatures are younger than a LUKS header that shows through them.
     containers::luks_second_header,
     linux::hibernation,
     linux::swap,
-    linux::btrfs,
+    filesystems::btrfs,
     containers::zfs,
     magics::bcache,
 ];
@@ -87,7 +94,7 @@ pub struct Signature {
 impl Signature {
     /// One that stands at byte `place`, with nothing else known.
     pub(super) fn new(kind: Kind, place: u64) -> Self {
-        Self { content: Content { kind, label: None, uuid: None, size: None }, place }
+        Self { content: Content::new(kind), place }
     }
 
     pub(super) fn label(mut self, label: Option<String>) -> Self {
@@ -106,13 +113,14 @@ impl Signature {
     }
 }
 
-/// Every signature in `extent`, called `name` in notes, in the order of [`DETECTORS`].
-pub(super) fn all(extent: Extent<'_>, name: &str, notes: &mut Notes) -> Vec<Signature> {
+/// Every signature in `volume`, called `name` in notes, in the order of [`DETECTORS`].
+pub(super) fn all(volume: &Arc<dyn ReadAt>, name: &str, notes: &mut Notes) -> Vec<Signature> {
+    let extent = Extent::whole(volume.as_ref());
     let (head, error) = extent.head(HEAD);
     if let Some(error) = error {
         notes.add(format!("{name}: its first bytes cannot all be read: {error}"));
     }
-    let subject = Subject { head: &head, extent, name };
+    let subject = Subject { head: &head, volume, extent, name };
     let mut found: Vec<Signature> =
         DETECTORS.iter().filter_map(|detector| detector(&subject, notes)).collect();
     // Magic numbers of two bytes mean nothing beside a signature that does.
@@ -120,10 +128,4 @@ pub(super) fn all(extent: Extent<'_>, name: &str, notes: &mut Notes) -> Vec<Sign
         found.extend(magics::other(&subject, notes));
     }
     found
-}
-
-/// Whether the disk's first sector belongs to a filesystem and is no partition table, though
-/// both end in 55 AA.
-pub(super) fn is_boot_sector(sector: &[u8]) -> bool {
-    fat::Bpb::parse(sector).is_some() || windows::is_boot_sector(sector)
 }

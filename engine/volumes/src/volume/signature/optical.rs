@@ -1,26 +1,18 @@
-//! ISO 9660 and UDF: volume descriptors in 2 KiB sectors from 32 KiB on.
-//!
-//! ISO 9660: ECMA-119, section 8. UDF: ECMA-167, part 2 (the volume recognition sequence).
+//! ISO 9660: volume descriptors in 2 KiB sectors from 32 KiB on (ECMA-119, section 8).
 
 use super::super::layout::Notes;
-use super::super::text::{label, label_utf16_be};
 use super::{Signature, Subject};
 use crate::base::fields::{has, le16, le32, slice};
 use crate::kind::Kind;
+use crate::text::{label, label_utf16_be, printable};
 
 const FIRST: usize = 32 * 1024;
 const SECTOR: usize = 2048;
 const DESCRIPTORS: usize = 48;
 
-fn descriptors(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The descriptors there, of UDF as well.
+pub(super) fn descriptors(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     head.get(FIRST..).unwrap_or_default().chunks_exact(SECTOR).take(DESCRIPTORS)
-}
-
-/// UDF, also where an ISO 9660 view of the same files stands beside it.
-pub(super) fn udf(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signature> {
-    descriptors(subject.head)
-        .any(|descriptor| has(descriptor, 1, b"NSR02") || has(descriptor, 1, b"NSR03"))
-        .then(|| Signature::new(Kind::Udf, 32768))
 }
 
 /// ISO 9660, with Joliet's label where there is one.
@@ -32,8 +24,9 @@ pub(super) fn iso9660(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signa
         has(descriptor, 0, &[2]) && escapes.iter().any(|escape| has(descriptor, 88, escape))
     });
     let plain = slice(primary, 40, 32).and_then(label);
-    let label = match joliet.and_then(|joliet| label_utf16_be(slice(joliet, 40, 32)?)) {
-        Some(joliet) => Some(merge(joliet, plain.as_deref().unwrap_or_default())),
+    let joliet = joliet.and_then(|joliet| slice(joliet, 40, 32));
+    let label = match joliet.and_then(|field| Some((field, label_utf16_be(field)?))) {
+        Some((field, joliet)) => merge(field, &joliet, plain.as_deref().unwrap_or_default()),
         None => plain,
     };
     let size = u64::from(le32(primary, 80)?).checked_mul(u64::from(le16(primary, 128)?));
@@ -41,15 +34,17 @@ pub(super) fn iso9660(subject: &Subject<'_>, _notes: &mut Notes) -> Option<Signa
     Some(Signature::new(Kind::Iso9660, 32768).label(label).uuid(date).size(size))
 }
 
-/// Joliet's label, which keeps case and accents but only 16 letters, and the rest of the plain one
-/// where that starts alike.
-fn merge(mut joliet: String, plain: &str) -> String {
+/// Joliet's label, which keeps case and accents but only 16 letters, trailing blanks among them, and
+/// the rest of the plain one where that starts alike.
+fn merge(field: &[u8], joliet: &str, plain: &str) -> Option<String> {
     let alike = |(a, b): (char, char)| a.to_uppercase().eq(b.to_uppercase()) || b == '_';
-    let length = joliet.chars().count();
-    if length == 16 && joliet.chars().zip(plain.chars()).all(alike) {
-        joliet.extend(plain.chars().skip(length));
+    let is_full = field.as_chunks::<2>().0.iter().all(|unit| *unit != [0, 0]);
+    let whole = format!("{joliet:16}");
+    let length = whole.chars().count();
+    if !is_full || length != 16 || !whole.chars().zip(plain.chars()).all(alike) {
+        return printable(joliet);
     }
-    joliet
+    printable(&whole.chars().chain(plain.chars().skip(length)).collect::<String>())
 }
 
 /// A date as `2024-01-31-12-00-00-00`, which serves as the volume's identifier; `None` if unset.

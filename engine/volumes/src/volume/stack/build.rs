@@ -10,9 +10,8 @@ use crate::base::bytes::to_hex;
 use crate::base::limits::{MAX_PARTITIONS, MAX_UNUSED_PIECES, MAX_VOLUME_DEPTH};
 use crate::base::{ByteRange, Error, ErrorKind, ReadAt, Result};
 use crate::kind::Kind;
-use crate::volume::extent::Extent;
 use crate::volume::layout::{DiskLayout, Notes, Volume};
-use crate::volume::verdict;
+use crate::volume::verdict::{self, Asked};
 
 /// What a volume is to those that it lies in: what is found again in a later round is known by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,9 +155,10 @@ impl Building<'_> {
         let node = match opened {
             Ok((below, bytes)) => {
                 volume.length = bytes.size().0;
-                let extent = Extent::whole(bytes.as_ref());
-                let name = (volume.name.as_str(), self.sector_size);
-                let verdict = verdict::of(extent, name, &mut self.notes);
+                let sector_size = self.sector_size;
+                let has_outer_table = matches!(below, Below::Part { start: 0, .. });
+                let asked = Asked { volume: &volume, sector_size, has_outer_table };
+                let verdict = verdict::of(&bytes, asked, &mut self.notes);
                 volume.found(verdict);
                 Node { below, bytes: Ok(bytes) }
             }

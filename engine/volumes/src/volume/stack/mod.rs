@@ -93,7 +93,7 @@ impl Stack {
     /// `Invalid` when `sector_size` is no power of two from 512 to 65,536; those of [`Keys`] that
     /// open nothing.
     pub fn open(disk: &Arc<dyn ReadAt>, sector_size: u32, keys: &Keys) -> Result<Self> {
-        Self::over(disk, super::probe::plain(disk.as_ref(), sector_size)?, keys)
+        Self::over(disk, super::probe::plain(disk, sector_size)?, keys)
     }
 
     /// The same of a disk whose own volumes are those of `layout`: what lies in them is looked for
@@ -270,6 +270,13 @@ impl Placed {
         });
         (!is_full).then(|| joined(places))
     }
+}
+
+/// `length` bytes of `of` from `start`, cut off at its end.
+pub(super) fn cut(of: &Arc<dyn ReadAt>, start: u64, length: u64) -> Arc<dyn ReadAt> {
+    let start = start.min(of.size().0);
+    let length = length.min(of.size().0.saturating_sub(start));
+    Arc::new(Stretch { of: Arc::clone(of), start, length })
 }
 
 /// A stretch of something. It may reach beyond the end; what is not there fails when it is read.

@@ -1,10 +1,12 @@
-//! The partitions of a table that is in a volume, as of a virtual machine's disk.
+//! The partitions of a table that is in a volume, as of a virtual machine's disk or of a BSD.
 
 use std::sync::Arc;
 
 use super::build::{Building, Found, Identity, unsupported};
 use super::{Below, Opened, Stretch};
 use crate::base::{ReadAt, Result};
+use crate::kind::Kind;
+use crate::volume::bsd::{Label, Slice};
 use crate::volume::extent::Extent;
 use crate::volume::layout::{Notes, Volume};
 use crate::volume::probe;
@@ -20,11 +22,15 @@ pub(super) fn find(building: &mut Building<'_>, number: usize) -> Vec<Found> {
     };
     let (volume, bytes) = (volume.clone(), Arc::clone(bytes));
     let mut own = Notes::default();
-    let listed = probe::listed(&Extent::whole(bytes.as_ref()), building.sector_size, &mut own);
+    let partitions = match volume.holds(Kind::BsdDisklabel) {
+        true => of_label(&volume, (&node.below, bytes.as_ref()), &mut own),
+        false => probe::listed(&bytes, building.sector_size, &mut own)
+            .map(|layout| layout.volumes)
+            .unwrap_or_default(),
+    };
     for sentence in own.into_sentences() {
         building.notes.add(format!("{}: {sentence}", volume.name));
     }
-    let partitions = listed.map(|layout| layout.volumes).unwrap_or_default();
     let found = partitions.into_iter().map(|partition| {
         let identity = Identity::Nested(number, partition.name.clone());
         let below = Below::Part { of: number, start: partition.start };
@@ -32,8 +38,8 @@ pub(super) fn find(building: &mut Building<'_>, number: usize) -> Vec<Found> {
         let opened = match start.checked_add(length).is_some_and(|end| end <= volume.length) {
             true => {
                 let of = Arc::clone(&bytes);
-                let bytes: Arc<dyn ReadAt> = Arc::new(Stretch { of, start, length });
-                Ok((below, bytes))
+                let part: Arc<dyn ReadAt> = Arc::new(Stretch { of, start, length });
+                Ok((below, part))
             }
             false => Err(unsupported(format!("it ends beyond {}", volume.name))),
         };
@@ -41,6 +47,24 @@ pub(super) fn find(building: &mut Building<'_>, number: usize) -> Vec<Found> {
         Found { volume: partition, identity, opened }
     });
     found.collect()
+}
+
+/// The partitions of the disklabel in `volume`. They count from the start of the disk that it is a
+/// partition of, if it is one.
+fn of_label(
+    volume: &Volume,
+    (below, bytes): (&Below, &dyn ReadAt),
+    notes: &mut Notes,
+) -> Vec<Volume> {
+    let start = match below {
+        Below::Disk(start) | Below::Part { start, .. } => *start,
+        Below::Layer { .. } | Below::Unknown => 0,
+    };
+    let slice = Slice { start, partition_type: volume.partition_type.as_deref() };
+    let Some(label) = Label::find(&Extent::whole(bytes)) else { return Vec::new() };
+    let partitions = label.volumes(slice, volume.length, notes);
+    probe::check_places(volume.length, &partitions, notes);
+    partitions
 }
 
 fn named(

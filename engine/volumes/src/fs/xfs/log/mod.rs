@@ -28,6 +28,7 @@ use crate::base::{ByteRange, Error, ErrorKind, ReadAt, Result};
 use head::Dirty;
 use overlay::Overlay;
 use replay::{Cancelled, Replayer};
+pub(super) use ring::MAGIC;
 use ring::Ring;
 
 /// What came of a dirty log.

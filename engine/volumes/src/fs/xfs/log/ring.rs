@@ -11,7 +11,7 @@ use crate::base::{ByteOffset, Error, ReadAt, Result};
 /// Bytes of a block of the log.
 pub(super) const BLOCK: usize = 512;
 /// What a record starts with.
-const MAGIC: &[u8] = &[0xfe, 0xed, 0xba, 0xbe];
+pub(in crate::fs::xfs) const MAGIC: &[u8] = &[0xfe, 0xed, 0xba, 0xbe];
 /// Bytes that one block of header has room to keep first words of.
 const HEADER_COVERS: u32 = 32 * 1024;
 /// First words that it keeps.

@@ -3,10 +3,10 @@
 use crate::base::bytes::to_hex;
 
 // UUIDs whose bytes are stored in reading order (RFC 9562).
-pub(super) use crate::base::bytes::some_uuid as uuid;
+pub(crate) use crate::base::bytes::some_uuid as uuid;
 
 /// A GUID as UEFI stores it: the first three groups little-endian (UEFI 2.10, appendix A).
-pub(super) fn guid(bytes: &[u8; 16]) -> String {
+pub(crate) fn guid(bytes: &[u8; 16]) -> String {
     let [a, b, c, d, e, f, g, h, i, j, rest @ ..] = bytes;
     format!(
         "{}-{}-{}-{}-{}",
@@ -20,19 +20,19 @@ pub(super) fn guid(bytes: &[u8; 16]) -> String {
 
 /// A label in UTF-8 (or nearly), up to the first NUL; `None` if nothing but blanks is left.
 /// Control characters become U+FFFD, because a label is shown on terminals.
-pub(super) fn label(bytes: &[u8]) -> Option<String> {
+pub(crate) fn label(bytes: &[u8]) -> Option<String> {
     let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
     printable(&String::from_utf8_lossy(bytes))
 }
 
 /// A label in UTF-16LE, up to the first NUL.
-pub(super) fn label_utf16(bytes: &[u8]) -> Option<String> {
+pub(crate) fn label_utf16(bytes: &[u8]) -> Option<String> {
     let units = bytes.as_chunks::<2>().0.iter().map(|pair| u16::from_le_bytes(*pair));
     label_units(units)
 }
 
 /// A label in UTF-16BE, up to the first NUL.
-pub(super) fn label_utf16_be(bytes: &[u8]) -> Option<String> {
+pub(crate) fn label_utf16_be(bytes: &[u8]) -> Option<String> {
     let units = bytes.as_chunks::<2>().0.iter().map(|pair| u16::from_be_bytes(*pair));
     label_units(units)
 }
@@ -44,7 +44,8 @@ fn label_units(units: impl Iterator<Item = u16>) -> Option<String> {
     printable(&text)
 }
 
-fn printable(text: &str) -> Option<String> {
+/// A label that is text already, as the others.
+pub(crate) fn printable(text: &str) -> Option<String> {
     let text = text.trim_end();
     let show =
         |letter: char| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter };
