@@ -7,9 +7,8 @@ use std::sync::{Arc, LazyLock};
 use imgx_engine::base::{ByteCount, ByteOffset, ByteRange, ReadAt, Result};
 use imgx_engine::volume::Layer;
 use imgx_engine::volume::luks::{Header, Opened, VolumeKey};
-use imgx_fuzz::Seed;
+use imgx_fuzz::{Seed, seal_luks2};
 use libfuzzer_sys::fuzz_target;
-use sha2::{Digest, Sha256};
 
 static SEEDS: LazyLock<[Seed; 2]> = LazyLock::new(|| ["luks1", "luks2"].map(Seed::load));
 
@@ -30,26 +29,10 @@ impl ReadAt for Device {
     }
 }
 
-/// Makes the checksum of a copy of LUKS2's header right.
-fn seal(copy: &mut [u8]) {
-    if let Some(sum) = copy.get_mut(448..512) {
-        sum.fill(0);
-        let digest = Sha256::digest(&*copy);
-        copy[448..480].copy_from_slice(&digest);
-    }
-}
-
 fuzz_target!(|data: &[u8]| {
     let Some((which, data)) = data.split_first() else { return };
     let mut bytes = SEEDS[usize::from(which % 2)].patched_bytes(data);
-    let size = bytes.len().min(0x4000);
-    if which & 2 == 0 {
-        seal(&mut bytes[..size]);
-    }
-    if which & 4 == 0 {
-        let size = bytes.len().min(0x8000);
-        seal(bytes.get_mut(0x4000..size).unwrap_or_default());
-    }
+    seal_luks2(&mut bytes, which & 2 == 0, which & 4 == 0);
     let device = Device(bytes);
     let Ok(Some(header)) = Header::read(&device) else { return };
     assert!(header.bytes().start <= header.bytes().end);

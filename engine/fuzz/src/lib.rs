@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use imgx_engine::base::{ByteCount, ByteOffset, Error, ErrorKind, ReadAt, Result};
 use imgx_engine::fs::{FileId, Filesystem};
+use sha2::{Digest, Sha256};
 
 /// Files that one run looks at, at most, and entries and extents of each.
 const FILES: usize = 300;
@@ -154,6 +155,20 @@ impl ReadAt for Patched {
 /// The checksum of a block of btrfs.
 fn sum(block: &[u8]) -> [u8; 4] {
     crc32c::crc32c(&block[32..]).to_le_bytes()
+}
+
+/// Makes the checksums of the two copies of a LUKS2 header right, of 16 KiB each, where that is
+/// meant, or nothing behind them would be tried.
+pub fn seal_luks2(head: &mut [u8], first: bool, second: bool) {
+    for copy in
+        head.chunks_mut(0x4000).zip([first, second]).filter_map(|(copy, is)| is.then_some(copy))
+    {
+        if let Some(sum) = copy.get_mut(448..512) {
+            sum.fill(0);
+            let digest = Sha256::digest(&*copy);
+            copy[448..480].copy_from_slice(&digest);
+        }
+    }
 }
 
 /// Does everything there is to do with every file that can be reached.
