@@ -1,5 +1,5 @@
-//! What the fuzz targets share: a sound image (or what a server says) with the fuzzer's bytes put over it, and everything
-//! that can be done with a filesystem.
+//! What the fuzz targets share: a sound image (or what a server says) with the fuzzer's bytes put
+//! over it, and everything that can be done with a filesystem.
 //!
 //! The sound images are made by `engine/fuzz/run`, which says where they are in `IMGX_FUZZ_SEEDS`.
 
