@@ -95,13 +95,6 @@ impl FrameReader {
         Ok(opened)
     }
 
-    /// Says that what lies at `place` and `length` bytes behind will be read soon.
-    pub fn will_read(&self, place: &Place, length: u64) {
-        if let Ok(pack) = self.pack(place.pack) {
-            pack.will_read(place.offset.into(), length);
-        }
-    }
-
     /// Reads the frame at `place` into `frame`, unchecked.
     ///
     /// # Errors

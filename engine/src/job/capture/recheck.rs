@@ -2,8 +2,7 @@
 //! before an image refers to them, and what is damaged counts as not there and is stored again.
 //!
 //! Which frames are read back is drawn anew in each run. Some MiB always are, so that small images
-//! are checked whole; then one stretch of a pack in many. What is read together is asked for
-//! together: a disk that is being captured and holds the repository as well answers late. Where damage was ever found, nothing is left to
+//! are checked whole; then one frame in many. Where damage was ever found, nothing is left to
 //! chance: all of that pack, and whatever may be a delta against something in it.
 
 use std::collections::HashMap;
@@ -25,10 +24,8 @@ use crate::store::{
 pub const OF_A_DISK: u64 = 64 << 20;
 /// and by one that reads what changed;
 pub const OF_CHANGES: u64 = 8 << 20;
-/// and one in so many of all stretches of packs,
+/// and one in so many of all other frames.
 const SAMPLE: u64 = 64;
-/// which are so many bytes long.
-const STRETCH: u32 = 2 << 20;
 
 /// Finds contents in the index. Shared by all workers.
 pub struct Recheck<'a> {
@@ -39,8 +36,6 @@ pub struct Recheck<'a> {
     seen: Mutex<HashMap<(PackId, u32), bool>>,
     /// Bytes that are still to be read back in any case.
     left: AtomicU64,
-    /// The stretch that was asked for last.
-    asked: Mutex<Option<(PackId, u32)>>,
     /// Buffers for frames, one for each that is being read.
     buffers: Mutex<Vec<Vec<u8>>>,
 }
@@ -52,7 +47,7 @@ impl<'a> Recheck<'a> {
     pub fn new(repository: &Repository, index: &'a Index, always: u64) -> Self {
         let (seen, left, buffers) = (Mutex::default(), AtomicU64::new(always), Mutex::default());
         let (frames, seed) = (repository.frames(), RandomState::new());
-        Self { index, frames, seed, seen, left, asked: Mutex::default(), buffers }
+        Self { index, frames, seed, seen, left, buffers }
     }
 
     /// Where a block of `length` bytes is stored, as far as it is known to be sound.
@@ -112,11 +107,6 @@ impl<'a> Recheck<'a> {
 
     /// Reads a frame and checks it; what it is a delta against.
     fn base_of(&self, stored: &StoredEntry) -> Result<Option<StoredEntry>> {
-        let place = &stored.place;
-        let stretch = Some((place.pack, place.offset / STRETCH));
-        if std::mem::replace(&mut *lock(&self.asked), stretch) != stretch {
-            self.frames.will_read(place, STRETCH.into());
-        }
         let mut bytes = lock(&self.buffers).pop().unwrap_or_default();
         let frame = self.frames.checked(FrameKind::Block, stored, &mut bytes);
         let base = frame.map(|frame| frame.base);
@@ -146,7 +136,7 @@ impl<'a> Recheck<'a> {
         drop(bad);
         let take = |left: u64| (left > 0).then(|| left.saturating_sub(place.length.into()));
         self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
-            || self.seed.hash_one((place.pack, place.offset / STRETCH)).is_multiple_of(SAMPLE)
+            || self.seed.hash_one((place.pack, place.offset)).is_multiple_of(SAMPLE)
     }
 }
 

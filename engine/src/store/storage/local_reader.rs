@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::libc::{EBADMSG, EILSEQ, EIO, ENODATA, EREMOTEIO, EUCLEAN, O_DIRECT};
 use nix::unistd::{Whence, lseek};
 
@@ -121,15 +120,6 @@ impl ObjectReader for LocalReader {
             Err(Errno::ENXIO) => self.size.max(offset),
             // No filesystem has to know.
             Err(_) => offset,
-        }
-    }
-
-    fn will_read(&self, offset: u64, length: u64) {
-        let [offset, length] = [offset, length].map(i64::try_from);
-        if let (Ok(offset), Ok(length), None) = (offset, length, &self.direct) {
-            // It is only advice.
-            let _ =
-                posix_fadvise(&self.file, offset, length, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
         }
     }
 

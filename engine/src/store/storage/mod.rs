@@ -214,9 +214,6 @@ pub trait ObjectReader: Send + Sync {
         offset
     }
 
-    /// Says that the `length` bytes from `offset` will be read soon. Nothing has to come of it.
-    fn will_read(&self, _offset: u64, _length: u64) {}
-
     /// Fills `buffer` from `offset`.
     ///
     /// # Errors
