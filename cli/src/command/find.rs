@@ -6,6 +6,7 @@ use globset::{Candidate, GlobBuilder, GlobMatcher};
 use imgx_engine::base::{Error, ErrorKind, Result};
 use imgx_engine::fs::{FileType, Metadata, Timestamp as FileTime};
 use imgx_engine::job::files::{Descend, FilePath, LastLink, OpenVolume, Visited, Walk, resolve};
+use imgx_engine::volume::Kind;
 
 use super::ls::{place, tell_notes};
 use crate::args::{FileTypes, FindArguments, SizeLimit};
@@ -42,7 +43,15 @@ pub fn run(arguments: &FindArguments, session: &Session) -> Result<Outcome> {
         }
     }
     for (volume, error) in files.disk.closed() {
-        losses.tell(&volume.name, &error, console);
+        let name = &volume.name;
+        let error = match volume.kind() {
+            Some(Kind::Luks) => {
+                let opens = format!("--unlock {name} or --unlock {name}=FILE opens it");
+                Error::new(error.kind(), format!("{error}: {opens}"))
+            }
+            _ => error,
+        };
+        losses.tell(name, &error, console);
     }
     listing.flush();
     if searched == 0 {

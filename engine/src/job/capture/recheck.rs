@@ -84,11 +84,8 @@ impl<'a> Recheck<'a> {
 
     /// Compares stored bytes with their checksums: what was stored was right.
     fn read(&self, stored: &StoredEntry) -> Result<()> {
-        let outcome = match self.base_of(stored) {
-            Ok(Some(base)) => self.check_base(&base),
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
+        let base = self.base_of(stored);
+        let outcome = base.and_then(|base| base.map_or(Ok(()), |base| self.check_base(&base)));
         self.remember(stored, outcome)
     }
 
@@ -97,12 +94,9 @@ impl<'a> Recheck<'a> {
         if let Some(true) = lock(&self.seen).get(&(stored.place.pack, stored.place.offset)) {
             return Ok(());
         }
-        let outcome = match self.base_of(stored) {
-            Ok(Some(_)) => Err(Error::corrupt(stored.place, "no delta", "a delta")),
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        self.remember(stored, outcome)
+        let is_delta = Error::corrupt(stored.place, "no delta", "a delta");
+        let base = self.base_of(stored);
+        self.remember(stored, base.and_then(|base| base.map_or(Ok(()), |_| Err(is_delta))))
     }
 
     /// Reads a frame and checks it; what it is a delta against.

@@ -173,7 +173,10 @@ impl FileDisk {
         let of_others = others.iter().flat_map(|(_, other)| &other.left_out);
         left_out.extend(of_others.filter(|other| other.volume.contains('/')).cloned());
         let probed = |disk: Self| -> Result<(Arc<dyn ReadAt>, DiskLayout)> {
-            let layout = probe(&disk.disk, disk.layout.sector_size)?;
+            let layout = match disk.is_probed {
+                true => disk.layout,
+                false => probe(&disk.disk, disk.layout.sector_size)?,
+            };
             Ok((disk.disk, layout))
         };
         let others = others.into_iter().map(|(name, other)| {
@@ -339,10 +342,6 @@ impl FileDisk {
             (Some(why), _) => Some(why.clone()),
             (None, Some(content)) if content.kind.is_container() && !is_open(volume) => {
                 Some(match content.kind {
-                    Kind::Luks => {
-                        let name = &volume.name;
-                        format!("it holds luks: --unlock {name} or --unlock {name}=FILE opens it")
-                    }
                     Kind::BitLocker => "it holds bitlocker, which is not opened: dislocker-file \
                                         makes a file of it that can be read"
                         .to_owned(),

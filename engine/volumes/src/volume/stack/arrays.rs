@@ -57,9 +57,6 @@ fn array(building: &mut Building<'_>, members: &Members) -> Option<Found> {
         tell(building, &volume.name, &array, numbers);
         Below::layer(Arc::new(array), numbers.clone())
     });
-    if let Ok((below, _)) = &opened {
-        volume.start = building.first_place(below);
-    }
     Some(Found { volume, identity, opened })
 }
 

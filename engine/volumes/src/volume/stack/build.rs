@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::keys::Keys;
-use super::{Below, Inner, Node, Opened, Stretch, Stretches, arrays, logical, nested, unlocked};
 use sha2::{Digest, Sha256};
 
+use super::keys::Keys;
+use super::{Below, Inner, Node, Opened, Stretch, Stretches, arrays, logical, nested, unlocked};
 use crate::base::bytes::to_hex;
 use crate::base::limits::{MAX_PARTITIONS, MAX_UNUSED_PIECES, MAX_VOLUME_DEPTH};
 use crate::base::{ByteRange, Error, ErrorKind, ReadAt, Result};
@@ -81,9 +81,9 @@ pub(super) fn build(disk: &Arc<dyn ReadAt>, layout: DiskLayout, keys: &Keys) -> 
     let layout = DiskLayout { table, sector_size, disk_id, volumes, notes };
     let mut inner = Inner { layout, nodes };
     for number in 0..inner.nodes.len() {
-        let mapping = inner.mapping(number);
+        let (start, mapping) = (inner.start(number), inner.mapping(number));
         if let Some(volume) = inner.layout.volumes.get_mut(number) {
-            volume.mapping = mapping;
+            (volume.start, volume.mapping) = (start, mapping);
         }
     }
     Ok(inner)
@@ -220,40 +220,20 @@ impl Building<'_> {
             _ => Vec::new(),
         }
     }
+}
 
-    /// Where the first byte of what `below` describes is on the disk, if anywhere.
-    pub(super) fn first_place(&self, below: &Below) -> u64 {
-        let first = ByteRange { start: 0, end: 1 };
+impl Inner {
+    /// See [`Volume::start`].
+    fn start(&self, number: usize) -> u64 {
         let mut place = None;
-        self.visit(below, first, &mut |found| {
+        let first = ByteRange { start: 0, end: 1 };
+        // What serves others too is there all the same.
+        let _shared = self.each_place((number, Stretches::Any), first, &mut |found| {
             place.get_or_insert(found.start);
         });
         place.unwrap_or(0)
     }
 
-    fn visit(&self, below: &Below, within: ByteRange, visit: &mut dyn FnMut(ByteRange)) {
-        let mut of = |number: usize, range: ByteRange| {
-            if let Some(node) = self.nodes.get(number) {
-                self.visit(&node.below, range, visit);
-            }
-        };
-        match below {
-            Below::Disk(start) => visit(super::moved(within, *start)),
-            Below::Part { of: number, start } => of(*number, super::moved(within, *start)),
-            Below::Layer { layer, of: numbers } => {
-                // What serves others too is there all the same.
-                let _shared = layer.each_place(within, &mut |member, range| {
-                    if let Some(number) = numbers.get(member) {
-                        of(*number, range);
-                    }
-                });
-            }
-            Below::Unknown => {}
-        }
-    }
-}
-
-impl Inner {
     /// See [`Volume::mapping`].
     fn mapping(&self, number: usize) -> Option<String> {
         let volume = self.volume(number).filter(|volume| volume.is_stacked())?;

@@ -49,21 +49,16 @@ fn logical(
         None => group.open(&name).map(|layer| Below::layer(layer, numbers.to_vec())),
     };
     let mut used = Vec::new();
-    if let Ok((below, bytes)) = &opened {
-        volume.start = building.first_place(below);
-        if let Below::Layer { layer, .. } = below {
-            let whole = ByteRange { start: 0, end: bytes.size().0 };
-            let shared = layer.each_place(whole, &mut |physical, _| {
-                if let Some(number) = numbers.get(physical)
-                    && !used.contains(number)
-                {
-                    used.push(*number);
-                }
-            });
-            if let Err(why) = shared {
-                volume.read_whole = Some(why.to_string());
+    if let Ok((Below::Layer { layer, .. }, bytes)) = &opened {
+        let whole = ByteRange { start: 0, end: bytes.size().0 };
+        let shared = layer.each_place(whole, &mut |physical, _| {
+            if let Some(number) = numbers.get(physical)
+                && !used.contains(number)
+            {
+                used.push(*number);
             }
-        }
+        });
+        volume.read_whole = shared.err().map(|why| why.to_string());
     }
     // Of one that nothing is known of, all may be a part.
     volume.within = building.names(if used.is_empty() { of_group } else { &used });

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::build::{Building, Found, Identity, unsupported};
-use super::{Below, Opened, Stretch};
-use crate::base::{ReadAt, Result};
+use super::{Below, Stretch};
+use crate::base::ReadAt;
 use crate::kind::Kind;
 use crate::volume::bsd::{Label, Slice};
 use crate::volume::extent::Extent;
@@ -43,7 +43,14 @@ pub(super) fn find(building: &mut Building<'_>, number: usize) -> Vec<Found> {
             }
             false => Err(unsupported(format!("it ends beyond {}", volume.name))),
         };
-        let partition = named(building, partition, &volume, &opened);
+        let partition = Volume {
+            name: format!("{}/{}", volume.name, partition.name),
+            within: vec![volume.name.clone()],
+            // It is looked at anew, by its own name.
+            content: None,
+            read_whole: None,
+            ..partition
+        };
         Found { volume: partition, identity, opened }
     });
     found.collect()
@@ -65,21 +72,4 @@ fn of_label(
     let partitions = label.volumes(slice, volume.length, notes);
     probe::check_places(volume.length, &partitions, notes);
     partitions
-}
-
-fn named(
-    building: &Building<'_>,
-    partition: Volume,
-    volume: &Volume,
-    opened: &Result<Opened>,
-) -> Volume {
-    Volume {
-        name: format!("{}/{}", volume.name, partition.name),
-        within: vec![volume.name.clone()],
-        start: opened.as_ref().map_or(0, |(below, _)| building.first_place(below)),
-        // It is looked at anew, by its own name.
-        content: None,
-        read_whole: None,
-        ..partition
-    }
 }

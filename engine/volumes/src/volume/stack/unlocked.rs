@@ -25,18 +25,14 @@ pub(super) fn find(building: &mut Building<'_>, number: usize) -> Result<Option<
         Ok(None) => return Ok(None),
         // What could not be read or is not known is a state of the volume, a wrong key is not.
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
-            let found = inner(volume, number, Err(error));
-            return Ok(Some(found));
+            return Ok(Some(inner(volume, number, Err(error))));
         }
         Err(error) => return Err(within(error)),
     };
     let (header, key) = unlocked;
     let opened = luks::Opened::new(Arc::clone(bytes), &header, &key);
     let opened = opened.map(|opened| Below::layer(Arc::new(opened), vec![number]));
-    let start = opened.as_ref().map_or(0, |(below, _)| building.first_place(below));
-    let mut found = inner(volume, number, opened);
-    found.volume.start = start;
-    Ok(Some(found))
+    Ok(Some(inner(volume, number, opened)))
 }
 
 fn inner(volume: &Volume, number: usize, opened: Result<Opened>) -> Found {
